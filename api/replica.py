@@ -1,0 +1,278 @@
+"""Follows the active snapshots; forecasts are answered from here, from memory.
+
+Guarantees: readers see a whole set of views or the next one, never a mixture; a snapshot that
+cannot be had or verified changes nothing; the store and the log may be down. Leaves out: HTTP,
+and what a snapshot holds (``learner.snapshot``).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+from api import answers, search
+from api.background import Trouble
+from api.updates import Updates
+from learner.serving import Serving, bucket_times
+from learner.store import Pointers, SnapshotStore
+from stream.buckets import Calendar
+from stream.errors import SalescastError
+from stream.settings import Settings
+
+#: Sets of quantile levels whose tables a view keeps.
+SPREADS_KEPT = 64
+
+
+class Loader(Protocol):
+    """How a snapshot's serving part is read: ``learner.snapshot.read_serving``."""
+
+    def __call__(
+        self, store: SnapshotStore, partition: int, snapshot: str, verifier: Any,
+        previous: Serving | None,
+    ) -> Serving:  # fmt: skip
+        """The serving part, verified; chunks equal to those of ``previous`` are taken over."""
+
+
+class Measures(Protocol):
+    """What the replica tells of itself: part of ``api.telemetry.ApiTelemetry``."""
+
+    def swapped(self, partition: int, position: int, published_s: float) -> None:
+        """A snapshot was swapped in."""
+
+    def frozen(self, partition: int, frozen: bool) -> None:
+        """Whether what is served of a partition is frozen."""
+
+    def dependency(self, name: str, up: bool) -> None:
+        """Whether a dependency answers."""
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """One partition as it is answered from: its snapshot and what was computed of it once."""
+
+    serving: Serving
+    origin: str  # start of the last closed bucket, ISO 8601
+    as_of: str  # watermark, ISO 8601
+    times: list[tuple[str, str]]  # start and end of the H buckets after the origin
+    _spreads: dict[answers.Levels, answers.Floats] = field(default_factory=dict)
+
+    def spread(self, levels: answers.Levels) -> answers.Floats:
+        """The table of quantiles of these levels; see ``answers.spread``."""
+        found = self._spreads.get(levels)
+        if found is None:
+            if len(self._spreads) >= SPREADS_KEPT:
+                self._spreads.clear()
+            found = self._spreads[levels] = answers.spread(self.serving, levels)
+        return found
+
+
+def iso(time_us: int) -> str:
+    """A moment, µs since 1970 UTC, as ISO 8601."""
+    return datetime.fromtimestamp(time_us / 1e6, UTC).isoformat()
+
+
+def view_of(serving: Serving, calendar: Calendar) -> View:
+    """Prepare a snapshot for being answered from."""
+    _ = serving.rows  # built here, and not on the first request
+    last = serving.origin + len(serving.mean)
+    return View(
+        serving=serving,
+        origin=calendar.start(serving.origin).isoformat(),
+        as_of=iso(serving.watermark_us),
+        times=[bucket_times(calendar, index) for index in range(serving.origin + 1, last + 1)],
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """All that is served at one moment; replaced whole."""
+
+    views: Mapping[int, View]
+    pointers: Mapping[int, Pointers]
+    homes: Mapping[str, int]  # partition of each store
+    index: search.Index
+    expired: frozenset[int] = frozenset()  # frozen so long that the head is beyond its horizons
+
+
+class Replica:
+    """Follows the store's active snapshots.
+
+    Parameters
+    ----------
+    load
+        Reads a snapshot's serving part.
+    origin_of
+        Origin of a snapshot, from its manifest; asked for heads of frozen partitions.
+    clock
+        Seconds since 1970 UTC.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: SnapshotStore,
+        verifier: Any,
+        *,
+        load: Loader,
+        origin_of: Callable[[int, str], int],
+        telemetry: Measures,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.calendar = Calendar(settings)
+        self.updates = Updates()
+        self.polled = False
+        self.store_up = False
+        self.state = State({}, {}, {}, search.build({}, self.calendar.season))
+        self._stale_after_s = settings.stale_after_s
+        self._store = store
+        self._verifier = verifier
+        self._load = load
+        self._origin_of = origin_of
+        self._telemetry = telemetry
+        self._clock = clock
+        self._loaded: dict[int, View] = {}
+        self._trouble = Trouble("snapshot store")
+
+    def find(self, store: str, product: str) -> tuple[View, int] | None:
+        """View and row of a series, or ``None`` if nobody knows it."""
+        state = self.state
+        partition = state.homes.get(store)
+        if partition is None:
+            return None
+        view = state.views[partition]
+        row = view.serving.rows.get((store, product))
+        return None if row is None else (view, row)
+
+    def age_s(self, view: View) -> float:
+        """Seconds since the view's snapshot was published, by the wall clock."""
+        return round(max(self._clock() - view.serving.published_us / 1e6, 0.0), 3)
+
+    def stale(self, view: View, age_s: float) -> bool:
+        """Whether answers from the view should be distrusted.
+
+        What follows the head is stale by age; what is frozen only once the head's origin is
+        beyond its last horizon: then there is nothing ahead of it any more.
+        """
+        state = self.state
+        partition = view.serving.partition
+        if self.frozen(partition):
+            return partition in state.expired
+        return age_s > self._stale_after_s
+
+    def frozen(self, partition: int) -> bool:
+        """Whether what is served of the partition does not follow the head."""
+        pointers = self.state.pointers.get(partition)
+        return pointers is not None and pointers.frozen_by is not None
+
+    def present(self) -> list[dict[str, Any]]:
+        """What is served now, as the updates that would have led here."""
+        return [_update(view) for _, view in sorted(self.state.views.items())]
+
+    def refresh(self) -> bool:
+        """Look at the pointers once and swap in what changed; whether anything did.
+
+        1. Read all pointers. 2. Load what is active and not loaded yet. 3. Build what is
+        computed once. 4. Swap. A partition that fails goes on as it was, and so do all that
+        were frozen by the same operation: a cut is switched to as a whole.
+        """
+        # 1.
+        try:
+            pointers = {one: self._store.pointers(one) for one in self._store.partitions()}
+        except (SalescastError, OSError) as error:
+            self._failed("pointers", error)
+            return False
+        self._trouble.off("pointers")
+        # 2.
+        waiting = set()
+        before = self.state
+        up = True
+        for partition, pointer in pointers.items():
+            if pointer.active is None:
+                continue
+            loaded = self._loaded.get(partition)
+            if loaded is not None and loaded.serving.snapshot == pointer.active.snapshot:
+                continue
+            try:
+                serving = self._load(
+                    self._store, partition, pointer.active.snapshot, self._verifier,
+                    None if loaded is None else loaded.serving,
+                )  # fmt: skip
+            except Exception as error:
+                # Whatever is wrong with it, the snapshot before is better than none.
+                self._failed(f"partition {partition}", error)
+                waiting.add(pointer.frozen_by or partition)
+                up = False
+            else:
+                self._trouble.off(f"partition {partition}")
+                self._loaded[partition] = view_of(serving, self.calendar)
+        self.store_up = up
+        self._telemetry.dependency("store", up)
+        views = {
+            partition: self._loaded[partition]
+            if (pointers[partition].frozen_by or partition) not in waiting
+            else before.views.get(partition)
+            for partition in pointers
+            if partition in self._loaded
+        }
+        present = {partition: view for partition, view in views.items() if view is not None}
+        # 3.
+        swapped = [p for p, view in present.items() if before.views.get(p) is not view]
+        gone = before.views.keys() - present.keys()
+        homes, index = before.homes, before.index
+        if swapped or gone:
+            servings = {partition: view.serving for partition, view in present.items()}
+            homes = {store: p for p, one in servings.items() for store in dict.fromkeys(one.stores)}
+            index = search.build(servings, self.calendar.season, before.index)
+        # 4.
+        expired = self._expired(present, pointers)
+        self.state = State(present, pointers, homes, index, expired)
+        self.polled = True
+        for partition, pointer in pointers.items():
+            self._telemetry.frozen(partition, pointer.frozen_by is not None)
+        for partition in swapped:
+            one = present[partition].serving
+            self._telemetry.swapped(partition, one.position, one.published_us / 1e6)
+        if swapped:
+            self.updates.publish(_update(present[partition]) for partition in swapped)
+        return bool(swapped or gone)
+
+    def _expired(
+        self, views: Mapping[int, View], pointers: Mapping[int, Pointers]
+    ) -> frozenset[int]:
+        """Frozen partitions whose head is beyond the last horizon of what they serve."""
+        expired = set()
+        for partition, view in views.items():
+            pointer = pointers[partition]
+            if pointer.frozen_by is None or pointer.head is None:
+                continue
+            if pointer.head.snapshot == view.serving.snapshot:
+                continue
+            try:
+                head = self._origin_of(partition, pointer.head.snapshot)
+            except (SalescastError, OSError, ValueError) as error:
+                self._trouble.on(f"head of partition {partition}", error)
+                if partition in self.state.expired:
+                    expired.add(partition)
+                continue
+            self._trouble.off(f"head of partition {partition}")
+            if head >= view.serving.origin + len(view.serving.mean):
+                expired.add(partition)
+        return frozenset(expired)
+
+    def _failed(self, what: str, error: BaseException) -> None:
+        self.store_up = False
+        self._telemetry.dependency("store", False)
+        self._trouble.on(what, error)
+
+
+def _update(view: View) -> dict[str, Any]:
+    one = view.serving
+    return {
+        "partition": one.partition,
+        "snapshot": one.snapshot,
+        "origin": view.origin,
+        "as_of": view.as_of,
+    }

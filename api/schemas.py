@@ -1,0 +1,382 @@
+"""Shapes of requests and answers at the edge, for validation and OpenAPI; examples included.
+
+Inside, data are plain values: nothing here is used on a hot path.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
+
+#: What a status means, wherever it is answered.
+PROBLEMS = {
+    401: "The API key is missing or wrong",
+    404: "There is no such thing; `near` may name what was meant",
+    409: "It contradicts what is there; `remedy` says what to do",
+    413: "The request's body is too large",
+    415: "The body's encoding is not understood",
+    422: "A field is not what it must be; `field` names it",
+    500: "An error nobody foresaw",
+    503: "The log or the store cannot be reached; try again after Retry-After",
+}
+
+ShortName = Annotated[str, StringConstraints(min_length=1, max_length=128)]
+Text = Annotated[str, StringConstraints(min_length=1, max_length=1000)]
+
+
+class Problem(BaseModel):
+    """An error, by RFC 9457."""
+
+    model_config = ConfigDict(
+        extra="allow",
+        json_schema_extra={
+            "examples": [
+                {
+                    "type": "/problems/unknown-series",
+                    "title": "Unknown series",
+                    "status": 404,
+                    "detail": "store `S1` has no product `P-1O2`",
+                    "field": "product",
+                    "remedy": "choose one of `near`, or search with GET /v1/series?q=",
+                    "near": ["S1/P-102"],
+                }
+            ]
+        },
+    )
+
+    type: str = Field(description="A stable URI reference of the kind of problem")
+    title: str
+    status: int
+    detail: str
+    field: str | None = Field(None, description="The field or parameter it is about")
+    remedy: str | None = Field(None, description="What to do")
+    near: list[str] | None = Field(None, description="What may have been meant")
+
+
+class Accepted(BaseModel):
+    """An item that is durable in the log."""
+
+    status: Literal["accepted"]
+    receipt: str = Field(examples=["2-1045-0"], description="Partition, offset and item")
+
+
+class Refused(BaseModel):
+    """An item that was not appended."""
+
+    status: Literal["refused"]
+    index: int | None = Field(None, description="Place in the request, where `brief`")
+    reason: str = Field(examples=["invalid_field"])
+    field: str = Field(examples=["quantity"])
+    detail: str
+    remedy: str
+
+
+class Ingested(BaseModel):
+    """What became of each item, in order."""
+
+    accepted: int = Field(examples=[1])
+    refused: int = Field(examples=[0])
+    items: list[Accepted | Refused]
+
+
+class Receipt(BaseModel):
+    """What became of an accepted event."""
+
+    receipt: str = Field(examples=["2-1045-0"])
+    state: Literal["waiting", "folded", "dead_letter"] = Field(
+        description="waiting: in no snapshot yet; folded: in a snapshot; dead_letter: kept aside"
+    )
+    reason: str | None = None
+    detail: str | None = None
+    remedy: str | None = None
+    served: bool = Field(description="Whether the snapshot that is served has taken note of it")
+    snapshot: str | None = None
+
+
+class SeriesItem(BaseModel):
+    """One series."""
+
+    store: str = Field(examples=["330"])
+    product: str = Field(examples=["P-102"])
+    category: str
+    partition: int
+    listed: str | None = Field(description="Start of its first bucket")
+    recent: float = Field(description="Mean units a bucket over the last season")
+
+
+class SeriesPage(BaseModel):
+    """Series by recent volume."""
+
+    total: int
+    items: list[SeriesItem]
+    next_offset: int | None
+
+
+class Step(BaseModel):
+    """The forecast of one bucket, in units."""
+
+    start: str = Field(examples=["2025-03-02T00:00:00+01:00"])
+    end: str = Field(examples=["2025-03-03T00:00:00+01:00"])
+    mean: float = Field(examples=[4.2], description="For totals")
+    median: float = Field(examples=[4.0], description="For absolute error")
+    quantiles: dict[str, float] = Field(examples=[{"0.1": 1.5, "0.5": 4.0, "0.9": 7.3}])
+    sold: float | None = Field(description="Sold so far, where the bucket is open")
+    remains: float | None = Field(description="max(mean - sold, 0)")
+
+
+class Forecast(BaseModel):
+    """The forecast of one series."""
+
+    store: str
+    product: str
+    category: str
+    origin: str = Field(description="Start of the last closed bucket")
+    bucket: Literal["hour", "day", "week"]
+    timezone: str
+    model: str
+    snapshot: str
+    as_of: str = Field(description="The watermark: event time up to which sales are in")
+    age_s: float
+    stale: bool
+    frozen: bool
+    steps: list[Step]
+
+
+class BatchRequest(BaseModel):
+    """Series to forecast: `series`, or `all` (of one `store`, if given)."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [{"series": [["330", "P-102"]], "horizon": 7, "quantiles": [0.1, 0.9]}]
+        },
+    )
+
+    series: list[tuple[str, str]] | None = Field(None, max_length=100_000)
+    all: bool = False
+    store: str | None = None
+    horizon: int | None = None
+    quantiles: list[float] | None = None
+
+
+class PartitionState(BaseModel):
+    """What a partition's forecasts stand on."""
+
+    origin: str
+    as_of: str
+    snapshot: str
+    stale: bool
+    age_s: float
+
+
+class Group(BaseModel):
+    """Forecasts from one origin, as columns: a row a step, a column a series."""
+
+    start: list[str]
+    end: list[str]
+    store: list[str]
+    product: list[str]
+    partition: list[int]
+    mean: list[list[float]]
+    median: list[list[float]]
+    quantiles: dict[str, list[list[float]]]
+    partitions: dict[str, PartitionState]
+
+
+class Batch(BaseModel):
+    """A group an origin."""
+
+    groups: list[Group]
+    unknown: list[tuple[str, str]]
+
+
+class PastBucket(BaseModel):
+    """A closed bucket."""
+
+    start: str
+    end: str
+    units: float | None
+    returns: float
+    price: float | None
+    promotion: float
+    status: Literal["observed", "missing", "censored"]
+
+
+class History(BaseModel):
+    """Closed buckets of a series, oldest first."""
+
+    store: str
+    product: str
+    category: str
+    bucket: Literal["hour", "day", "week"]
+    timezone: str
+    items: list[PastBucket]
+
+
+class Score(BaseModel):
+    """Recent errors of a model at a horizon."""
+
+    model: str = Field(examples=["bayes"])
+    role: Literal["champion", "challenger"]
+    horizon: int = Field(examples=[7])
+    n: float
+    rmsse: float | None
+    wape: float | None
+    bias: float | None
+
+
+class Quality(BaseModel):
+    """Scores pooled over the partitions served, weighted by n."""
+
+    partitions: list[int]
+    rows: list[Score]
+
+
+class SnapshotItem(BaseModel):
+    """A snapshot of a partition."""
+
+    id: str
+    partition: int
+    position: int
+    lineage: int
+    parent: str | None
+    as_of: str | None
+    published_at: str
+    origin: str | None
+    size_bytes: int
+    head: bool
+    active: bool
+    scores: list[Score]
+    digest: str
+
+
+class UnreadableItem(BaseModel):
+    """A snapshot that cannot be read, and why."""
+
+    id: str
+    partition: int
+    reason: str
+
+
+class Snapshots(BaseModel):
+    """Snapshots, newest first."""
+
+    items: list[SnapshotItem]
+    unreadable: list[UnreadableItem]
+
+
+class PartItem(BaseModel):
+    """A part of a snapshot."""
+
+    name: str
+    size: int
+    chunks: int
+
+
+class SnapshotDetail(SnapshotItem):
+    """A snapshot with all that its manifest says."""
+
+    versions: dict[str, str]
+    settings: dict[str, Any]
+    parts: list[PartItem]
+    counts: dict[str, dict[str, int]]
+
+
+class OperationRequest(BaseModel):
+    """What an operator asks for."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {
+                    "kind": "freeze",
+                    "who": "ada",
+                    "reason": "prices of the feed look wrong",
+                    "to": "2025-03-01T06:00:00+01:00",
+                }
+            ]
+        },
+    )
+
+    kind: Literal["freeze", "resume", "rollback"]
+    reason: Text
+    who: Text
+    id: ShortName | None = Field(None, description="Repeat it to repeat the request safely")
+    snapshots: list[str] = Field([], max_length=10_000, description="Ids, one a partition")
+    to: AwareDatetime | None = Field(None, description="The newest snapshots up to this event time")
+    dry_run: bool = Field(False, description="Only answer what would be done")
+
+
+class OutcomeItem(BaseModel):
+    """What became of an operation in a partition."""
+
+    partition: int
+    outcome: Literal["applied", "refused"]
+    time: str
+    detail: str
+    offset: int | None
+
+
+class OperationItem(BaseModel):
+    """An operation and what became of it."""
+
+    id: str
+    kind: Literal["freeze", "resume", "rollback"]
+    who: str
+    reason: str
+    time: str
+    cut: dict[str, str] = Field(examples=[{"0": "p0-l0-o1045-1f0c9a2e"}])
+    state: Literal["pending", "applied", "refused"]
+    outcomes: list[OutcomeItem]
+    dry_run: bool
+
+
+class Operations(BaseModel):
+    """Operations, newest first."""
+
+    items: list[OperationItem]
+
+
+class PartitionStatus(BaseModel):
+    """Where a partition stands."""
+
+    partition: int
+    snapshot: str | None
+    lineage: int | None
+    position: int | None
+    log_end: int | None
+    lag: int | None
+    as_of: str | None
+    published_at: str | None
+    age_s: float | None
+    stale: bool
+    frozen: bool
+    frozen_by: str | None
+    series: int
+
+
+class Dependency(BaseModel):
+    """The log or the store."""
+
+    model_config = ConfigDict(extra="allow")
+
+    kind: str
+    up: bool
+
+
+class Status(BaseModel):
+    """Where everything stands."""
+
+    partitions: list[PartitionStatus]
+    version: str
+    log: Dependency
+    store: Dependency
+
+
+class Ready(BaseModel):
+    """Whether requests can be answered."""
+
+    ready: bool
+    reasons: list[str]

@@ -1,0 +1,1 @@
+"""The fold over the log, and what is kept of it."""

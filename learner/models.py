@@ -1,0 +1,163 @@
+"""Every model by name, behind one contract.
+
+A model forecasts mean demand from a ``Batch`` and learns from batches whose demand is known.
+To add one, add a factory to ``MODELS``; the contract suite finds it. All models learn and are
+scored on the same stream; only the champion is served.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from river import linear_model
+
+from learner.features import MAX_RATIO, NAMES, Batch
+from learner.regression import ForgettingRegression, weighted
+from stream.settings import SEASON, Settings
+
+Floats = npt.NDArray[np.float64]
+
+#: Seasons and rows seen before columns' scales are frozen and a ratio model speaks.
+WARM_SEASONS, WARM_ROWS = 2, 400
+#: Ridge: prior weight of a zero coefficient, in rows of weight 1.
+RIDGE = 30.0
+#: Most weight of a row: a level in units.
+MAX_WEIGHT = 200.0
+#: Share of what was learned that survives a bucket.
+KEPT = {"hour": 0.9998, "day": 0.995, "week": 0.97}
+_AHEAD = NAMES.index("one:h")
+_BENT = slice(_AHEAD, None)
+
+
+class Model(Protocol):
+    """What a model must be. Predictions are finite and never negative, and change nothing."""
+
+    def predict(self, batch: Batch) -> Floats:
+        """Mean demand, shape (n,), in units."""
+
+    def learn(self, batches: Sequence[tuple[Batch, Floats]]) -> None:
+        """Learn one closed bucket: batches of several horizons with demand (n,) each."""
+
+    def digest(self) -> list[Floats]:
+        """Arrays that say all the model has learned, for the digest of a snapshot."""
+
+
+class SeasonalNaive:
+    """Demand of the same phase a season ago, or the last one known."""
+
+    def predict(self, batch: Batch) -> Floats:
+        return batch.naive
+
+    def learn(self, batches: Sequence[tuple[Batch, Floats]]) -> None:
+        """Nothing: the panel remembers."""
+
+    def digest(self) -> list[Floats]:
+        return []
+
+
+class LevelPhase:
+    """Short level times the group's profile of the season."""
+
+    def predict(self, batch: Batch) -> Floats:
+        return batch.level_phase
+
+    def learn(self, batches: Sequence[tuple[Batch, Floats]]) -> None:
+        """Nothing: the panel remembers."""
+
+    def digest(self) -> list[Floats]:
+        return []
+
+
+class Ratio:
+    """The scaling wrapper around a River regressor: it learns y / level, weighted by level.
+
+    Columns are divided by their root mean square over the first rows, which is then frozen, so
+    that one ridge fits all; before that the level and its phase are the forecast.
+
+    Parameters
+    ----------
+    regressor
+        Any River regressor with ``learn_many`` and ``predict_many``.
+    warm
+        Buckets seen before the columns' scales are frozen.
+    kept
+        Share of what was learned that survives a bucket; 1 for regressors that cannot forget.
+    """
+
+    def __init__(self, regressor: Any, warm: int, kept: float = 1.0) -> None:
+        self.regressor = regressor
+        self.warm = warm
+        self.kept = kept
+        self.reach = 0.0  # the farthest horizon learned from, as a share of all
+        self.scales: Floats | None = None
+        self._squares = np.zeros(len(NAMES))
+        self._rows = 0.0
+        self._buckets = 0
+
+    def predict(self, batch: Batch) -> Floats:
+        if self.scales is None:
+            return batch.level_phase
+        X = batch.X * self.scales
+        if len(X) and batch.X[0, _AHEAD] > self.reach:
+            # Nothing is known of so far a horizon yet: speak as for the farthest known.
+            X[:, _BENT] *= self.reach / batch.X[0, _AHEAD]
+        frame = pd.DataFrame(X, columns=list(NAMES))
+        ratio = np.asarray(self.regressor.predict_many(frame), np.float64)
+        bounded: Floats = np.clip(ratio, 0.0, MAX_RATIO) * batch.scale
+        return bounded
+
+    def learn(self, batches: Sequence[tuple[Batch, Floats]]) -> None:
+        X = np.concatenate([batch.X for batch, _ in batches])
+        scale = np.concatenate([batch.scale for batch, _ in batches])
+        y = np.concatenate([demand for _, demand in batches])
+        # One row that is not finite would spoil every coefficient.
+        good = np.isfinite(y) & np.isfinite(scale) & np.isfinite(X).all(axis=1)
+        X, scale, y = X[good], scale[good], y[good]
+        if len(y) == 0:
+            return
+        weights = np.minimum(scale, MAX_WEIGHT)
+        if self.scales is None:
+            self._squares += (weights[:, None] * X**2).sum(axis=0)
+            self._rows += len(y)
+            self._buckets += 1
+            if self._rows < WARM_ROWS or self._buckets < self.warm:
+                return
+            mean_square = self._squares / max(self._rows, 1.0)
+            usual = np.median(mean_square[mean_square > 0])
+            self.scales = np.sqrt(usual / (RIDGE * np.maximum(mean_square, usual / 100.0)))
+        label = np.minimum(y, MAX_RATIO * scale + 12.0) / scale
+        if self.kept < 1.0:
+            self.regressor.forget(self.kept)
+        self.reach = max(self.reach, float(X[:, _AHEAD].max()))
+        self.regressor.learn_many(*weighted(X * self.scales, label, weights, NAMES))
+
+    def digest(self) -> list[Floats]:
+        scales = np.zeros(0) if self.scales is None else self.scales
+        probe = pd.DataFrame(np.eye(len(NAMES)), columns=list(NAMES))
+        said = np.asarray(self.regressor.predict_many(probe), np.float64)
+        counted = np.array([self._rows, self._buckets, self.reach])
+        return [scales, self._squares, counted, said]
+
+
+def _warm(settings: Settings) -> int:
+    return WARM_SEASONS * max(SEASON[settings.bucket], 4)
+
+
+def _bayes(settings: Settings) -> Model:
+    return Ratio(ForgettingRegression(), _warm(settings), KEPT[settings.bucket])
+
+
+def _river_plain(settings: Settings) -> Model:
+    return Ratio(linear_model.BayesianLinearRegression(), _warm(settings))
+
+
+MODELS: dict[str, Callable[[Settings], Model]] = {
+    "bayes": _bayes,
+    "level_phase": lambda settings: LevelPhase(),
+    "river_plain": _river_plain,
+    "seasonal_naive": lambda settings: SeasonalNaive(),
+}

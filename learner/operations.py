@@ -1,0 +1,141 @@
+"""Operations as values: what was asked, what it means, and what became of it.
+
+An operation is one record of the control log, which is the audit trail; its outcomes are
+appended to the same log. ``freeze`` and ``resume`` move what is served; ``rollback`` takes
+effect in the fold, at a marker with the operation's id in each affected partition. Leaves out:
+carrying them out (``api.control`` and the worker).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from stream.event import Name, Time
+
+Kind = Literal["freeze", "resume", "rollback"]
+Text = Annotated[str, Meta(min_length=1, max_length=1000)]
+
+
+class Operation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="operation",
+                tag_field="type", kw_only=True):  # fmt: skip
+    """What an operator asked for, decided: ``cut`` names one snapshot a partition.
+
+    ``rollback`` is *keep facts*: models return to the cut; facts and position stay.
+    """
+
+    id: Name
+    kind: Kind
+    who: Text
+    reason: Text
+    time: Time
+    cut: dict[int, str]
+
+
+class Outcome(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="outcome",
+              tag_field="type", kw_only=True):  # fmt: skip
+    """What became of an operation in one partition.
+
+    ``offset`` is the marker's offset in the events, or ``None`` where there is no marker.
+    """
+
+    operation: Name
+    partition: int
+    outcome: Literal["applied", "refused"]
+    time: Time
+    detail: str = ""
+    offset: int | None = None
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
+    """An operation with its place in the control log and its outcomes so far."""
+
+    operation: Operation
+    offset: int
+    outcomes: tuple[Outcome, ...] = ()
+
+    @property
+    def state(self) -> str:
+        """``pending`` until every partition of the cut has an outcome."""
+        by_partition = {o.partition: o.outcome for o in self.outcomes}
+        if set(self.operation.cut) - set(by_partition):
+            return "pending"
+        return "refused" if "refused" in by_partition.values() else "applied"
+
+
+_decoder = msgspec.json.Decoder(Operation | Outcome)
+
+
+def decode_control(value: bytes) -> Operation | Outcome:
+    """A record of the control log.
+
+    Raises
+    ------
+    msgspec.DecodeError
+        It is neither an operation nor an outcome.
+    """
+    return _decoder.decode(value)
+
+
+def history(records: Iterable[tuple[int, bytes]]) -> dict[str, Entry]:
+    """Operations by id, in the control log's order, from its (offset, value) pairs.
+
+    The first record of an id counts; a repeated outcome of a partition does too.
+    """
+    entries: dict[str, Entry] = {}
+    for offset, value in records:
+        item = decode_control(value)
+        if isinstance(item, Operation):
+            entries.setdefault(item.id, Entry(operation=item, offset=offset))
+        elif (entry := entries.get(item.operation)) is not None and item.partition not in {
+            o.partition for o in entry.outcomes
+        }:
+            entries[item.operation] = msgspec.structs.replace(
+                entry, outcomes=(*entry.outcomes, item)
+            )
+    return entries
+
+
+class Candidate(msgspec.Struct, frozen=True):
+    """A snapshot that a cut may name."""
+
+    partition: int
+    snapshot: str
+    watermark_us: int
+    lineage: int
+    position: int
+
+
+def choose_cut(
+    candidates: Sequence[Candidate], *, to_us: int | None = None, named: Sequence[str] = ()
+) -> dict[int, str]:
+    """One snapshot a partition: the named ones, or the newest with watermark ≤ ``to_us``.
+
+    Parameters
+    ----------
+    candidates
+        Snapshots there are.
+    to_us
+        Event time, µs since 1970 UTC; ``None``: the newest of all.
+    named
+        Snapshot ids; partitions of which none is named are left out of the cut.
+
+    Examples
+    --------
+    >>> some = [Candidate(0, "a", 10, 1, 5), Candidate(0, "b", 20, 1, 9)]
+    >>> choose_cut(some, to_us=15)
+    {0: 'a'}
+    """
+    cut: dict[int, Candidate] = {}
+    for one in candidates:
+        if named and one.snapshot not in named:
+            continue
+        if not named and to_us is not None and one.watermark_us > to_us:
+            continue
+        best = cut.get(one.partition)
+        if best is None or (one.lineage, one.position) > (best.lineage, best.position):
+            cut[one.partition] = one
+    return {partition: cut[partition].snapshot for partition in sorted(cut)}

@@ -1,0 +1,370 @@
+"""The facts of all series of a shard, as columns.
+
+Rings are time-major: bucket ``b`` is in slot ``b % R``, a row's column is its series. Beside
+each bucket's facts they keep running sums, as exact integers, so that the mean of any window
+that the ring reaches costs two look-ups. Leaves out: what is learned from the facts
+(``features``, ``models``), and time (``window``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from learner.plans import Plans
+from learner.serving import CENSORED, MISSING, OBSERVED
+from stream.buckets import Calendar
+from stream.event import MICRO, Availability, Product, time_us
+from stream.settings import LEVELS, Settings
+from stream.window import Cell, Closed, Key
+
+Floats = npt.NDArray[np.float64]
+Rows = npt.NDArray[np.intp]
+
+#: Rings: name → dtype. ``sum_*`` hold running sums up to and including the bucket: units in
+#: millionths, observed buckets, planned promotion in thousandths (modulo 2**32).
+RINGS: dict[str, type[np.generic]] = {
+    "units": np.float32,
+    "returns": np.float32,
+    "price": np.float32,
+    "promotion": np.float32,
+    "status": np.int8,
+    "sum_units": np.int64,
+    "sum_observed": np.uint16,
+    "sum_promotion": np.uint32,
+}
+#: Columns of one value a series: name → (dtype, value of a new row).
+COLUMNS: dict[str, tuple[type[np.generic], float]] = {
+    "listed": (np.int64, 0),
+    "store": (np.int32, 0),
+    "product": (np.int32, 0),
+    "category": (np.int32, 0),
+    "usual_price": (np.float64, np.nan),
+    "error_sum": (np.float64, 0.0),
+    "error_n": (np.float64, 0.0),
+}
+#: Share of a new bucket in the usual price and in the groups' phases.
+PRICE_SHARE, PHASE_SHARE = 0.05, 0.15
+#: Buckets' worth of the category's mean that a level starts from.
+SHRINKAGE = 3.0
+#: No category known.
+NO_CATEGORY = ""
+
+
+def ring_length(settings: Settings) -> int:
+    """Buckets kept: the long level's window at the oldest origin that is learned from."""
+    return LEVELS[settings.bucket][1] + settings.horizons + 1
+
+
+@dataclass(slots=True)
+class Names:
+    """Texts with the whole numbers they are stored as, in order of first use."""
+
+    texts: list[str] = field(default_factory=list)
+    codes: dict[str, int] = field(default_factory=dict)
+
+    def code(self, text: str) -> int:
+        """The text's number; a new one if it is new."""
+        code = self.codes.get(text)
+        if code is None:
+            code = self.codes[text] = len(self.texts)
+            self.texts.append(text)
+        return code
+
+
+class Panel:
+    """Facts of a shard's series. Mutable; all of it is state."""
+
+    def __init__(self, settings: Settings, calendar: Calendar) -> None:
+        self.settings = settings
+        self.calendar = calendar
+        self.ring = ring_length(settings)
+        self.short, self.long = LEVELS[settings.bucket]
+        self.season = calendar.season
+        self.last: int | None = None  # last closed bucket
+        self.first: int | None = None  # first bucket that closed with a series
+        self.keys: list[Key] = []
+        self.rows: dict[Key, int] = {}
+        self.stores = Names()
+        self.product_codes = Names()
+        self.categories = Names()
+        self.categories.code(NO_CATEGORY)
+        self.products: dict[str, Product] = {}
+        self.stockouts: dict[Key, list[tuple[int, int, bool]]] = {}
+        self.plans = Plans(calendar)
+        self.rings = {name: np.zeros((self.ring, 0), dtype) for name, dtype in RINGS.items()}
+        self.columns = {name: np.zeros(0, dtype) for name, (dtype, _) in COLUMNS.items()}
+        # Phase profile of each category and, in row 0 too, of all series: 1 is the mean.
+        self.phases: Floats = np.ones((1, self.season))
+
+    # -- size ------------------------------------------------------------------------------
+
+    @property
+    def size(self) -> int:
+        """Number of series."""
+        return len(self.keys)
+
+    @property
+    def capacity(self) -> int:
+        """Number of series there is room for."""
+        return len(self.columns["listed"])
+
+    def of(self, ring: str, bucket: int) -> npt.NDArray[np.generic]:
+        """A bucket's row of a ring, shape (S,): a view."""
+        return self.rings[ring][bucket % self.ring, : self.size]
+
+    def column(self, name: str) -> npt.NDArray[np.generic]:
+        """A column, shape (S,): a view."""
+        return self.columns[name][: self.size]
+
+    def _list(self, keys: list[Key], bucket: int) -> None:
+        """Give new series their rows, in key order, so that arrival leaves no trace."""
+        needed = self.size + len(keys)
+        if needed > self.capacity:
+            room = max(needed, self.capacity + self.capacity // 4, 64) - self.capacity
+            for name, ring in self.rings.items():
+                self.rings[name] = np.pad(ring, ((0, 0), (0, room)))
+                if name in ("units", "price"):
+                    self.rings[name][:, -room:] = np.nan
+            for name, (_, new) in COLUMNS.items():
+                self.columns[name] = np.pad(self.columns[name], (0, room), constant_values=new)
+        for store, product in keys:
+            row = len(self.keys)
+            self.keys.append((store, product))
+            self.rows[store, product] = row
+            self.columns["listed"][row] = bucket
+            self.columns["store"][row] = self.stores.code(store)
+            self.columns["product"][row] = self.product_codes.code(product)
+            self.columns["category"][row] = self._category(product)
+
+    def _category(self, product: str) -> int:
+        known = self.products.get(product)
+        code = self.categories.code((known.category if known else None) or NO_CATEGORY)
+        if code >= len(self.phases):
+            grown = np.ones((max(code + 1, 2 * len(self.phases)), self.season))
+            grown[: len(self.phases)] = self.phases
+            grown[len(self.phases) :] = self.phases[0]
+            self.phases = grown
+        return code
+
+    # -- facts that are no sales -----------------------------------------------------------
+
+    def know(self, event: Product | Availability) -> bool:
+        """Take in what is known of a product, or a stock-out. ``False``: nothing new."""
+        if isinstance(event, Product):
+            before = self.products.get(event.product)
+            if before == event:
+                return False
+            self.products[event.product] = event
+            if before is None or before.category != event.category:
+                product = self.product_codes.codes.get(event.product, -1)
+                rows = np.flatnonzero(self.column("product") == product)
+                self.columns["category"][rows] = self._category(event.product)
+                self.plans.repaint()
+            return True
+        span = (time_us(event.start), time_us(event.end), event.available)
+        spans = self.stockouts.setdefault((event.store, event.product), [])
+        if span in spans:
+            return False
+        spans.append(span)
+        return True
+
+    # -- closing ---------------------------------------------------------------------------
+
+    def close(self, closed: Closed) -> list[Key]:
+        """Turn a bucket's sums into facts.
+
+        Returns
+        -------
+        Series that found no room under ``max_series``, in key order.
+        """
+        bucket = closed.bucket
+        new = sorted(key for key in closed.cells if key not in self.rows)
+        room = max(self.settings.max_series - self.size, 0)
+        new, refused = new[:room], new[room:]
+        if self.first is None and not new:
+            return refused  # nothing is known yet, so nothing has closed
+        self._list(new, bucket)
+        self._pass_silence(bucket)
+        self.last = bucket
+        if self.first is None:
+            self.first = bucket
+        self._amend(closed.revisions)
+        self._fill(closed)
+        self.plans.forget(bucket - self.ring)
+        return refused
+
+    def _pass_silence(self, bucket: int) -> None:
+        """Mark what lies between the last close and this one as missing."""
+        if self.last is None:
+            return
+        for gap in range(max(self.last + 1, bucket - self.ring), bucket):
+            self._blank(gap)
+
+    def _blank(self, bucket: int) -> None:
+        for name in ("units", "price"):
+            self.of(name, bucket)[:] = np.nan
+        for name in ("returns", "promotion", "status"):
+            self.of(name, bucket)[:] = 0
+        for name in ("sum_units", "sum_observed", "sum_promotion"):
+            self.of(name, bucket)[:] = self.of(name, bucket - 1)
+
+    def _fill(self, closed: Closed) -> None:
+        bucket = closed.bucket
+        self._blank(bucket)
+        alive = np.array([text in closed.alive for text in self.stores.texts], dtype=bool)
+        observed = alive[self.column("store")]
+        gross, returns, price = self._sums(closed.cells)
+        observed &= ~self._not_for_sale(bucket) | (gross > 0)
+        status = np.where(observed, OBSERVED, MISSING).astype(np.int8)
+        for key in self._stocked_out(bucket):
+            if observed[self.rows[key]]:
+                status[self.rows[key]] = CENSORED
+        demand = gross if self.settings.target == "gross" else np.maximum(gross - returns, 0)
+        self.of("status", bucket)[:] = status
+        self.of("units", bucket)[:] = np.where(observed, demand / MICRO, np.nan)
+        self.of("returns", bucket)[:] = returns / MICRO
+        self.of("price", bucket)[:] = price
+        counts = status == OBSERVED
+        # A censored bucket may raise a level, never lower it.
+        if CENSORED in status:
+            level, seen = self.window(bucket - 1, self.short)
+            counts |= (status == CENSORED) & (demand / MICRO > level) & (seen > 0)
+        self.of("sum_units", bucket)[counts] += demand[counts]
+        self.of("sum_observed", bucket)[counts] += np.uint16(1)
+        promotion = self.plans.promotion(self, bucket, bucket)
+        self.of("promotion", bucket)[:] = promotion
+        self.of("sum_promotion", bucket)[:] += np.rint(promotion * 1000).astype(np.uint32)
+        usual = self.columns["usual_price"][: self.size]
+        paid = np.isfinite(price)
+        fresh = paid & np.isnan(usual)
+        usual[fresh] = price[fresh]
+        usual[paid] += PRICE_SHARE * (price[paid] - usual[paid])
+        self._learn_phase(bucket, counts)
+
+    def _sums(
+        self, cells: dict[Key, Cell]
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], Floats]:
+        """Gross and returns in millionths and mean price paid, shape (S,) each."""
+        gross = np.zeros(self.size, np.int64)
+        returns = np.zeros(self.size, np.int64)
+        price = np.full(self.size, np.nan)
+        known = [(self.rows[key], cell) for key, cell in cells.items() if key in self.rows]
+        if known:
+            at = np.array([row for row, _ in known], np.intp)
+            sums = np.array([cell[:4] for _, cell in known], np.int64)
+            gross[at], returns[at] = sums[:, 0], sums[:, 1]
+            priced = sums[:, 3] > 0
+            price[at[priced]] = sums[priced, 2] / sums[priced, 3]
+        return gross, returns, price
+
+    def _not_for_sale(self, bucket: int) -> npt.NDArray[np.bool_]:
+        """Where silence means nothing: a planned closure, or a product not listed, shape (S,)."""
+        away = self.plans.closed(self, bucket, bucket)
+        start, end = self.calendar.span(bucket)
+        for product in self.products.values():
+            early = product.listed is not None and time_us(product.listed) >= end
+            over = product.delisted is not None and time_us(product.delisted) <= start
+            if early or over:
+                code = self.product_codes.codes.get(product.product, -1)
+                away = away | (self.column("product") == code)
+        return away
+
+    def _stocked_out(self, bucket: int) -> list[Key]:
+        start, end = self.calendar.span(bucket)
+        found = []
+        for key, spans in self.stockouts.items():
+            state = True
+            for from_us, to_us, available in spans:
+                if from_us < end and to_us > start:
+                    state = available
+            if not state and key in self.rows:
+                found.append(key)
+        return found
+
+    def _amend(self, revisions: dict[int, dict[Key, Cell]]) -> None:
+        """Add what came after a close to that bucket's facts and to the sums since."""
+        for bucket in sorted(revisions):
+            if self.last is None or not self.last - self.ring < bucket < self.last:
+                continue
+            for key, (gross, returns, _, _, count) in sorted(revisions[bucket].items()):
+                row = self.rows.get(key)
+                if row is None:
+                    continue
+                slot = bucket % self.ring
+                units = self.rings["units"]
+                before = 0.0 if np.isnan(units[slot, row]) else float(units[slot, row])
+                net = gross if self.settings.target == "gross" else gross - returns
+                after = max(before + net / MICRO, 0.0)
+                units[slot, row] = after
+                self.rings["returns"][slot, row] += returns / MICRO
+                newly = self.rings["status"][slot, row] == MISSING and count > 0
+                if newly:
+                    self.rings["status"][slot, row] = OBSERVED
+                    self.columns["listed"][row] = min(self.columns["listed"][row], bucket)
+                step = round((after - before) * MICRO)
+                for later in range(bucket, self.last):
+                    at = (later % self.ring, slice(row, row + 1))
+                    self.rings["sum_units"][at] += step
+                    if newly:
+                        self.rings["sum_observed"][at] += np.uint16(1)
+
+    def _learn_phase(self, bucket: int, counts: npt.NDArray[np.bool_]) -> None:
+        """Move each category's profile of the season towards what this bucket was."""
+        if self.season == 1:
+            return
+        level, seen = self.window(bucket - 1, self.short)
+        use = counts & (seen > 0)
+        if not use.any():
+            return
+        units = np.asarray(self.of("units", bucket), np.float64)[use]
+        code = np.asarray(self.column("category"))[use]
+        groups = len(self.phases)
+        sold = np.bincount(code, units, groups)
+        usual = np.bincount(code, level[use], groups)
+        phase = self.calendar.phase(bucket)
+        total = usual.sum()
+        if total <= 0:
+            return
+        overall = self.phases[0, phase]
+        overall += PHASE_SHARE * (min(sold.sum() / total, 5.0) - overall)
+        # A category's own profile counts as much as it has volume.
+        ratio = np.minimum((sold + 20 * overall) / (usual + 20), 5.0)
+        known = usual > 0
+        self.phases[known, phase] += PHASE_SHARE * (ratio[known] - self.phases[known, phase])
+        self.phases[0, phase] = overall
+
+    # -- reading ---------------------------------------------------------------------------
+
+    def window(self, origin: int, length: int) -> tuple[Floats, Floats]:
+        """Mean units over the ``length`` buckets up to ``origin``, and how many were observed.
+
+        Shapes (S,), (S,); the mean is 0 where none was.
+        """
+        length = min(length, self.ring - 1)
+        start = max(origin - length, self.oldest - 1)
+        if origin <= start:
+            return np.zeros(self.size), np.zeros(self.size)
+        units = np.asarray(self.of("sum_units", origin) - self.of("sum_units", start), np.float64)
+        seen = np.asarray(
+            self.of("sum_observed", origin) - self.of("sum_observed", start), np.float64
+        )
+        return units / MICRO / np.maximum(seen, 1.0), seen
+
+    @property
+    def oldest(self) -> int:
+        """The oldest bucket whose sums the ring still holds the predecessor of."""
+        assert self.last is not None
+        return self.last - self.ring + 2
+
+    def kept(self, bucket: int) -> bool:
+        """Whether the ring still holds a bucket."""
+        return self.last is not None and self.last - self.ring < bucket <= self.last
+
+    def units(self, bucket: int) -> Floats:
+        """Demand of a bucket, shape (S,); ``nan`` where missing or no longer kept."""
+        if not self.kept(bucket):
+            return np.full(self.size, np.nan)
+        return np.asarray(self.of("units", bucket), np.float64)

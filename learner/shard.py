@@ -1,0 +1,312 @@
+"""The fold of one partition: records in, state and what is to be done about it out.
+
+State is a pure fold over the log: the same records give the same state, whatever they came
+packed in. A bucket's close goes: facts, score, learn, forecast. Leaves out: reading the log,
+keeping snapshots, clocks (``worker``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from learner import intervals
+from learner.evaluation import Evaluation
+from learner.features import features
+from learner.models import MODELS, Model
+from learner.panel import Panel, ring_length
+from learner.serving import OBSERVED
+from stream.buckets import Calendar
+from stream.errors import SettingsError
+from stream.event import MICRO, AnyEvent, Availability, Marker, Plan, Product, Refusal
+from stream.log import Record
+from stream.settings import Settings
+from stream.window import OUTCOMES, Closed, Key, Letter, Window
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rollback:
+    """An operation that the fold carries out: models and spread return to a snapshot's."""
+
+    operation: str
+    models: Mapping[str, Model]
+    histogram: Floats
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Folded:
+    """What came of some records: items to keep aside, buckets closed, operations carried out.
+
+    ``operations`` pairs each operation's id with its marker's offset and ``None``, or why it
+    was refused.
+    """
+
+    letters: Sequence[Letter]
+    closes: int
+    operations: Sequence[tuple[str, int, str | None]]
+
+
+def make_models(settings: Settings) -> dict[str, Model]:
+    """Champion first, then the challengers.
+
+    Raises
+    ------
+    SettingsError
+        A name is no model's.
+    """
+    names = (settings.champion, *settings.challengers)
+    for name in names:
+        if name not in MODELS:
+            known = ", ".join(sorted(MODELS))
+            raise SettingsError(f"unknown model `{name}`", remedy=f"Models are: {known}")
+    return {name: MODELS[name](settings) for name in names}
+
+
+class Shard:
+    """All state of a partition. Mutable; ``fold`` is the only way it changes.
+
+    Parameters
+    ----------
+    settings
+        Of the deployment.
+    partition
+        Which of the log's partitions.
+    """
+
+    def __init__(self, settings: Settings, partition: int) -> None:
+        self.settings = settings
+        self.partition = partition
+        self.calendar = Calendar(settings)
+        self.panel = Panel(settings, self.calendar)
+        self.window = Window(
+            settings,
+            self.calendar,
+            partition,
+            listed=self.panel.rows.__contains__,
+            reach=ring_length(settings),
+        )
+        self.models = make_models(settings)
+        self.scored = settings.scored_horizons
+        self.evaluation = Evaluation(tuple(self.models), self.scored)
+        self.histogram = intervals.empty(len(self.scored))
+        self.position = 0  # next offset to fold
+        self.operations: dict[str, int] = {}  # id → offset of its marker
+        self._mean: npt.NDArray[np.float32] | None = None
+
+    # -- folding ---------------------------------------------------------------------------
+
+    def fold(
+        self,
+        records: Sequence[Record],
+        resolve: Callable[[str], Rollback | str] | None = None,
+    ) -> Folded:
+        """Fold records of this partition, in the log's order, from ``position`` on.
+
+        Parameters
+        ----------
+        resolve
+            Says what a marker's operation is, or why there is none to carry out.
+        """
+        closes = 0
+        done: list[tuple[str, int, str | None]] = []
+
+        def close(closed: Closed) -> Sequence[Key]:
+            nonlocal closes
+            closes += 1
+            return self._close(closed)
+
+        def apply(event: AnyEvent, record: Record) -> Refusal | bool:
+            if isinstance(event, Marker):
+                return self._mark(event, record, resolve, done)
+            return self._know(event)
+
+        letters = self.window.fold(records, close=close, apply=apply)
+        if records:
+            self.position = records[-1].offset + 1
+        return Folded(letters=letters, closes=closes, operations=done)
+
+    def _know(self, event: AnyEvent) -> bool:
+        """Take in a fact that is no sale."""
+        fresh = False
+        if isinstance(event, Plan):
+            fresh = self.panel.plans.add(event, known=self.window.open_from)
+        elif isinstance(event, Product | Availability):
+            fresh = self.panel.know(event)
+        if fresh:
+            self._mean = None
+        return fresh
+
+    def _mark(
+        self,
+        event: Marker,
+        record: Record,
+        resolve: Callable[[str], Rollback | str] | None,
+        done: list[tuple[str, int, str | None]],
+    ) -> Refusal | bool:
+        if event.id in self.operations:
+            return False
+        found = resolve(event.id) if resolve is not None else "no operations here"
+        if isinstance(found, str):
+            done.append((event.id, record.offset, found))
+            return Refusal("unknown_operation", found, "id")
+        self.operations[event.id] = record.offset
+        self.models = {name: found.models[name] for name in self.models}
+        self.histogram = found.histogram.copy()
+        self._mean = None
+        done.append((event.id, record.offset, None))
+        return True
+
+    def _close(self, closed: Closed) -> list[Key]:
+        panel, bucket = self.panel, closed.bucket
+        refused = panel.close(closed)
+        if panel.last != bucket:
+            return refused
+        self._mean = None
+        self.evaluation.grow(panel.capacity)
+        self.evaluation.skip_to(bucket)
+        observed = np.asarray(panel.of("status", bucket)) == OBSERVED
+        actual = np.where(observed, panel.units(bucket), np.nan)
+        self._score(bucket, actual)
+        self._learn(bucket, actual)
+        self._forecast_scored(bucket)
+        self._learn_difference(bucket, actual)
+        return refused
+
+    def _score(self, bucket: int, actual: Floats) -> None:
+        """Hold waiting forecasts against what came, before anything is learned from it."""
+        count = np.asarray(self.panel.column("error_n"), np.float64)
+        difference = np.where(
+            count > 0, np.asarray(self.panel.column("error_sum")) / np.maximum(count, 1e-9), np.nan
+        )
+        difference = np.maximum(difference, 0.05)
+        for at, horizon in enumerate(self.scored):
+            forecasts, use = self.evaluation.score(bucket, horizon, actual, difference)
+            if use.any():
+                intervals.learn(self.histogram[at], forecasts[0, use], actual[use])
+
+    def _learn(self, bucket: int, actual: Floats) -> None:
+        """Let each model learn the bucket, as seen from each scored horizon's origin."""
+        batches = []
+        for horizon in self.scored:
+            origin = bucket - horizon
+            if self.panel.first is None or origin < self.panel.first:
+                continue
+            batch = features(self.panel, origin, horizon)
+            rows = batch.known & ~batch.closed & np.isfinite(actual)
+            if rows.any():
+                batches.append((batch.take(rows), actual[rows]))
+        if batches:
+            for model in self.models.values():
+                model.learn(batches)
+
+    def _forecast_scored(self, bucket: int) -> None:
+        """Forecast at the scored horizons with every model, to be scored later."""
+        for horizon in self.scored:
+            batch = features(self.panel, bucket, horizon)
+            for at, model in enumerate(self.models.values()):
+                mean = np.where(batch.closed, 0.0, model.predict(batch))
+                self.evaluation.put(bucket, horizon, at, mean)
+
+    def _learn_difference(self, bucket: int, actual: Floats) -> None:
+        """Keep each series' mean squared seasonal difference: the scale of its errors."""
+        before = self.panel.units(bucket - self.panel.season)
+        both = np.isfinite(actual) & np.isfinite(before)
+        sums, count = self.panel.columns["error_sum"], self.panel.columns["error_n"]
+        fade = 1.0 - 1.0 / (8 * max(self.panel.season, 4))
+        rows = np.flatnonzero(both)
+        sums[rows] = sums[rows] * fade + (actual[rows] - before[rows]) ** 2
+        count[rows] = count[rows] * fade + 1.0
+
+    # -- reading ---------------------------------------------------------------------------
+
+    def forecast(self) -> npt.NDArray[np.float32]:
+        """The champion's means for the next buckets, shape (H, S), in units."""
+        if self._mean is None:
+            horizons, size = self.settings.horizons, self.panel.size
+            mean = np.zeros((horizons, size), np.float32)
+            if self.panel.last is not None and size:
+                champion = self.models[self.settings.champion]
+                for horizon in range(1, horizons + 1):
+                    batch = features(self.panel, self.panel.last, horizon)
+                    mean[horizon - 1] = np.where(batch.closed, 0.0, champion.predict(batch))
+            self._mean = mean
+        return self._mean
+
+    def sold(self) -> npt.NDArray[np.float32]:
+        """Sold so far in the buckets after the last closed one, shape (K, S), in units."""
+        if self.panel.last is None:
+            return np.zeros((0, 0), np.float32)
+        ahead = [bucket - self.panel.last for bucket in self.window.open]
+        reach = min(max([1, *ahead]), self.settings.horizons)
+        out = np.zeros((reach, self.panel.size), np.float32)
+        for bucket, collected in self.window.open.items():
+            step = bucket - self.panel.last - 1
+            if 0 <= step < reach:
+                for key, cell in collected.cells.items():
+                    row = self.panel.rows.get(key)
+                    if row is not None:
+                        out[step, row] = cell[0] / MICRO
+        return out
+
+    def restore_forecast(self, mean: npt.NDArray[np.float32]) -> None:
+        """Take up a forecast that was made from this very state."""
+        self._mean = mean
+
+    def counts(self) -> dict[str, int]:
+        """Items by outcome, over all sources."""
+        sums = np.array(list(self.window.counts.values()), np.int64).reshape(-1, len(OUTCOMES))
+        return dict(zip(OUTCOMES, sums.sum(axis=0).tolist(), strict=True))
+
+    def digest(self) -> str:
+        """SHA-256 over canonical values of everything learned and remembered.
+
+        Not over position, counts, operations or lineage: the same sales, in any order within
+        grace and any packing, give the same digest.
+        """
+        sha = hashlib.sha256()
+        for part in _canonical(self):
+            sha.update(part)
+        return sha.hexdigest()
+
+
+def _canonical(shard: Shard) -> Iterable[bytes]:
+    """Values of a shard in an order that no arrival decides."""
+    window, panel = shard.window, shard.panel
+    yield repr((window.watermark_us, window.open_from)).encode()
+    for bucket in sorted(window.seen_in):
+        entries = sorted((one, window.seen[one]) for one in window.seen_in[bucket])
+        yield repr(bucket).encode()
+        yield b"".join(one + entry.to_bytes(8, "big") for one, entry in entries)
+    for bucket in sorted(window.open):
+        yield repr((bucket, sorted(window.open[bucket].cells.items()))).encode()
+    for bucket in sorted(window.revisions):
+        yield repr((bucket, sorted(window.revisions[bucket].items()))).encode()
+    yield repr((sorted(window.last_day.items()), sorted(window.complete_us.items()))).encode()
+    yield repr((panel.first, panel.last, panel.keys)).encode()
+    texts = panel.categories.texts
+    yield repr([texts[code] for code in panel.column("category").tolist()]).encode()
+    order = sorted(range(len(texts)), key=texts.__getitem__)
+    yield panel.phases[order].tobytes()
+    yield repr(sorted(panel.products.items())).encode()
+    yield repr(sorted((key, sorted(spans)) for key, spans in panel.stockouts.items())).encode()
+    yield repr(sorted(panel.plans.kept.items())).encode()
+    for name in sorted(panel.rings):
+        yield np.ascontiguousarray(panel.rings[name][:, : panel.size]).tobytes()
+    for name in sorted(panel.columns):
+        if name not in ("category", "store", "product"):
+            yield panel.column(name).tobytes()
+    for name, model in shard.models.items():
+        yield name.encode()
+        for array in model.digest():
+            yield array.tobytes()
+    yield shard.evaluation.sums.tobytes()
+    for horizon in shard.scored:
+        waiting = shard.evaluation.pending[horizon]
+        yield np.ascontiguousarray(waiting[:, :, : panel.size]).tobytes()
+    yield shard.histogram.tobytes()

@@ -1,0 +1,527 @@
+"""Snapshots: parts, chunks, a signed manifest, and how a shard goes in and comes out.
+
+A shard is laid down in named parts: facts as raw columns, readable without unpickling
+anything; only models are pickled. Parts are cut into chunks named by their SHA-256, written
+once and reused. The manifest lists every chunk and is signed (Ed25519); it is verified before
+a byte is unpickled, and the unpickler knows no class but the models' own and River's. Leaves
+out: where chunks are kept (``store``), and when (``worker``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import pickle
+import platform
+import struct
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import river
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import (
+    Ed25519PrivateKey,
+    Ed25519PublicKey,
+)
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from learner import intervals
+from learner.panel import COLUMNS, RINGS
+from learner.plans import Kept
+from learner.serving import Serving
+from learner.shard import Shard
+from learner.store import SnapshotStore
+from stream.errors import FingerprintMismatch, SnapshotCorrupt
+from stream.event import Product
+from stream.settings import Settings
+from stream.window import OUTCOMES, Open
+
+FORMAT = 1
+VERSION = "0.1.0"
+CHUNK_BYTES = 4_000_000
+
+Array = npt.NDArray[Any]
+
+
+class Part(msgspec.Struct, frozen=True):
+    """A named part of a shard: its size, and its chunks' digests in order."""
+
+    size: int
+    chunks: tuple[str, ...]
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """What a snapshot is. ``position`` is the next offset to fold; times are µs since 1970 UTC."""
+
+    format: int
+    snapshot: str
+    partition: int
+    topic_id: str
+    position: int
+    watermark_us: int
+    origin: int | None
+    lineage: int
+    parent: str | None
+    created_us: int
+    digest: str
+    champion: str
+    scores: list[dict[str, Any]]
+    counts: dict[str, dict[str, int]]
+    operations: dict[str, int]
+    settings: dict[str, Any]
+    versions: dict[str, str]
+    series: int
+    parts: dict[str, Part]
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of all parts."""
+        return sum(part.size for part in self.parts.values())
+
+    @property
+    def chunks(self) -> set[str]:
+        """Digests of all chunks."""
+        return {digest for part in self.parts.values() for digest in part.chunks}
+
+
+class Envelope(msgspec.Struct, frozen=True):
+    """A manifest's bytes with their signature and the key that made it."""
+
+    key: str
+    signature: bytes
+    manifest: bytes
+
+
+class Signer:
+    """Signs manifests; owners hold one."""
+
+    def __init__(self, key: Ed25519PrivateKey) -> None:
+        self._key = key
+        self.verifier = Verifier(key.public_key())
+
+    def seal(self, manifest: Manifest) -> bytes:
+        """A signed manifest, as it is kept."""
+        body = msgspec.json.encode(manifest)
+        envelope = Envelope(self.verifier.name, self._key.sign(body), body)
+        return msgspec.msgpack.encode(envelope)
+
+
+class Verifier:
+    """Checks manifests' signatures; replicas hold no more than this."""
+
+    def __init__(self, key: Ed25519PublicKey) -> None:
+        self._key = key
+        raw = key.public_bytes(Encoding.Raw, PublicFormat.Raw)
+        self.name = hashlib.sha256(raw).hexdigest()[:16]
+
+    def open(self, envelope: bytes, partition: int, snapshot: str) -> Manifest:
+        """The manifest in an envelope, if it is signed, whole, and the one asked for.
+
+        Raises
+        ------
+        SnapshotCorrupt
+        """
+        try:
+            sealed = msgspec.msgpack.decode(envelope, type=Envelope)
+            self._key.verify(sealed.signature, sealed.manifest)
+            manifest = msgspec.json.decode(sealed.manifest, type=Manifest)
+        except InvalidSignature:
+            raise SnapshotCorrupt(
+                f"snapshot {snapshot} is not signed by the key {self.name}"
+            ) from None
+        except msgspec.MsgspecError as error:
+            raise SnapshotCorrupt(f"snapshot {snapshot} cannot be read: {error}") from None
+        if (manifest.partition, manifest.snapshot) != (partition, snapshot):
+            raise SnapshotCorrupt(f"snapshot {snapshot} holds another one, {manifest.snapshot}")
+        if manifest.format != FORMAT:
+            raise SnapshotCorrupt(
+                f"snapshot {snapshot} is of format {manifest.format}, this release reads {FORMAT}"
+            )
+        return manifest
+
+
+# -- a shard's parts -----------------------------------------------------------------------
+
+
+def pack(meta: Any, arrays: Mapping[str, Array] | None = None) -> bytes:
+    """Values and arrays as bytes: a length, a msgpack header, then the arrays' raw bytes."""
+    arrays = arrays or {}
+    shapes = [(name, array.dtype.str, array.shape) for name, array in arrays.items()]
+    header = msgspec.msgpack.encode((meta, shapes))
+    raw = [np.ascontiguousarray(array).tobytes() for array in arrays.values()]
+    return b"".join([struct.pack("<I", len(header)), header, *raw])
+
+
+def unpack(data: bytes) -> tuple[Any, dict[str, Array]]:
+    """What ``pack`` was given; the arrays are fresh copies."""
+    (length,) = struct.unpack_from("<I", data)
+    meta, shapes = msgspec.msgpack.decode(data[4 : 4 + length])
+    at, arrays = 4 + length, {}
+    for name, dtype, shape in shapes:
+        count = int(np.prod(shape, dtype=np.int64))
+        arrays[name] = np.frombuffer(data, dtype, count, at).reshape(shape).copy()
+        at += arrays[name].nbytes
+    return meta, arrays
+
+
+def lay_down(shard: Shard) -> dict[str, bytes]:
+    """A shard as named parts. Parts that few events change are apart from those that many do."""
+    panel, window = shard.panel, shard.window
+    categories = panel.categories.texts
+    order = [one for bucket in sorted(window.seen_in) for one in sorted(window.seen_in[bucket])]
+    entries = np.array([window.seen[one] for one in order], np.uint64)
+    parts = {
+        "window": pack(_window(shard)),
+        "identities": pack(
+            [(bucket, len(window.seen_in[bucket])) for bucket in sorted(window.seen_in)],
+            {"entry": entries, "identity": np.frombuffer(b"".join(order), np.uint8)},
+        ),
+        "keys": pack(
+            {
+                "stores": [store for store, _ in panel.keys],
+                "products": [product for _, product in panel.keys],
+                "categories": categories,
+            }
+        ),
+        "columns": pack(None, panel.columns),
+        "knowledge": pack(
+            {
+                "first": panel.first,
+                "last": panel.last,
+                "products": [msgspec.json.encode(one) for one in panel.products.values()],
+                "stockouts": [[*key, spans] for key, spans in sorted(panel.stockouts.items())],
+                "plans": [
+                    msgspec.json.encode(one)
+                    for versions in panel.plans.kept.values()
+                    for one in versions
+                ],
+            },
+            {"phases": panel.phases},
+        ),
+        "models": pickle.dumps(shard.models, protocol=5),
+        "scores": pack(
+            shard.evaluation.last,
+            {"sums": shard.evaluation.sums, "histogram": shard.histogram},
+        ),
+        "forecast": pack(
+            None,
+            {
+                "mean": shard.forecast(),
+                "sold": shard.sold(),
+                "tables": intervals.table(shard.histogram),
+            },
+        ),
+    }
+    for name, ring in panel.rings.items():
+        parts[f"ring.{name}"] = pack(None, {name: ring})
+    for horizon, waiting in shard.evaluation.pending.items():
+        parts[f"pending.{horizon}"] = pack(None, {"waiting": waiting})
+    return parts
+
+
+def _window(shard: Shard) -> dict[str, Any]:
+    window = shard.window
+    return {
+        "position": shard.position,
+        "operations": shard.operations,
+        "watermark_us": window.watermark_us,
+        "open_from": window.open_from,
+        "next_end_us": window.next_end_us,
+        "live": window.live,
+        "last_day": window.last_day,
+        "complete_us": window.complete_us,
+        "counts": window.counts,
+        "refused": window.refused,
+        "revisions": [
+            [bucket, [[*key, cell] for key, cell in sorted(cells.items())]]
+            for bucket, cells in sorted(window.revisions.items())
+        ],
+        "open": [
+            [
+                bucket,
+                [[*key, cell] for key, cell in sorted(one.cells.items())],
+                [[*key, list(places.items())] for key, places in sorted(one.places.items())],
+            ]
+            for bucket, one in sorted(window.open.items())
+        ],
+    }
+
+
+def take_up(settings: Settings, partition: int, parts: Mapping[str, bytes]) -> Shard:
+    """The shard that ``lay_down`` was given.
+
+    The caller has verified where the parts come from: this unpickles the models.
+    """
+    shard = Shard(settings, partition)
+    panel, window = shard.panel, shard.window
+    known, arrays = unpack(parts["knowledge"])
+    panel.first, panel.last, panel.phases = known["first"], known["last"], arrays["phases"]
+    for raw in known["products"]:
+        product = msgspec.json.decode(raw, type=Product)
+        panel.products[product.product] = product
+    for store, product_name, spans in known["stockouts"]:
+        panel.stockouts[store, product_name] = [tuple(span) for span in spans]
+    panel.plans.restore(msgspec.json.decode(raw, type=Kept) for raw in known["plans"])
+    keys, _ = unpack(parts["keys"])
+    panel.keys.extend(zip(keys["stores"], keys["products"], strict=True))
+    panel.rows.update((key, row) for row, key in enumerate(panel.keys))
+    for text in keys["categories"]:
+        panel.categories.code(text)
+    for store, product_name in panel.keys:
+        panel.stores.code(store)
+        panel.product_codes.code(product_name)
+    _, columns = unpack(parts["columns"])
+    panel.columns = {name: columns[name] for name in COLUMNS}
+    panel.rings = {name: unpack(parts[f"ring.{name}"])[1][name] for name in RINGS}
+    last, scores = unpack(parts["scores"])
+    shard.evaluation.last, shard.evaluation.sums = last, scores["sums"]
+    shard.histogram = scores["histogram"]
+    for horizon in shard.scored:
+        shard.evaluation.pending[horizon] = unpack(parts[f"pending.{horizon}"])[1]["waiting"]
+    shard.models = load_models(parts["models"])
+    shard.restore_forecast(unpack(parts["forecast"])[1]["mean"])
+
+    state, _ = unpack(parts["window"])
+    shard.position, shard.operations = state["position"], state["operations"]
+    for name in ("watermark_us", "open_from", "next_end_us", "live", "last_day", "complete_us",
+                 "counts", "refused"):  # fmt: skip
+        setattr(window, name, state[name])
+    window.revisions = {bucket: _cells(cells) for bucket, cells in state["revisions"]}
+    for bucket, cells, places in state["open"]:
+        window.open[bucket] = Open(
+            cells=_cells(cells),
+            places={
+                (store, product_name): {one: tuple(place) for one, place in items}
+                for store, product_name, items in places
+            },
+        )
+    spans, found = unpack(parts["identities"])
+    identities, entries = found["identity"].tobytes(), found["entry"].tolist()
+    at = 0
+    for bucket, count in spans:
+        ones = [identities[16 * i : 16 * i + 16] for i in range(at, at + count)]
+        window.seen_in[bucket] = ones
+        window.seen.update(zip(ones, entries[at : at + count], strict=True))
+        at += count
+    return shard
+
+
+def _cells(rows: list[list[Any]]) -> dict[tuple[str, str], list[int]]:
+    return {(store, product): cell for store, product, cell in rows}
+
+
+# -- models --------------------------------------------------------------------------------
+
+_ALLOWED = {
+    ("learner.models", "Ratio"),
+    ("learner.models", "SeasonalNaive"),
+    ("learner.models", "LevelPhase"),
+    ("learner.regression", "ForgettingRegression"),
+    ("river.linear_model.bayesian_lin_reg", "BayesianLinearRegression"),
+    ("numpy", "ndarray"),
+    ("numpy", "dtype"),
+    ("numpy._core.multiarray", "_reconstruct"),
+    ("numpy._core.multiarray", "scalar"),
+    ("numpy._core.numeric", "_frombuffer"),
+}
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _ALLOWED:
+            raise SnapshotCorrupt(f"a snapshot's models name `{module}.{name}`, which no model is")
+        return super().find_class(module, name)
+
+
+def load_models(data: bytes) -> dict[str, Any]:
+    """Models of a verified snapshot.
+
+    Raises
+    ------
+    SnapshotCorrupt
+        The pickle names a class that is no model's.
+    """
+    models: dict[str, Any] = _Unpickler(io.BytesIO(data)).load()
+    return models
+
+
+# -- in and out of a store -----------------------------------------------------------------
+
+
+def cut(parts: Mapping[str, bytes]) -> tuple[dict[str, Part], dict[str, memoryview]]:
+    """Cut parts into chunks: the parts' tables, and the chunks by digest."""
+    tables: dict[str, Part] = {}
+    chunks: dict[str, memoryview] = {}
+    for name, data in parts.items():
+        view = memoryview(data)
+        digests = []
+        for at in range(0, max(len(view), 1), CHUNK_BYTES):
+            piece = view[at : at + CHUNK_BYTES]
+            digest = hashlib.sha256(piece).hexdigest()
+            chunks[digest] = piece
+            digests.append(digest)
+        tables[name] = Part(len(view), tuple(digests))
+    return tables, chunks
+
+
+def describe(
+    shard: Shard, parts: dict[str, Part], *, topic_id: str, lineage: int, parent: str | None,
+    created_us: int,
+) -> Manifest:  # fmt: skip
+    """The manifest of a shard as it stands."""
+    digest = shard.digest()
+    head = f"{shard.partition}/{lineage}/{shard.position}/{parent}/{digest}"
+    name = hashlib.sha256(head.encode()).hexdigest()[:8]
+    return Manifest(
+        format=FORMAT,
+        snapshot=f"p{shard.partition}-l{lineage}-o{shard.position}-{name}",
+        partition=shard.partition,
+        topic_id=topic_id,
+        position=shard.position,
+        watermark_us=shard.window.watermark_us,
+        origin=shard.panel.last,
+        lineage=lineage,
+        parent=parent,
+        created_us=created_us,
+        digest=digest,
+        champion=shard.settings.champion,
+        scores=shard.evaluation.summary(shard.settings.champion),
+        counts={
+            source: {name: n for name, n in zip(OUTCOMES, line, strict=True) if n}
+            for source, line in shard.window.counts.items()
+        },
+        operations=dict(shard.operations),
+        settings=shard.settings.fingerprint(),
+        versions=versions(),
+        series=shard.panel.size,
+        parts=parts,
+    )
+
+
+def versions() -> dict[str, str]:
+    """Versions that a snapshot's bytes depend on."""
+    return {
+        "salescast": VERSION,
+        "river": str(river.__version__),
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def read_manifest(
+    store: SnapshotStore, partition: int, snapshot: str, verifier: Verifier
+) -> Manifest:
+    """A snapshot's manifest, verified.
+
+    Raises
+    ------
+    SnapshotMissing, SnapshotCorrupt
+    """
+    return verifier.open(store.get_manifest(partition, snapshot), partition, snapshot)
+
+
+def read_parts(store: SnapshotStore, manifest: Manifest, names: Iterable[str]) -> dict[str, bytes]:
+    """Some parts of a snapshot, each chunk checked against its digest.
+
+    Raises
+    ------
+    SnapshotMissing, SnapshotCorrupt
+    """
+    found = {}
+    for name in names:
+        part = manifest.parts.get(name)
+        if part is None:
+            raise SnapshotCorrupt(f"snapshot {manifest.snapshot} has no part `{name}`")
+        data = b"".join(store.get_chunk(digest) for digest in part.chunks)
+        if len(data) != part.size:
+            raise SnapshotCorrupt(f"part `{name}` of {manifest.snapshot} has another size")
+        found[name] = data
+    return found
+
+
+def read_shard(store: SnapshotStore, manifest: Manifest, settings: Settings) -> Shard:
+    """The shard of a verified manifest.
+
+    Raises
+    ------
+    FingerprintMismatch
+        It was made under other settings, or by another River.
+    """
+    ours, theirs = settings.fingerprint(), manifest.settings
+    changed = sorted(name for name in ours.keys() | theirs.keys()
+                     if ours.get(name) != theirs.get(name))  # fmt: skip
+    if changed:
+        shown = ", ".join(f"{n}: {theirs.get(n)!r}, now {ours.get(n)!r}" for n in changed)
+        raise FingerprintMismatch(f"snapshot {manifest.snapshot} was made with {shown}")
+    if manifest.versions["river"] != river.__version__:
+        raise FingerprintMismatch(
+            f"snapshot {manifest.snapshot} was made with River {manifest.versions['river']}, "
+            f"this is {river.__version__}",
+            remedy="Install the River it was made with",
+        )
+    parts = read_parts(store, manifest, list(manifest.parts))
+    return take_up(settings, manifest.partition, parts)
+
+
+def read_serving(
+    store: SnapshotStore,
+    partition: int,
+    snapshot: str,
+    verifier: Verifier,
+    previous: Serving | None = None,
+) -> Serving:
+    """What the API answers from; unpickles nothing, and fetches only parts that changed.
+
+    Raises
+    ------
+    SnapshotMissing, SnapshotCorrupt
+    """
+    manifest = read_manifest(store, partition, snapshot, verifier)
+    names = ["keys", "columns", "forecast", *(f"ring.{name}" for name in _SERVED)]
+    known = dict(previous.parts) if previous is not None else {}
+    arrays: dict[str, Array] = {}
+    texts: dict[str, list[str]] = {}
+    loaded = {}
+    for name in names:
+        part = manifest.parts[name]
+        if name in known and known[name][0] == part:
+            meta, found = known[name][1]
+        else:
+            meta, found = unpack(read_parts(store, manifest, [name])[name])
+        loaded[name] = (part, (meta, found))
+        arrays.update(found)
+        texts.update(meta or {})
+    size = manifest.series
+    category = arrays["category"][:size]
+    return Serving(
+        partition=partition,
+        snapshot=snapshot,
+        lineage=manifest.lineage,
+        position=manifest.position,
+        published_us=manifest.created_us,
+        watermark_us=manifest.watermark_us,
+        origin=-1 if manifest.origin is None else manifest.origin,
+        champion=manifest.champion,
+        scored=tuple(Settings(**_typed(manifest.settings)).scored_horizons),
+        scores=manifest.scores,
+        stores=texts["stores"],
+        products=texts["products"],
+        categories=[texts["categories"][code] for code in category.tolist()],
+        listed=arrays["listed"][:size],
+        mean=arrays["mean"],
+        sold=arrays["sold"],
+        tables=arrays["tables"],
+        parts=loaded,
+        **{name: arrays[name] for name in _SERVED},
+    )
+
+
+_SERVED = ("units", "returns", "price", "promotion", "status")
+
+
+def _typed(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A fingerprint as settings again."""
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}

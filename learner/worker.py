@@ -1,0 +1,405 @@
+"""The only loop: poll → fold → publish.
+
+A snapshot carries the position of what has been folded, so a crash at any point is recovered
+by going back to the head and folding again; nothing else is remembered. What no reason names
+stops its partition, loudly, and no other. Leaves out: what folding means (``shard``).
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+
+import msgspec
+import numpy as np
+
+from learner import operations
+from learner.evaluation import summary
+from learner.operations import Outcome
+from learner.ownership import Owned, check_topic, pinned, take
+from learner.shard import Rollback
+from learner.snapshot import (
+    Signer,
+    cut,
+    describe,
+    lay_down,
+    load_models,
+    read_manifest,
+    read_parts,
+    unpack,
+)
+from learner.store import Pointer, SnapshotStore
+from learner.telemetry import Telemetry
+from stream.dead_letters import DeadLetters
+from stream.errors import LogUnavailable, SalescastError, StoreUnavailable
+from stream.event import Tick, encode
+from stream.log import Consumer, Entry, EventLog, Record
+from stream.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+#: Shortest time between snapshots of a shard whose buckets close quickly.
+MIN_INTERVAL_S = 1.0
+#: Longest wait for records; also how soon a stop is noticed.
+POLL_S = 0.2
+RETRY_S = 1.0
+#: Publications of a partition between two clean-ups of old snapshots.
+PRUNE_EVERY = 10
+
+
+class Worker:
+    """Folds all partitions of a log and publishes their snapshots.
+
+    Parameters
+    ----------
+    settings
+        Of the deployment.
+    events, control, dead_letters
+        The logs.
+    store, signer
+        Where snapshots go, and who vouches for them.
+    telemetry
+        Metrics; told once a batch.
+    clock
+        The wall, s since 1970 UTC.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        events: EventLog,
+        control: EventLog,
+        dead_letters: DeadLetters,
+        store: SnapshotStore,
+        signer: Signer,
+        telemetry: Telemetry,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.settings = settings
+        self.events = events
+        self.control = control
+        self.dead_letters = dead_letters
+        self.store = store
+        self.signer = signer
+        self.telemetry = telemetry
+        self.clock = clock
+        self.owned: dict[int, Owned] = {}
+        self.started = False
+        self._publications = 0
+        self._owed: dict[tuple[int, str], int] = {}
+        self._told_s = 0.0
+
+    # -- the loop --------------------------------------------------------------------------
+
+    def run(self, stop: threading.Event) -> None:
+        """Fold until told to stop; then publish what is not, and let go.
+
+        Raises
+        ------
+        SalescastError
+            It cannot start, or go on: wrong topic, foreign snapshot, another owner.
+        """
+        check_topic(self.settings, self.events)
+        consumer = self.events.consume(dict.fromkeys(range(self.events.partitions), 0))
+        try:
+            for partition in range(self.events.partitions):
+                self._restore(partition, consumer)
+            self.started = True
+            while not stop.is_set():
+                self.step(consumer, POLL_S)
+            for owned in self.owned.values():
+                self._publish_if(owned, consumer, due=owned.folded > 0)
+        finally:
+            consumer.close()
+
+    def step(self, consumer: Consumer, timeout_s: float) -> None:
+        """Poll once, fold what came, publish what is due."""
+        try:
+            batches = consumer.poll(self.settings.poll_records, timeout_s)
+            self.telemetry.dependency("log", True)
+        except LogUnavailable as error:
+            logger.warning("%s", error)
+            self.telemetry.dependency("log", False)
+            time.sleep(RETRY_S)
+            return
+        now = time.monotonic()
+        for partition, records in batches.items():
+            owned = self.owned[partition]
+            if records and not owned.stopped:
+                owned.last_record_s = now
+                self._fold(owned, records, consumer)
+        for owned in self.owned.values():
+            self._tick(owned, now)
+            waited = time.monotonic() - owned.published_s
+            self._publish_if(
+                owned,
+                consumer,
+                due=bool(owned.finished)
+                or (owned.closes > 0 and waited >= MIN_INTERVAL_S)
+                or (owned.folded > 0 and waited >= self.settings.snapshot_interval_s),
+            )
+        if now - self._told_s > 1.0:
+            self._told_s = now
+            self._tell()
+
+    def _restore(self, partition: int, consumer: Consumer) -> None:
+        """Take a partition up from its head, and read on from there."""
+        while True:
+            try:
+                owned = take(
+                    self.settings, self.events, self.store, self.signer.verifier, partition
+                )
+                break
+            except (LogUnavailable, StoreUnavailable) as error:
+                logger.warning("partition %d: %s", partition, error)
+                time.sleep(RETRY_S)
+        owned.published_s = owned.last_record_s = time.monotonic()
+        self.owned[partition] = owned
+        consumer.seek(partition, owned.shard.position)
+        self.telemetry.stopped(partition, False)
+
+    # -- folding ---------------------------------------------------------------------------
+
+    def _fold(self, owned: Owned, records: Sequence[Record], consumer: Consumer) -> None:
+        shard = owned.shard
+        before, refused = shard.counts(), dict(shard.window.refused)
+        started = time.perf_counter()
+        try:
+            folded = shard.fold(records, self._resolver(shard.partition))
+            letters = self.dead_letters.collect(shard.partition, folded.letters, records)
+        except (LogUnavailable, StoreUnavailable) as error:
+            # Half a batch may be folded: go back to what is whole, and come again.
+            logger.warning("partition %d: %s; going back to its head", shard.partition, error)
+            time.sleep(RETRY_S)
+            self._restore(shard.partition, consumer)
+            return
+        except Exception as error:
+            # No reason names this. The shard stops here; what is published goes on being served.
+            owned.stopped = f"{type(error).__name__}: {error}"
+            logger.exception(
+                "partition %d stands still between offsets %d and %d",
+                shard.partition, records[0].offset, records[-1].offset,
+            )  # fmt: skip
+            self.telemetry.stopped(shard.partition, True)
+            return
+        owned.letters += letters
+        owned.folded += len(records)
+        owned.closes += folded.closes
+        owned.finished += folded.operations
+        self._count(owned, before, refused, len(records), time.perf_counter() - started)
+        self.telemetry.closed(
+            shard.partition, folded.closes, shard.window.watermark_us, shard.panel.size
+        )
+
+    def _count(
+        self, owned: Owned, before: Mapping[str, int], refused: Mapping[str, int],
+        records: int, seconds: float,
+    ) -> None:  # fmt: skip
+        shard = owned.shard
+        counts = {}
+        for outcome, n in shard.counts().items():
+            # A void takes back what was counted; a counter cannot, so it waits to be made up.
+            owed = self._owed.pop((shard.partition, outcome), 0) + n - before[outcome]
+            if owed < 0:
+                self._owed[shard.partition, outcome] = owed
+            else:
+                counts[outcome] = owed
+        reasons = {
+            reason: n - refused.get(reason, 0) for reason, n in shard.window.refused.items()
+        }
+        self.telemetry.folded(shard.partition, records, counts, reasons, seconds)
+
+    def _tick(self, owned: Owned, now: float) -> None:
+        """Let time pass in an idle partition that has been live, so that silence is learned."""
+        if (
+            owned.stopped
+            or not owned.shard.window.live
+            or now - owned.last_record_s < self.settings.tick_idle_s
+        ):
+            return
+        owned.last_record_s = now
+        at = datetime.fromtimestamp(self.clock(), UTC)
+        partition = owned.shard.partition
+        tick = Tick(id=f"tick-{partition}-{at.timestamp():.3f}", source="salescast", time=at)
+        try:
+            self.events.append([Entry(partition, None, encode(tick))])
+            self.telemetry.ticked(partition)
+        except LogUnavailable as error:
+            logger.warning("partition %d: no tick: %s", partition, error)
+
+    # -- operations ------------------------------------------------------------------------
+
+    def operations(self) -> dict[str, operations.Entry]:
+        """All operations of the control log, by id."""
+        records, offset = [], 0
+        while batch := self.control.read(0, offset):
+            records += [(record.offset, record.value) for record in batch]
+            offset = batch[-1].offset + 1
+        return operations.history(records)
+
+    def _resolver(self, partition: int) -> Callable[[str], Rollback | str]:
+        def resolve(identity: str) -> Rollback | str:
+            entry = self.operations().get(identity)
+            if entry is None:
+                return "the control log holds no such operation"
+            snapshot = entry.operation.cut.get(partition)
+            if entry.operation.kind != "rollback" or snapshot is None:
+                return "the operation does not concern this partition"
+            try:
+                manifest = read_manifest(self.store, partition, snapshot, self.signer.verifier)
+                parts = read_parts(self.store, manifest, ["models", "scores"])
+            except StoreUnavailable:
+                raise
+            except SalescastError as error:
+                return str(error)
+            _, scores = unpack(parts["scores"])
+            return Rollback(
+                operation=identity,
+                models=load_models(parts["models"]),
+                histogram=scores["histogram"],
+            )
+
+        return resolve
+
+    def _report(self, owned: Owned) -> None:
+        """Append what became of operations to the audit trail."""
+        at = datetime.fromtimestamp(self.clock(), UTC)
+        outcomes = [
+            Outcome(
+                operation=identity,
+                partition=owned.shard.partition,
+                outcome="applied" if why is None else "refused",
+                detail=why or "",
+                offset=offset,
+                time=at,
+            )
+            for identity, offset, why in owned.finished
+        ]
+        self.control.append([Entry(0, None, msgspec.json.encode(one)) for one in outcomes])
+        for outcome in outcomes:
+            logger.info(
+                "partition %d: operation %s %s at offset %s %s",
+                outcome.partition, outcome.operation, outcome.outcome, outcome.offset,
+                outcome.detail,
+            )  # fmt: skip
+            self.telemetry.operation("rollback", outcome.outcome)
+        owned.finished = []
+
+    # -- publishing ------------------------------------------------------------------------
+
+    def _publish_if(self, owned: Owned, consumer: Consumer, *, due: bool) -> None:
+        if not due or owned.stopped:
+            return
+        try:
+            kept = self.publish(owned)
+            self.telemetry.dependency("store", True)
+        except (LogUnavailable, StoreUnavailable) as error:
+            logger.warning("partition %d: not published: %s", owned.shard.partition, error)
+            self.telemetry.dependency("store", not isinstance(error, StoreUnavailable))
+            owned.published_s = time.monotonic()  # learning goes on; try again in a while
+            return
+        if not kept:
+            logger.warning(
+                "partition %d: somebody else has published; going back to the head",
+                owned.shard.partition,
+            )
+            self._restore(owned.shard.partition, consumer)
+            return
+        consumer.commit({owned.shard.partition: owned.shard.position})  # 6. for display
+
+    def publish(self, owned: Owned) -> bool:
+        """Publish a shard as it stands. A crash between any two steps leaves the last one whole.
+
+        1. Dead letters are durable.
+        2. Chunks that the store does not hold.
+        3. The signed manifest.
+        4. Head, and active with it, by compare-and-set.
+        5. Durability, on the same connection (the store's own).
+        6. Offsets in Kafka, for display (the caller's).
+
+        Returns
+        -------
+        ``False``: head has moved otherwise; the shard must be restored.
+        """
+        started = time.perf_counter()
+        shard = owned.shard
+        # 1.
+        if owned.letters:
+            self.dead_letters.append(owned.letters)
+            self.telemetry.dead_lettered(shard.partition, len(owned.letters))
+            owned.letters = []
+        # 2.
+        tables, chunks = cut(lay_down(shard))
+        manifest = describe(
+            shard,
+            tables,
+            topic_id=self.events.topic_id,
+            lineage=owned.lineage,
+            parent=owned.head,
+            created_us=round(self.clock() * 1e6),
+        )
+        written = 0
+        for digest in self.store.missing(chunks.keys() - owned.chunks):
+            self.store.put_chunk(digest, bytes(chunks[digest]))
+            written += len(chunks[digest])
+        # 3.
+        self.store.put_manifest(shard.partition, manifest.snapshot, self.signer.seal(manifest))
+        # 4. and 5.
+        to = Pointer(manifest.snapshot, owned.lineage, shard.position)
+        if not self.store.move_head(shard.partition, owned.head, to):
+            return False
+        owned.head, owned.chunks = manifest.snapshot, manifest.chunks
+        owned.folded = owned.closes = 0
+        owned.published_s = time.monotonic()
+        if owned.finished:
+            self._report(owned)
+        seconds = time.perf_counter() - started
+        self.telemetry.published(
+            shard.partition, manifest.size_bytes, written, seconds, self.clock()
+        )
+        self._publications += 1
+        if self._publications % (PRUNE_EVERY * len(self.owned)) == 0:
+            self._prune()
+        return True
+
+    def _prune(self) -> None:
+        """Forget snapshots beyond the newest and the pinned, and chunks that none names."""
+        keep_always = pinned(self.operations())
+        named: set[str] = set()
+        for partition in self.store.partitions():
+            snapshots = self.store.snapshots(partition)
+            old = set(snapshots[: -self.settings.snapshots_kept]) - keep_always
+            self.store.delete(partition, old)
+            for snapshot in self.store.snapshots(partition):
+                named |= read_manifest(
+                    self.store, partition, snapshot, self.signer.verifier
+                ).chunks
+        self.store.sweep(named)
+
+    # -- telling ---------------------------------------------------------------------------
+
+    def _tell(self) -> None:
+        try:
+            ends = self.events.end()
+        except LogUnavailable:
+            return
+        for partition, owned in self.owned.items():
+            self.telemetry.position(partition, owned.shard.position, ends[partition])
+        evaluations = [owned.shard.evaluation for owned in self.owned.values()]
+        sums = np.sum([one.sums for one in evaluations], axis=0)
+        rows = summary(
+            evaluations[0].models, evaluations[0].scored, sums, self.settings.champion
+        )
+        self.telemetry.scored(
+            [
+                (r["model"], r["horizon"], *(float("nan") if r[k] is None else r[k]
+                 for k in ("rmsse", "wape", "bias")))
+                for r in rows
+            ],
+            champion=self.settings.champion,
+        )  # fmt: skip
+

@@ -1,0 +1,1 @@
+"""The log of sales, and what its events are."""

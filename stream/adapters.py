@@ -1,0 +1,56 @@
+"""Which implementation of a contract the settings name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from stream.errors import LogUnavailable
+from stream.log import EventLog
+from stream.settings import Settings
+
+
+def open_log(settings: Settings, name: Literal["events", "control", "dead_letters"]) -> EventLog:
+    """Open one of the deployment's three topics, made if it is not there.
+
+    Parameters
+    ----------
+    settings
+        Names the log, its place, and the topics' prefix and partition count; the control log
+        has one partition, since its order is what counts.
+    name
+        Which topic.
+
+    Raises
+    ------
+    LogUnavailable
+        The log cannot be reached now.
+    TopicMismatch
+        The topic is there, with settings or a partition count that would lose events.
+    """
+    topic = f"{settings.topic_prefix}.{name}"
+    partitions = 1 if name == "control" else settings.partitions
+    if settings.log == "sqlite":
+        from stream.sqlite_log import SqliteLog
+
+        folder = Path(settings.data_dir)
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise LogUnavailable(f"cannot make the folder {folder}: {error.strerror}") from error
+        return SqliteLog(folder / "log.db", topic, partitions)
+    # Imported here: an embedded process should not pay for a client it does not use.
+    from stream.kafka_log import KafkaLog
+
+    return KafkaLog(
+        settings.kafka_bootstrap,
+        topic,
+        partitions=partitions,
+        replication=settings.kafka_replication,
+        group=settings.kafka_group,
+        security_protocol=settings.kafka_security_protocol,
+        ssl_cafile=settings.kafka_ssl_cafile,
+        sasl_mechanism=settings.kafka_sasl_mechanism,
+        username=settings.kafka_username,
+        password=settings.kafka_password,
+    )

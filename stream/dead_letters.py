@@ -1,0 +1,230 @@
+"""Items that are not folded, with their original bytes and why.
+
+Guarantees: a letter is durable when ``append`` returns; writing one twice is harmless, since
+its key (topic id, partition, offset, item) is the same; the bytes are those of the log, in a
+packed record those of the one item. Leaves out: the decision (``event`` and ``window``).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+import msgspec
+
+from stream.errors import OffsetExpired
+from stream.event import REASONS
+from stream.log import Entry, EventLog, Record
+
+#: Letters whose reason can be asked for by ``Index``; older ones are only in the log.
+KEPT = 200_000
+#: Records that the index reads of a partition at once.
+STEP = 1000
+
+_raws = msgspec.json.Decoder(list[msgspec.Raw])
+#: Reasons found while an item is decoded; the others are found while it is folded.
+_DECODING = frozenset({"malformed", "unknown_type", "unknown_field", "invalid_field", "too_large"})
+
+
+class DeadLetter(NamedTuple):
+    """An item kept aside: where it was, why, and its original bytes."""
+
+    partition: int
+    offset: int
+    item: int
+    reason: str
+    detail: str
+    value: bytes
+
+
+class Kept(Protocol):
+    """What the fold says of an item kept aside: ``window.Letter``."""
+
+    @property
+    def offset(self) -> int:
+        """Offset of its record."""
+
+    @property
+    def item(self) -> int:
+        """Its place in the record, from 0."""
+
+    @property
+    def reason(self) -> str:
+        """One of ``event.REASONS``."""
+
+    @property
+    def detail(self) -> str:
+        """The same in words."""
+
+
+def item_bytes(value: bytes, item: int) -> bytes:
+    """Original bytes of an item of a record; a record that is not a whole array is one item.
+
+    Examples
+    --------
+    >>> item_bytes(b'[{"a": 1}, {"b":  2}]', 1)
+    b'{"b":  2}'
+    >>> item_bytes(b'[{"a": 1}, {"b', 0)
+    b'[{"a": 1}, {"b'
+    """
+    if value.lstrip(b" \t\r\n")[:1] == b"[":
+        try:
+            raws = _raws.decode(value)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return value
+        if item < len(raws):
+            return bytes(raws[item])
+    return value
+
+
+class DeadLetters:
+    """The dead-letter topic of an event log.
+
+    Parameters
+    ----------
+    log
+        Where letters are kept; it has as many partitions as ``events``.
+    events
+        The log the items came from.
+    """
+
+    def __init__(self, log: EventLog, events: EventLog) -> None:
+        self._log = log
+        self._events = events
+
+    def collect(
+        self, partition: int, letters: Sequence[Kept], records: Sequence[Record]
+    ) -> list[DeadLetter]:
+        """Add the original bytes to what the fold kept aside.
+
+        Bytes come from ``records``; what is not among them (a series that turned out at its
+        bucket's close to be one too many) is read from the log again.
+
+        Raises
+        ------
+        LogUnavailable
+        """
+        values: Mapping[int, bytes] = {record.offset: record.value for record in records}
+        found = []
+        for letter in letters:
+            value = values.get(letter.offset)
+            if value is None:
+                again = self._events.read(partition, letter.offset, 1)
+                value = again[0].value if again and again[0].offset == letter.offset else b""
+            found.append(
+                DeadLetter(
+                    partition, letter.offset, letter.item, letter.reason, letter.detail,
+                    item_bytes(value, letter.item),
+                )  # fmt: skip
+            )
+        return found
+
+    def append(self, letters: Sequence[DeadLetter]) -> None:
+        """Keep letters durably.
+
+        Raises
+        ------
+        LogUnavailable
+            Some may have been kept; append them all again.
+        """
+        if letters:
+            self._log.append([self._entry(letter) for letter in letters])
+
+    def _entry(self, letter: DeadLetter) -> Entry:
+        """A letter as Kafka Connect writes one, with our reason and item beside it."""
+        decoding = letter.reason in _DECODING
+        headers = {
+            "__connect.errors.topic": self._events.topic,
+            "__connect.errors.partition": str(letter.partition),
+            "__connect.errors.offset": str(letter.offset),
+            "__connect.errors.stage": "VALUE_CONVERTER" if decoding else "TRANSFORMATION",
+            "__connect.errors.class.name": "stream.event" if decoding else "stream.window",
+            "__connect.errors.exception.class.name": "stream.event.Refusal",
+            "__connect.errors.exception.message": letter.detail,
+            "salescast.reason": letter.reason,
+            "salescast.item": str(letter.item),
+        }
+        key = f"{self._events.topic_id}/{letter.partition}/{letter.offset}/{letter.item}"
+        return Entry(
+            letter.partition,
+            key.encode(),
+            letter.value,
+            tuple((name, text.encode()) for name, text in headers.items()),
+        )
+
+
+class Why(NamedTuple):
+    """Why an item is a dead letter."""
+
+    reason: str
+    detail: str
+
+    @property
+    def remedy(self) -> str:
+        """What the producer should do."""
+        return REASONS.get(self.reason, "see the detail")
+
+
+class Index:
+    """Reasons of the newest dead letters, followed by reading in small steps.
+
+    Parameters
+    ----------
+    log
+        The dead-letter topic.
+    topic_id
+        Id of the events' topic; letters of another one (it was recreated) are passed over.
+    kept
+        How many letters are remembered.
+    """
+
+    def __init__(self, log: EventLog, topic_id: str, kept: int = KEPT) -> None:
+        self._log = log
+        self._topic_id = topic_id
+        self._kept = kept
+        self._next: dict[int, int] = {}
+        # Ordered, since a plain dict is slow to give up its oldest.
+        self._why: OrderedDict[tuple[int, int, int], Why] = OrderedDict()
+
+    def step(self) -> int:
+        """Read on, at most ``STEP`` records a partition; how many were read. One thread only.
+
+        Raises
+        ------
+        LogUnavailable
+        """
+        if not self._next:
+            begin, end = self._log.begin(), self._log.end()
+            self._next = {p: max(begin[p], end[p] - self._kept) for p in end}
+        count = 0
+        for partition, offset in list(self._next.items()):
+            try:
+                records = self._log.read(partition, offset, STEP)
+            except OffsetExpired:
+                self._next[partition] = self._log.begin()[partition]
+                continue
+            for record in records:
+                self._take(record)
+            if records:
+                self._next[partition] = records[-1].offset + 1
+                count += len(records)
+        return count
+
+    def find(self, partition: int, offset: int, item: int) -> Why | None:
+        """Why an item is a dead letter, as far as was read; ``None`` if it is not known as one."""
+        return self._why.get((partition, offset, item))
+
+    def _take(self, record: Record) -> None:
+        topic_id, *place = (record.key or b"").decode("utf-8", "replace").rsplit("/", 3)
+        if topic_id != self._topic_id or len(place) != 3 or not all(p.isdecimal() for p in place):
+            return
+        partition, offset, item = (int(part) for part in place)
+        headers = dict(record.headers)
+        self._why.pop((partition, offset, item), None)
+        self._why[partition, offset, item] = Why(
+            headers.get("salescast.reason", b"").decode("utf-8", "replace"),
+            headers.get("__connect.errors.exception.message", b"").decode("utf-8", "replace"),
+        )
+        while len(self._why) > self._kept:
+            self._why.popitem(last=False)

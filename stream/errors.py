@@ -1,0 +1,109 @@
+"""Every error Salescast raises on purpose.
+
+```
+SalescastError
+├── SettingsError            fix the setting it names; not retriable
+├── LogError
+│   ├── LogUnavailable       retriable: the log cannot be reached now
+│   ├── TopicMismatch        not retriable: recreated topic, other partition count, wrong settings
+│   ├── OffsetExpired        not retriable: the position is no longer in the log
+│   └── AlreadyOwned         not retriable: another process folds this log
+├── StoreError
+│   ├── StoreUnavailable     retriable: the snapshot store cannot be reached now
+│   ├── SnapshotMissing      not retriable: no such snapshot or chunk
+│   └── SnapshotCorrupt      not retriable: signature, digest or format is wrong
+├── FingerprintMismatch      not retriable: the state was made under other settings
+├── OperationRefused         not retriable: the request cannot be carried out as asked
+└── ShardStopped             not retriable: the fold met something no reason names
+```
+
+An item of the log that is refused is not an exception but a value: see ``stream.event``.
+"""
+
+from __future__ import annotations
+
+
+class SalescastError(Exception):
+    """Base of all. ``remedy`` says what the operator should do; ``retriable`` whether to wait."""
+
+    retriable = False
+    remedy = ""
+
+    def __init__(self, message: str, *, remedy: str | None = None) -> None:
+        super().__init__(message)
+        if remedy is not None:
+            self.remedy = remedy
+
+    def __str__(self) -> str:
+        message = super().__str__()
+        return f"{message}. {self.remedy}" if self.remedy else message
+
+
+class SettingsError(SalescastError):
+    """A setting is unknown, ill-typed or contradicts another."""
+
+
+class LogError(SalescastError):
+    """Something is wrong with the event log."""
+
+
+class LogUnavailable(LogError):
+    """The log cannot be reached now."""
+
+    retriable = True
+    remedy = "Check that the log is up; Salescast goes on trying"
+
+
+class TopicMismatch(LogError):
+    """The topic is not the one a position belongs to, or its settings would lose events."""
+
+
+class OffsetExpired(LogError):
+    """The log no longer holds the position to go on from."""
+
+    remedy = "Restore the records from an archive, or start a new lineage in a new data folder"
+
+
+class AlreadyOwned(LogError):
+    """Another process folds this log."""
+
+    remedy = "Stop the other learner first; an embedded log has one"
+
+
+class StoreError(SalescastError):
+    """Something is wrong with the snapshot store."""
+
+
+class StoreUnavailable(StoreError):
+    """The store cannot be reached now."""
+
+    retriable = True
+    remedy = "Check that the store is up; Salescast goes on trying"
+
+
+class SnapshotMissing(StoreError):
+    """No such snapshot or chunk."""
+
+    remedy = "List what there is with: salescast snapshots"
+
+
+class SnapshotCorrupt(StoreError):
+    """A snapshot's signature, digest or format is wrong; nothing of it was unpickled."""
+
+    remedy = "Roll back to an older snapshot, and find out who can write to the store"
+
+
+class FingerprintMismatch(StoreError):
+    """State was made under other settings than these."""
+
+    remedy = "Set the settings back, or start a new lineage in a new data folder"
+
+
+class OperationRefused(SalescastError):
+    """An operation cannot be carried out as asked."""
+
+
+class ShardStopped(SalescastError):
+    """The fold met an exception that no reason names; the shard stands still at that position."""
+
+    remedy = "The record is kept; report it with the log's traceback"

@@ -1,0 +1,476 @@
+"""EventLog on Kafka, by kafka-python.
+
+Guarantees, beyond ``log``: an append is acknowledged by all in-sync replicas, once, in the order
+given; a topic whose settings would lose events is refused at the start; a topic recreated while
+it is read is noticed within ``LOOK_S``. Leaves out: ownership (a group's members are not
+coordinated: partitions are assigned by the caller); and append times that never decrease where
+the brokers' clocks do not agree: after a change of leader they step back by that much. They
+are handed on as they are, since a correction would depend on where the reading began; who
+needs a running maximum takes it.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition  # type: ignore[import-untyped]
+from kafka import errors as kafka_errors
+from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient  # type: ignore[import-untyped]
+from kafka.structs import OffsetAndMetadata  # type: ignore[import-untyped]
+
+from stream.errors import LogError, LogUnavailable, OffsetExpired, TopicMismatch
+from stream.log import Entry, Record
+
+#: How long an append, a question and the first connection may take before the log is unavailable.
+APPEND_S = 30.0
+ASK_S = 5.0
+CONNECT_S = 10.0
+#: How often ``poll`` looks whether the brokers are there and the topic is still the same.
+LOOK_S = 2.0
+#: How long a failed commit of offsets, which nobody waits for, keeps the next from being tried.
+COMMIT_AGAIN_S = 30.0
+#: Largest record before compression; what a broker takes is the topic's ``max.message.bytes``.
+MAX_REQUEST_BYTES = 8 << 20
+
+#: What a topic must be set to, or events would be lost or their time be the producer's.
+_REQUIRED = {
+    "message.timestamp.type": "LogAppendTime",
+    "cleanup.policy": "delete",
+    "retention.ms": "-1",
+    "retention.bytes": "-1",
+    "unclean.leader.election.enable": "false",
+}
+_DENIED = (
+    kafka_errors.AuthorizationError,
+    kafka_errors.SaslAuthenticationFailedError,
+    kafka_errors.UnsupportedSaslMechanismError,
+)
+_LOST = (
+    kafka_errors.OffsetOutOfRangeError,
+    kafka_errors.LogTruncationError,
+    kafka_errors.NoOffsetForPartitionError,
+)
+
+
+class KafkaLog:
+    """One topic of a Kafka cluster, made if it is not there.
+
+    Parameters
+    ----------
+    bootstrap
+        Brokers to ask first, ``host:port``, comma-separated.
+    topic
+        The topic's name.
+    partitions, replication
+        Of the topic, if it has to be made; one that is there keeps its own.
+    group
+        Consumer group under which ``commit`` shows positions.
+    security_protocol, ssl_cafile, sasl_mechanism, username, password
+        As kafka-python names them; empty: its defaults.
+
+    Raises
+    ------
+    LogUnavailable
+        No broker answers.
+    TopicMismatch
+        The topic's settings would lose events; the message says which, and how to mend them.
+    """
+
+    def __init__(
+        self,
+        bootstrap: str,
+        topic: str,
+        *,
+        partitions: int,
+        replication: int = 1,
+        group: str = "salescast",
+        security_protocol: str = "PLAINTEXT",
+        ssl_cafile: str = "",
+        sasl_mechanism: str = "",
+        username: str = "",
+        password: str = "",
+    ) -> None:
+        self._bootstrap = bootstrap
+        self._topic = topic
+        self._group = group
+        self._options: dict[str, Any] = {
+            "bootstrap_servers": bootstrap.split(","),
+            "client_id": "salescast",
+            "security_protocol": security_protocol,
+            "ssl_cafile": ssl_cafile or None,
+            "sasl_mechanism": sasl_mechanism or None,
+            "sasl_plain_username": username or None,
+            "sasl_plain_password": password or None,
+            "bootstrap_timeout_ms": int(CONNECT_S * 1000),
+            # The default of 30 s would keep us away long after the broker is back.
+            "reconnect_backoff_max_ms": 1000,
+        }
+        self._admin_lock = threading.Lock()
+        self._producer_lock = threading.Lock()
+        self._reader_lock = threading.Lock()
+        self._producer: Any = None
+        self._reader: Any = None
+        self._reading: tuple[int, int] | None = None
+        with self._unavailable():
+            self._admin: Any = KafkaAdminClient(
+                **self._options, request_timeout_ms=int(ASK_S * 1000)
+            )
+        try:
+            with self._unavailable():
+                about = self._describe()
+                if about is None:
+                    self._make(partitions, replication)
+                    about = self._describe()
+                if about is None:
+                    raise LogUnavailable(f"the topic {topic} was made, but is not there yet")
+                self._partitions = len(about["partitions"])
+                self._id = str(about["topic_id"])
+                self._check(min(len(p["replica_nodes"]) for p in about["partitions"]))
+        except BaseException:
+            self._admin.close()
+            raise
+
+    @property
+    def topic(self) -> str:
+        """The topic's name."""
+        return self._topic
+
+    @property
+    def topic_id(self) -> str:
+        """The id the cluster gave the topic when it was made."""
+        return self._id
+
+    @property
+    def partitions(self) -> int:
+        """How many partitions the topic has, whatever was asked for."""
+        return self._partitions
+
+    def append(self, entries: Sequence[Entry]) -> list[int]:
+        """Append entries durably; their offsets, in the order given. Any thread may."""
+        for entry in entries:
+            if not 0 <= entry.partition < self._partitions:
+                raise ValueError(
+                    f"no partition {entry.partition}: the topic has {self._partitions}, from 0"
+                )
+        if not entries:
+            return []
+        producer = None
+        try:
+            with self._unavailable():
+                producer = self._connected_producer()
+                send, topic = producer.send, self._topic
+                sent = [
+                    send(topic, value, key, list(headers), partition)
+                    for partition, key, value, headers in entries
+                ]
+                deadline = time.monotonic() + APPEND_S + ASK_S
+                return [future.get(max(0.0, deadline - time.monotonic())).offset for future in sent]
+        except LogError:
+            # After a failure its sequence numbers are in doubt, so the next append starts anew.
+            self._drop(producer)
+            raise
+
+    def begin(self) -> Mapping[int, int]:
+        """First offset kept, by partition."""
+        with self._reader_lock, self._unavailable():
+            return self._bounds("beginning_offsets", range(self._partitions))
+
+    def end(self) -> Mapping[int, int]:
+        """Offset the next entry will get at the earliest, by partition."""
+        with self._reader_lock, self._unavailable():
+            return self._bounds("end_offsets", range(self._partitions))
+
+    def read(self, partition: int, offset: int, max_records: int = 1000) -> list[Record]:
+        """Records from ``offset`` on, at once; empty at the end. Owns nothing.
+
+        Raises
+        ------
+        OffsetExpired
+            ``offset`` is before the first record that is kept.
+        """
+        there = TopicPartition(self._topic, partition)
+        with self._reader_lock, self._unavailable():
+            end = self._bounds("end_offsets", [partition])[partition]
+            if offset >= end:
+                return []
+            reader = self._connected_reader()
+            # Going on where the last read ended keeps what has been fetched ahead.
+            if self._reading != (partition, offset):
+                reader.assign([there])
+                reader.seek(there, offset)
+            self._reading = None
+            found: list[Record] = []
+            deadline = time.monotonic() + ASK_S
+            while len(found) < max_records and reader.position(there) < end:
+                try:
+                    polled = reader.poll(100, max_records - len(found))
+                except _LOST as error:
+                    raise self._expired({partition: offset}) from error
+                for records in polled.values():
+                    found += _records(partition, records)
+                if time.monotonic() > deadline and not found:
+                    raise LogUnavailable(
+                        f"Kafka at {self._bootstrap} gave no record of {self._topic}[{partition}] "
+                        f"at {offset} within {ASK_S:g} s"
+                    )
+            self._reading = (partition, reader.position(there))
+            return found
+
+    def consume(self, positions: Mapping[int, int]) -> KafkaLogConsumer:
+        """Read these partitions from these offsets. Whether they are ours is not checked."""
+        for partition in positions:
+            if not 0 <= partition < self._partitions:
+                raise ValueError(f"no partition {partition}: the topic has {self._partitions}")
+        with self._unavailable():
+            return KafkaLogConsumer(self, self._consumer(), positions)
+
+    def close(self) -> None:
+        """Send what is under way, and release connections. Safe to call twice."""
+        with self._producer_lock:
+            producer, self._producer = self._producer, None
+        if producer is not None:
+            producer.close(timeout=ASK_S)
+        with self._reader_lock:
+            if self._reader is not None:
+                self._reader.close(autocommit=False)
+                self._reader = None
+        with self._admin_lock:
+            self._admin.close()
+
+    def _describe(self) -> dict[str, Any] | None:
+        """What the brokers say of the topic; ``None`` if it is not there."""
+        with self._admin_lock:
+            about: dict[str, Any] = self._admin.describe_topics([self._topic])[0]
+        if about["error_code"] == kafka_errors.UnknownTopicOrPartitionError.errno:
+            return None
+        if about["error_code"]:
+            raise kafka_errors.for_code(about["error_code"])()
+        return about
+
+    def _make(self, partitions: int, replication: int) -> None:
+        """Make the topic, unless another process is quicker, and wait until it has leaders."""
+        wanted = {
+            "num_partitions": partitions,
+            "replication_factor": replication,
+            "configs": {**_REQUIRED, "min.insync.replicas": str(min(2, replication))},
+        }
+        with self._admin_lock:
+            try:
+                self._admin.create_topics({self._topic: wanted})
+            except kafka_errors.TopicAlreadyExistsError:
+                pass
+            except kafka_errors.InvalidReplicationFactorError:
+                raise TopicMismatch(
+                    f"the cluster has too few brokers for a topic with {replication} replicas",
+                    remedy="Start more, or set `kafka_replication` to how many there are",
+                ) from None
+            self._admin.wait_for_topics([self._topic], timeout_ms=int(CONNECT_S * 1000))
+
+    def _check(self, replicas: int) -> None:
+        """Refuse a topic whose settings would lose events."""
+        names = [*_REQUIRED, "min.insync.replicas"]
+        resource = ConfigResource(ConfigResourceType.TOPIC, self._topic, names)
+        with self._admin_lock:
+            # By default kafka-python leaves out what is inherited from the broker.
+            answer = self._admin.describe_configs([resource], config_filter="all")
+        found = {
+            name: config["value"] for name, config in answer["topic"].get(self._topic, {}).items()
+        }
+        wrong = {n: v for n, v in _REQUIRED.items() if n in found and found[n] != v}
+        in_sync = int(found.get("min.insync.replicas", min(2, replicas)))
+        if not min(2, replicas) <= in_sync <= replicas:
+            wrong["min.insync.replicas"] = str(min(2, replicas))
+        if wrong:
+            said = ", ".join(f"{n} is {found[n]} and must be {v}" for n, v in wrong.items())
+            mend = ",".join(f"{n}={v}" for n, v in wrong.items())
+            raise TopicMismatch(
+                f"the topic {self._topic} would lose events or their time: {said}",
+                remedy=f"Run: kafka-configs.sh --bootstrap-server {self._bootstrap} --alter "
+                f"--topic {self._topic} --add-config {mend}",
+            )
+
+    def _same_topic(self) -> None:
+        """Refuse to go on with a topic that was deleted, or made anew under the same name."""
+        about = self._describe()
+        if about is None or str(about["topic_id"]) != self._id:
+            what = "deleted" if about is None else "recreated"
+            raise TopicMismatch(
+                f"the topic {self._topic} was {what}: positions belong to its id {self._id}",
+                remedy="Restore the old topic, or start a new lineage in a new data folder",
+            )
+
+    def _expired(self, positions: Mapping[int, int]) -> LogError:
+        """Why Kafka has no record at one of these positions."""
+        try:
+            self._same_topic()
+        except TopicMismatch as mismatch:
+            return mismatch
+        begin = self._bounds("beginning_offsets", positions)
+        end = self._bounds("end_offsets", positions)
+        for partition, position in positions.items():
+            first, last = begin[partition], end[partition]
+            where = f"position {position} of {self._topic}[{partition}]"
+            if position < first:
+                return OffsetExpired(f"{where} is before the first record kept, {first}")
+            if position > last:
+                return OffsetExpired(f"{where} is past the end at {last}: its tail was lost")
+        return OffsetExpired(f"records at the positions of {self._topic} were lost and rewritten")
+
+    def _bounds(self, question: str, partitions: Any) -> dict[int, int]:
+        """First or next offsets; the reader's lock is held, or the reader is not shared."""
+        there = [TopicPartition(self._topic, partition) for partition in partitions]
+        answer = getattr(self._connected_reader(), question)(there)
+        return {place.partition: offset for place, offset in answer.items()}
+
+    def _consumer(self) -> Any:
+        """A consumer without a group: reading must not wait for a coordinator."""
+        return KafkaConsumer(
+            **self._options,
+            request_timeout_ms=int(ASK_S * 1000),
+            allow_auto_create_topics=False,
+            auto_offset_reset="none",
+            enable_auto_commit=False,
+            isolation_level="read_committed",
+            max_partition_fetch_bytes=4 << 20,
+            metrics_enabled=False,
+        )
+
+    def _connected_reader(self) -> Any:
+        if self._reader is None:
+            self._reader = self._consumer()
+        return self._reader
+
+    def _connected_producer(self) -> Any:
+        with self._producer_lock:
+            if self._producer is None:
+                self._producer = KafkaProducer(
+                    **self._options,
+                    allow_auto_create_topics=False,
+                    acks="all",
+                    enable_idempotence=True,
+                    compression_type="lz4",
+                    linger_ms=2,
+                    batch_size=256 << 10,
+                    max_request_size=MAX_REQUEST_BYTES,
+                    max_block_ms=int(CONNECT_S * 1000),
+                    request_timeout_ms=int(CONNECT_S * 1000),
+                    delivery_timeout_ms=int(APPEND_S * 1000),
+                    metrics_enabled=False,
+                )
+            return self._producer
+
+    def _drop(self, producer: Any) -> None:
+        with self._producer_lock:
+            if producer is None or self._producer is not producer:
+                return
+            self._producer = None
+        producer.close(timeout=0)
+
+    def _commit(self, positions: Mapping[int, int]) -> None:
+        """Show positions as the group's offsets."""
+        offsets = {
+            TopicPartition(self._topic, partition): OffsetAndMetadata(offset, "", -1)
+            for partition, offset in positions.items()
+        }
+        with self._admin_lock:
+            self._admin.alter_group_offsets(self._group, offsets)
+
+    @contextmanager
+    def _unavailable(self) -> Iterator[None]:
+        """Say what kafka-python says in our own errors."""
+        try:
+            yield
+        except _DENIED as error:
+            raise LogError(
+                f"Kafka at {self._bootstrap} denies access to {self._topic}: {error}",
+                remedy="Check `kafka_username`, `kafka_password` and the topic's ACLs",
+            ) from error
+        except kafka_errors.MessageSizeTooLargeError as error:
+            raise LogError(
+                f"a record is larger than {self._topic} takes",
+                remedy=f"Raise the topic's max.message.bytes (at most {MAX_REQUEST_BYTES} here)",
+            ) from error
+        except (kafka_errors.KafkaError, OSError) as error:
+            raise LogUnavailable(
+                f"Kafka at {self._bootstrap} is unavailable: {error or type(error).__name__}"
+            ) from error
+
+
+class KafkaLogConsumer:
+    """A reader of assigned partitions; one thread's."""
+
+    def __init__(self, log: KafkaLog, consumer: Any, positions: Mapping[int, int]) -> None:
+        self._log = log
+        self._consumer = consumer
+        self._looked = time.monotonic()
+        self._commit_after = 0.0
+        consumer.assign([TopicPartition(log.topic, partition) for partition in positions])
+        for partition, offset in positions.items():
+            self.seek(partition, offset)
+
+    def poll(self, max_records: int, timeout_s: float) -> Mapping[int, Sequence[Record]]:
+        """Records by partition, from where the last poll ended; empty on time-out."""
+        log = self._log
+        with log._unavailable():
+            # Before records are taken: afterwards, an error would lose them.
+            self._look()
+            try:
+                polled = self._consumer.poll(int(timeout_s * 1000), max_records)
+            except _LOST as error:
+                raise self._lost() from error
+        return {place.partition: _records(place.partition, got) for place, got in polled.items()}
+
+    def seek(self, partition: int, offset: int) -> None:
+        """Go on reading a partition from ``offset``."""
+        try:
+            self._consumer.seek(TopicPartition(self._log.topic, partition), offset)
+        except (kafka_errors.IllegalStateError, AssertionError) as error:
+            raise ValueError(f"partition {partition} is not consumed here") from error
+
+    def commit(self, positions: Mapping[int, int]) -> None:
+        """Show positions as the group's offsets; a failure is kept to itself."""
+        if time.monotonic() < self._commit_after:
+            return
+        try:
+            with self._log._unavailable():
+                self._log._commit(positions)
+        except LogError:
+            self._commit_after = time.monotonic() + COMMIT_AGAIN_S
+
+    def close(self) -> None:
+        """Release the connections. Safe to call twice."""
+        with suppress(kafka_errors.KafkaError):
+            self._consumer.close(autocommit=False)
+
+    def _look(self) -> None:
+        """Ask now and then: kafka-python keeps quiet about brokers that are gone."""
+        if time.monotonic() - self._looked >= LOOK_S:
+            self._log._same_topic()
+            self._looked = time.monotonic()
+
+    def _lost(self) -> LogError:
+        positions = {
+            place.partition: self._consumer.position(place) for place in self._consumer.assignment()
+        }
+        with self._log._reader_lock:
+            return self._log._expired(positions)
+
+
+def _records(partition: int, found: Sequence[Any]) -> list[Record]:
+    """kafka-python's records as ours, by index: names cost a third of it.
+
+    Kafka has values and headers that are null; they are empty here. Times come in ms.
+    """
+    new = tuple.__new__
+    return [
+        new(
+            Record,
+            (partition, r[3], r[4] * 1000, r[6], r[7] or b"",
+             tuple((name, value or b"") for name, value in r[8]) if r[8] else ()),
+        )
+        for r in found
+    ]  # fmt: skip

@@ -1,0 +1,322 @@
+"""Every setting of the project: name, default, unit, help, in one place.
+
+Settings come from a TOML file (``--config`` or ``$SALESCAST_CONFIG``), then from the
+environment (``SALESCAST_<NAME>``), then from the command line; the last one wins. An unknown
+or ill-typed setting is refused with the nearest name. Nothing here reads the environment at
+import; ``load`` is called once, in ``main``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+import zoneinfo
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from stream.errors import SettingsError
+
+Bucket = Literal["hour", "day", "week"]
+#: Default horizons, scored horizons, season, and windows of the levels, in buckets.
+SEASON = {"hour": 168, "day": 7, "week": 1}
+LEVELS = {"hour": (168, 672), "day": (28, 56), "week": (4, 13)}
+HORIZON = {"hour": 72, "day": 28, "week": 26}
+SCORED = {"hour": (1, 24, 72), "day": (1, 7, 14), "week": (1, 4, 13)}
+
+
+def _s(
+    default: Any, help: str, *, unit: str = "", fold: bool = False, secret: bool = False
+) -> Any:
+    """Declare a setting; ``fold`` marks those that change the state, and so its fingerprint."""
+    return field(
+        default=default, metadata={"help": help, "unit": unit, "fold": fold, "secret": secret}
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """All settings of a process, as values."""
+
+    # where things are
+    data_dir: str = _s("data", "Folder of the embedded log, snapshots and keys")
+    log: Literal["sqlite", "kafka"] = _s("sqlite", "The event log: embedded, or Kafka")
+    store: Literal["folder", "redis"] = _s("folder", "The snapshot store: embedded, or Redis")
+    kafka_bootstrap: str = _s("127.0.0.1:9092", "Kafka's bootstrap servers, comma-separated")
+    kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = _s(
+        "PLAINTEXT", "Protocol to the brokers"
+    )
+    kafka_ssl_cafile: str = _s("", "CA certificates for Kafka (PEM file); empty: the system's")
+    kafka_sasl_mechanism: str = _s("", "SASL mechanism, such as SCRAM-SHA-512")
+    kafka_username: str = _s("", "SASL user")
+    kafka_password: str = _s("", "SASL password", secret=True)
+    kafka_group: str = _s("salescast", "Consumer group, for the display of lag")
+    kafka_replication: int = _s(1, "Replication factor of topics that Salescast creates")
+    redis_url: str = _s("redis://127.0.0.1:6379/0", "Redis, as a URL", secret=True)
+    redis_prefix: str = _s("salescast", "Prefix of every key in Redis")
+    topic_prefix: str = _s("sales", "Prefix of the topics: events, control, dead_letters")
+    partitions: int = _s(4, "Partitions of a topic that Salescast creates", fold=True)
+    signing_key_file: str = _s("", "Ed25519 private key (PEM); empty: made in data_dir/keys")
+    verify_key_file: str = _s("", "Ed25519 public key (PEM); empty: the one in data_dir/keys")
+
+    # time
+    timezone: str = _s("UTC", "The one time zone of buckets", fold=True)
+    bucket: Bucket = _s("day", "Length of a bucket: hour, day or week", fold=True)
+    day_start: str = _s("00:00", "Local time at which a business day starts", fold=True)
+    week_start: Literal[
+        "monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"
+    ] = _s("monday", "Day on which a week starts", fold=True)
+    grace_s: int = _s(7200, "How long a bucket waits for stragglers after its end", unit="s",
+                      fold=True)
+    revise_buckets: int = _s(2, "Closed buckets that later sales may still amend",
+                             unit="buckets", fold=True)
+    max_future_s: int = _s(86400, "How far ahead of its append time an event may be", unit="s",
+                           fold=True)
+    tick_idle_s: float = _s(60.0, "Silence after which the owner of a live partition appends a tick",
+                            unit="s")
+    live_edge_s: int = _s(172800, "A partition is live once an event was this fresh when appended",
+                          unit="s", fold=True)
+
+    # what is forecast
+    target: Literal["gross", "net"] = _s("gross", "Demand: sales, or sales less returns", fold=True)
+    horizon: int = _s(0, "How far ahead to forecast; 0: 72 hours, 28 days or 26 weeks",
+                      unit="buckets", fold=True)
+    champion: str = _s("bayes", "The model that is served", fold=True)
+    challengers: tuple[str, ...] = _s(
+        ("seasonal_naive", "level_phase", "river_plain"),
+        "Models that learn and are scored on the same stream, unserved", fold=True
+    )
+    max_series: int = _s(1_000_000, "Series a partition may list; more are refused",
+                         unit="series", fold=True)
+
+    # the worker
+    snapshot_interval_s: float = _s(10.0, "Longest time between snapshots of a changed shard",
+                                    unit="s")
+    snapshots_kept: int = _s(30, "Newest snapshots kept a partition, beside the pinned ones")
+    poll_records: int = _s(5000, "Most records of one poll")
+    metrics_port: int = _s(9108, "Port of the learner's /metrics and probes; 0: any free one",
+                           unit="port")
+
+    # the API
+    host: str = _s("127.0.0.1", "Address the API and the probes listen on")
+    port: int = _s(8000, "Port of the API", unit="port")
+    api_key: str = _s("", "Key that writes must carry (X-API-Key); empty: writes are open",
+                      secret=True)
+    replica_poll_s: float = _s(0.5, "How often the API looks for new snapshots", unit="s")
+    stale_after_s: float = _s(900.0, "Age of a snapshot past which answers say stale", unit="s")
+    max_body_bytes: int = _s(16_000_000, "Largest request body", unit="bytes")
+
+    # others
+    grafana_url: str = _s("http://127.0.0.1:3000", "Grafana, for `salescast grafana`")
+    grafana_token: str = _s("", "Grafana service-account token", secret=True)
+    log_format: Literal["text", "json"] = _s("text", "Logs for people, or ECS JSON")
+
+    @property
+    def horizons(self) -> int:
+        """Number of buckets forecast from an origin."""
+        return self.horizon or HORIZON[self.bucket]
+
+    @property
+    def scored_horizons(self) -> tuple[int, ...]:
+        """Horizons at which models are trained and scored, ascending, in buckets."""
+        last = self.horizons
+        return tuple(sorted({h for h in SCORED[self.bucket] if h < last} | {last}))
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Settings that change the state, by name; part of every snapshot."""
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.metadata["fold"]}
+        values["horizon"] = self.horizons
+        values["challengers"] = list(self.challengers)
+        return values
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """Settings, and where each value came from (``default``, the file, the variable)."""
+
+    settings: Settings
+    origins: Mapping[str, str]
+
+
+def load(
+    environ: Mapping[str, str],
+    *,
+    config: str | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> Loaded:
+    """Read settings from a TOML file, the environment and overrides, in this order.
+
+    Parameters
+    ----------
+    environ
+        The process's environment.
+    config
+        Path of a TOML file; ``None``: ``SALESCAST_CONFIG``, or no file.
+    overrides
+        Values of the command line; ``None`` values are ignored.
+
+    Raises
+    ------
+    SettingsError
+        A name is unknown, or a value is of the wrong type or out of range.
+    """
+    values: dict[str, Any] = {}
+    origins = {f.name: "default" for f in fields(Settings)}
+    path = config or environ.get("SALESCAST_CONFIG")
+    if path:
+        try:
+            table = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise SettingsError(f"cannot read the settings file {path}: {error.strerror}") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise SettingsError(f"{path} is not valid TOML: {error}") from None
+        for name, value in table.items():
+            _known(name, f"in {path}")
+            values[name], origins[name] = _typed(name, value, f"in {path}"), path
+    for variable, text in environ.items():
+        if not variable.startswith("SALESCAST_") or variable == "SALESCAST_CONFIG":
+            continue
+        name = variable.removeprefix("SALESCAST_").lower()
+        _known(name, f"in ${variable}")
+        values[name], origins[name] = _typed(name, text, f"in ${variable}"), f"${variable}"
+    for name, value in (overrides or {}).items():
+        if value is not None:
+            _known(name, "on the command line")
+            values[name] = _typed(name, value, "on the command line")
+            origins[name] = "command line"
+    settings = Settings(**values)
+    _check(settings)
+    return Loaded(settings=settings, origins=origins)
+
+
+_FIELDS = {f.name: f for f in fields(Settings)}
+
+
+def _known(name: str, where: str) -> None:
+    if name not in _FIELDS:
+        near = difflib.get_close_matches(name, _FIELDS, n=1)
+        hint = f"Did you mean `{near[0]}`?" if near else "See them all with: salescast settings"
+        raise SettingsError(f"unknown setting `{name}` {where}", remedy=hint)
+
+
+def _typed(name: str, value: Any, where: str) -> Any:
+    """Coerce a TOML value or a text to the setting's type, or say what is wrong with it."""
+    default = _FIELDS[name].default
+    choices = get_args(_LITERALS.get(name))
+    wanted: str
+    if isinstance(default, tuple):
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        if isinstance(value, (list, tuple)) and all(isinstance(part, str) for part in value):
+            return tuple(value)
+        wanted = "a list of names"
+    elif choices:
+        if value in choices:
+            return value
+        wanted = "one of " + ", ".join(choices)
+    elif isinstance(default, int):
+        if isinstance(value, int) and not isinstance(value, bool):
+            return value
+        if isinstance(value, str):
+            try:
+                return int(value)
+            except ValueError:
+                pass
+        wanted = "a whole number"
+    elif isinstance(default, float):
+        if isinstance(value, (int, float, str)) and not isinstance(value, bool):
+            try:
+                return float(value)
+            except ValueError:
+                pass
+        wanted = "a number"
+    else:
+        if isinstance(value, str):
+            return value
+        wanted = "a text"
+    shown = "its value" if _FIELDS[name].metadata["secret"] else repr(value)
+    raise SettingsError(f"setting `{name}` {where} must be {wanted}, not {shown}")
+
+
+_LITERALS: dict[str, Any] = {
+    "log": Literal["sqlite", "kafka"],
+    "store": Literal["folder", "redis"],
+    "kafka_security_protocol": Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"],
+    "bucket": Bucket,
+    "week_start": Literal[
+        "monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"
+    ],
+    "target": Literal["gross", "net"],
+    "log_format": Literal["text", "json"],
+}
+
+_AT_LEAST: dict[str, float] = {
+    "partitions": 1, "grace_s": 0, "revise_buckets": 0, "max_future_s": 0, "tick_idle_s": 0.1,
+    "live_edge_s": 0, "horizon": 0, "max_series": 1, "snapshot_interval_s": 0.05,
+    "snapshots_kept": 2, "poll_records": 1, "metrics_port": 0, "port": 0,
+    "replica_poll_s": 0.01, "stale_after_s": 0, "max_body_bytes": 1024, "kafka_replication": 1,
+}  # fmt: skip
+
+
+def _check(settings: Settings) -> None:
+    for name, least in _AT_LEAST.items():
+        if not getattr(settings, name) >= least:
+            raise SettingsError(f"setting `{name}` must be at least {least:g}")
+    try:
+        zoneinfo.ZoneInfo(settings.timezone)
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError):
+        near = difflib.get_close_matches(
+            settings.timezone, sorted(zoneinfo.available_timezones()), n=1
+        )
+        hint = f"Did you mean `{near[0]}`?" if near else "Use an IANA name, such as Europe/Paris"
+        raise SettingsError(f"unknown time zone `{settings.timezone}`", remedy=hint) from None
+    day_start_minutes(settings)
+    if settings.revise_buckets > LEVELS[settings.bucket][0]:
+        raise SettingsError(
+            f"setting `revise_buckets` must be at most {LEVELS[settings.bucket][0]} "
+            f"with buckets of a {settings.bucket}"
+        )
+    if settings.horizons > 10 * HORIZON[settings.bucket]:
+        raise SettingsError(f"setting `horizon` must be at most {10 * HORIZON[settings.bucket]}")
+    if settings.champion in settings.challengers:
+        raise SettingsError(f"`{settings.champion}` cannot be champion and challenger at once")
+
+
+def day_start_minutes(settings: Settings) -> int:
+    """Minutes after local midnight at which a business day starts.
+
+    Raises
+    ------
+    SettingsError
+        ``day_start`` is not HH:MM on a quarter of an hour.
+    """
+    hours, _, minutes = settings.day_start.partition(":")
+    if hours.isdigit() and minutes.isdigit():
+        total = int(hours) * 60 + int(minutes)
+        if int(hours) < 24 and int(minutes) < 60 and total % 15 == 0:
+            return total
+    raise SettingsError("setting `day_start` must be HH:MM on a quarter of an hour, such as 04:00")
+
+
+def describe() -> list[dict[str, str]]:
+    """All settings as rows of name, default, unit and help: the README's table."""
+    rows = []
+    for f in fields(Settings):
+        default = ", ".join(f.default) if isinstance(f.default, tuple) else str(f.default)
+        rows.append({"name": f.name, "default": default, "unit": f.metadata["unit"],
+                     "help": f.metadata["help"]})  # fmt: skip
+    return rows
+
+
+def shown(loaded: Loaded) -> list[dict[str, str]]:
+    """Settings with value and origin for printing; secrets are masked."""
+    rows = []
+    for f in fields(Settings):
+        value = getattr(loaded.settings, f.name)
+        text = ", ".join(value) if isinstance(value, tuple) else str(value)
+        if f.metadata["secret"] and value != f.default:
+            text = "********"
+        rows.append({"name": f.name, "value": text, "unit": f.metadata["unit"],
+                     "origin": loaded.origins[f.name], "help": f.metadata["help"]})  # fmt: skip
+    return rows

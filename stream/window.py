@@ -1,0 +1,418 @@
+"""From records to demand: identities, voids, lateness, the watermark, and when a bucket closes.
+
+Guarantees: an identity counts once; a void and its sale leave nothing behind, in either order;
+arrival order, packing and batching within grace leave no trace in what ``close`` is given;
+every item has exactly one outcome. Leaves out: what a closed bucket means (``learner.panel``)
+and where refused items go (``dead_letters``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from xxhash import xxh3_64_intdigest, xxh3_128_digest
+
+from stream.buckets import Calendar
+from stream.event import (
+    FIRST_US,
+    LAST_US,
+    MICRO,
+    AnyEvent,
+    Complete,
+    Marker,
+    Plan,
+    Product,
+    Refusal,
+    Sale,
+    Tick,
+    Void,
+    decode,
+    time_us,
+)
+from stream.log import Record, partition_of
+from stream.settings import Settings
+
+OUTCOMES = ("learned", "revised", "duplicate", "void", "late", "quarantined", "excluded",
+            "refused", "applied")  # fmt: skip
+LEARNED, REVISED, DUPLICATE, VOID, LATE, QUARANTINED, EXCLUDED, REFUSED, APPLIED = range(9)
+#: State of an identity, in the two low bits beside its content's hash.
+_LIVE, _LIVE_REVISED, _TOMBSTONE, _RETRACTED = range(4)
+_CONTENT = ~3
+#: Sources told apart in the counts; those after share one line.
+MAX_SOURCES = 10_000
+OTHER_SOURCES = "*"
+_NEVER = -(2**62)
+
+Key = tuple[str, str]
+#: gross, returns, revenue and priced quantity in millionths, and the number of live sales.
+Cell = list[int]
+
+
+class Letter(NamedTuple):
+    """An item kept aside: where it is in the log, and why. Its bytes are the log's."""
+
+    offset: int
+    item: int
+    reason: str
+    detail: str
+
+
+@dataclass(slots=True)
+class Open:
+    """What a bucket that is not closed has collected.
+
+    ``places`` says, for series that may turn out to be one too many, where their live sales
+    are in the log: identity → (offset, item, source).
+    """
+
+    cells: dict[Key, Cell] = field(default_factory=dict)
+    places: dict[Key, dict[bytes, tuple[int, int, str]]] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Closed:
+    """A bucket at its close: sums by series, amendments of earlier ones, and live stores."""
+
+    bucket: int
+    cells: dict[Key, Cell]
+    revisions: dict[int, dict[Key, Cell]]
+    alive: set[str]
+
+
+class Window:
+    """The part of a shard that time passes through. Mutable; all of it is state.
+
+    Parameters
+    ----------
+    settings, calendar
+        Of the deployment.
+    partition
+        The shard's; items of stores that hash elsewhere are refused.
+    listed
+        Whether a series has a row already.
+    reach
+        Buckets that anything remembers; a longer silence is skipped, not closed one by one.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        calendar: Calendar,
+        partition: int,
+        listed: Callable[[Key], bool],
+        reach: int,
+    ) -> None:
+        self.settings = settings
+        self.calendar = calendar
+        self.partition = partition
+        self.listed = listed
+        self.reach = reach
+        self.watermark_us = _NEVER
+        self.open_from = _NEVER  # index of the first bucket that is not closed
+        self.open: dict[int, Open] = {}
+        self.revisions: dict[int, dict[Key, Cell]] = {}
+        self.seen: dict[bytes, int] = {}
+        self.seen_in: dict[int, list[bytes]] = {}
+        self.last_day: dict[str, int] = {}
+        self.complete_us: dict[str, int] = {}
+        self.counts: dict[str, list[int]] = {}
+        self.refused: dict[str, int] = {}
+        self.live = False
+        self.next_end_us = _NEVER
+        self._homes: dict[str, bool] = {}
+
+    # -- folding ---------------------------------------------------------------------------
+
+    def fold(
+        self,
+        records: Iterable[Record],
+        *,
+        close: Callable[[Closed], Sequence[Key]],
+        apply: Callable[[AnyEvent, Record], Refusal | bool],
+    ) -> list[Letter]:
+        """Fold records in order.
+
+        Parameters
+        ----------
+        close
+            Called for each bucket that closes; returns the series it refused to list.
+        apply
+            Called for plans, products, availability and markers; ``False``: seen before.
+
+        Returns
+        -------
+        Items to keep aside, in order.
+        """
+        letters: list[Letter] = []
+        future_us = self.settings.max_future_s * MICRO
+        grace_us = self.settings.grace_s * MICRO
+        live_us = self.settings.live_edge_s * MICRO
+        for record in records:
+            latest = record.append_us + future_us
+            for item, event in enumerate(decode(record.value)):
+                kind = type(event)
+                if kind is Refusal:
+                    self._refuse("", record.offset, item, event, letters)  # type: ignore[arg-type]
+                    continue
+                assert not isinstance(event, Refusal)
+                at = time_us(event.time)
+                refusal = self._misplaced(event, at, latest)
+                if refusal is None and kind is Sale:
+                    refusal = self._sale(event, at, record.offset, item, letters)  # type: ignore[arg-type]
+                elif refusal is None and kind is Void:
+                    refusal = self._void(event, at, record.offset, item, letters)  # type: ignore[arg-type]
+                elif refusal is None:
+                    refusal = self._other(event, at, record, apply)
+                if refusal is not None:
+                    self._refuse(event.source, record.offset, item, refusal, letters)
+                    continue
+                if kind not in _MOVES_TIME:
+                    continue
+                if at > record.append_us - live_us:
+                    self.live = True
+                mark = min(at, record.append_us) - grace_us
+                if mark > self.watermark_us:
+                    self.watermark_us = mark
+                    if mark >= self.next_end_us:
+                        self._advance(close, letters)
+        return letters
+
+    def _misplaced(self, event: AnyEvent, at: int, latest: int) -> Refusal | None:
+        """Judge an event's store and time, before it can move anything."""
+        store = event.store
+        home = self._homes.get(store)
+        if home is None:
+            home = partition_of(store, self.settings.partitions) == self.partition
+            if len(self._homes) > 65536:
+                self._homes.clear()
+            self._homes[store] = home
+        if not home and not (store == "*" and isinstance(event, _EVERYWHERE)):
+            return Refusal("misrouted", f"store `{store}` belongs to another partition", "store")
+        if store == "*" and not isinstance(event, _EVERYWHERE):
+            return Refusal("misrouted", "`*` is not a store that sells", "store")
+        if not FIRST_US <= at < LAST_US:
+            return Refusal("out_of_range", "times are between 1990 and 2200", "time")
+        if at > latest and type(event) in _MOVES_TIME:
+            return Refusal("future_dated", "`time` is ahead of the log's clock", "time")
+        return None
+
+    def _sale(
+        self, event: Sale, at: int, offset: int, item: int, letters: list[Letter]
+    ) -> Refusal | None:
+        bucket = self.calendar.index(at)
+        if bucket < self.open_from - self.settings.revise_buckets:
+            self._late(event.source, offset, item, letters)
+            return None
+        amounts = _amounts(event.quantity, event.price)
+        content = _content(event, at)
+        identity = identify(event.source, event.id)
+        known = self.seen.get(identity)
+        if known is not None:
+            if known & _CONTENT != content:
+                return Refusal("id_conflict", "same source and id, other content", "id")
+            if known & 3 == _TOMBSTONE:
+                self.seen[identity] = content | _RETRACTED
+                self._count(event.source, VOID)
+            else:
+                self._count(event.source, DUPLICATE)
+            return None
+        key = (event.store, event.product)
+        if bucket >= self.open_from:
+            self._remember(identity, content | _LIVE, bucket)
+            self._count(event.source, LEARNED)
+            found = self.open.get(bucket)
+            if found is None:
+                found = self.open[bucket] = Open()
+            _add(found.cells, key, amounts, 1)
+            if not self.listed(key):
+                found.places.setdefault(key, {})[identity] = (offset, item, event.source)
+        else:
+            self._remember(identity, content | _LIVE_REVISED, bucket)
+            self._count(event.source, REVISED)
+            _add(self.revisions.setdefault(bucket, {}), key, amounts, 1)
+        return None
+
+    def _void(
+        self, event: Void, at: int, offset: int, item: int, letters: list[Letter]
+    ) -> Refusal | None:
+        bucket = self.calendar.index(at)
+        if bucket < self.open_from - self.settings.revise_buckets:
+            self._late(event.source, offset, item, letters)
+            return None
+        content = _content(event, at)
+        identity = identify(event.source, event.id)
+        known = self.seen.get(identity)
+        if known is not None:
+            if known & _CONTENT != content:
+                return Refusal("id_conflict", "same source and id, other content", "id")
+            self._count(event.source, DUPLICATE)
+            return None
+        sale_content = _content_of(
+            "sale", event.store, event.product, at, event.quantity, event.price
+        )
+        sale = identify(event.source, event.voids)
+        known = self.seen.get(sale)
+        if known is not None and known & _CONTENT != sale_content:
+            return Refusal("void_mismatch", f"sale `{event.voids}` has other fields", "voids")
+        self._remember(identity, content | _RETRACTED, bucket)
+        if known is None:
+            self._remember(sale, sale_content | _TOMBSTONE, bucket)
+            self._count(event.source, VOID)
+            return None
+        state = known & 3
+        if state in (_TOMBSTONE, _RETRACTED):
+            self._count(event.source, DUPLICATE)
+            return None
+        self.seen[sale] = sale_content | _RETRACTED
+        self._count(event.source, REVISED if state == _LIVE_REVISED else LEARNED, -1)
+        self._count(event.source, VOID, 2)
+        key = (event.store, event.product)
+        amounts = _amounts(event.quantity, event.price)
+        if bucket >= self.open_from:
+            found = self.open[bucket]
+            _add(found.cells, key, amounts, -1)
+            if key in found.places:
+                found.places[key].pop(sale, None)
+                if not found.places[key]:
+                    del found.places[key]
+        else:
+            cells = self.revisions.setdefault(bucket, {})
+            _add(cells, key, amounts, -1)
+            if not cells:
+                del self.revisions[bucket]
+        return None
+
+    def _other(
+        self,
+        event: AnyEvent,
+        at: int,
+        record: Record,
+        apply: Callable[[AnyEvent, Record], Refusal | bool],
+    ) -> Refusal | None:
+        fresh: Refusal | bool = True
+        if isinstance(event, Complete):
+            self.complete_us[event.store] = max(at, self.complete_us.get(event.store, at))
+        elif not isinstance(event, Tick):
+            fresh = apply(event, record)
+            if isinstance(fresh, Refusal):
+                return fresh
+        self._count(event.source, APPLIED if fresh else DUPLICATE)
+        return None
+
+    # -- closing ---------------------------------------------------------------------------
+
+    def _advance(self, close: Callable[[Closed], Sequence[Key]], letters: list[Letter]) -> None:
+        """Close every bucket that ends at or before the watermark, oldest first."""
+        until = self.calendar.index(self.watermark_us)
+        if self.open_from == _NEVER:
+            self.open_from = until
+        while self.open_from < until:
+            if until - self.open_from > self.reach and not self.revisions:
+                # Silence longer than anything remembers: go to where something is known.
+                self.open_from = max(self.open_from, min([until - self.reach, *self.open]))
+            bucket = self.open_from
+            here = self.open.pop(bucket, None) or Open()
+            revisions, self.revisions = self.revisions, {}
+            refused = close(Closed(bucket, here.cells, revisions, self._alive(bucket, here)))
+            for key in refused:
+                for offset, item, source in sorted(here.places[key].values()):
+                    self._count(source, LEARNED, -1)
+                    refusal = Refusal("past_max_series", f"series {key[0]}/{key[1]}", "product")
+                    self._refuse(source, offset, item, refusal, letters)
+            self.open_from = bucket + 1
+            self._forget(self.open_from - self.settings.revise_buckets)
+        self.next_end_us = self.calendar.span(self.open_from)[1]
+
+    def _alive(self, bucket: int, here: Open) -> set[str]:
+        """Stores whose silence in a bucket means that nothing was sold."""
+        day = self.calendar.day_of(bucket)
+        end = self.calendar.span(bucket)[1]
+        for store, _ in here.cells:
+            self.last_day[store] = day
+        alive = {store for store, last in self.last_day.items() if last == day}
+        alive.update(store for store, upto in self.complete_us.items() if upto >= end)
+        return alive
+
+    def _forget(self, floor: int) -> None:
+        for bucket in [b for b in self.seen_in if b < floor]:
+            for identity in self.seen_in.pop(bucket):
+                del self.seen[identity]
+
+    # -- keeping ---------------------------------------------------------------------------
+
+    def _remember(self, identity: bytes, entry: int, bucket: int) -> None:
+        self.seen[identity] = entry
+        self.seen_in.setdefault(bucket, []).append(identity)
+
+    def _count(self, source: str, outcome: int, by: int = 1) -> None:
+        line = self.counts.get(source)
+        if line is None:
+            if len(self.counts) >= MAX_SOURCES:
+                source = OTHER_SOURCES
+            line = self.counts.setdefault(source, [0] * len(OUTCOMES))
+        line[outcome] += by
+
+    def _late(self, source: str, offset: int, item: int, letters: list[Letter]) -> None:
+        self._count(source, LATE)
+        letters.append(Letter(offset, item, "late", "its bucket could no longer be revised"))
+
+    def _refuse(
+        self, source: str, offset: int, item: int, refusal: Refusal, letters: list[Letter]
+    ) -> None:
+        self._count(source, REFUSED)
+        self.refused[refusal.reason] = self.refused.get(refusal.reason, 0) + 1
+        letters.append(Letter(offset, item, refusal.reason, refusal.detail))
+
+
+_MOVES_TIME = frozenset((Sale, Void, Complete, Tick))
+_EVERYWHERE = (Plan, Product, Tick, Marker)
+
+
+def identify(source: str, id: str) -> bytes:
+    """128-bit identity of (source, id), length-prefixed so that no two pairs run together."""
+    return xxh3_128_digest(f"{len(source)}:{source}{id}".encode())
+
+
+def _content(event: Sale | Void, at: int) -> int:
+    if type(event) is Sale:
+        kind = "sale"
+    else:
+        kind = f"void {len(event.voids)}:{event.voids}"  # type: ignore[union-attr]
+    return _content_of(kind, event.store, event.product, at, event.quantity, event.price)
+
+
+def _content_of(
+    kind: str, store: str, product: str, at: int, quantity: float, price: float | None
+) -> int:
+    """62-bit hash of canonical values, shifted past the two bits of state."""
+    micro = "" if price is None else round(price * MICRO)
+    text = f"{kind}{len(store)}:{store}{product}\n{at},{round(quantity * MICRO)},{micro}"
+    return xxh3_64_intdigest(text.encode()) & _CONTENT
+
+
+def _amounts(quantity: float, price: float | None) -> tuple[int, int, int, int]:
+    """Gross, returns, revenue and priced quantity in millionths."""
+    micro = round(quantity * MICRO)
+    if micro <= 0:
+        return 0, -micro, 0, 0
+    if price is None:
+        return micro, 0, 0, 0
+    return micro, 0, round(quantity * price * MICRO), micro
+
+
+def _add(cells: dict[Key, Cell], key: Key, amounts: tuple[int, int, int, int], sign: int) -> None:
+    """Add to a cell, or take out; a cell in which nothing is left is no longer there."""
+    cell = cells.get(key)
+    if cell is None:
+        cells[key] = [sign * part for part in amounts] + [sign]
+        return
+    gross, returns, revenue, priced = amounts
+    cell[0] += sign * gross
+    cell[1] += sign * returns
+    cell[2] += sign * revenue
+    cell[3] += sign * priced
+    cell[4] += sign
+    if cell[4] == 0 and not any(cell):
+        del cells[key]
