@@ -20,9 +20,7 @@ MANIFESTS_KEPT = 2048
 class ManifestReader(Protocol):
     """How a manifest is read: ``learner.snapshot.read_manifest``."""
 
-    def __call__(
-        self, store: SnapshotStore, partition: int, snapshot: str, verifier: Any
-    ) -> Any:
+    def __call__(self, store: SnapshotStore, partition: int, snapshot: str, verifier: Any) -> Any:
         """The manifest, its signature verified."""
 
 

@@ -60,7 +60,9 @@ def split(body: bytes, ndjson: bool) -> list[Raw] | Refusal:
     A body that is no JSON at all is one refusal; of NDJSON each line is judged by itself.
     """
     if ndjson:
-        lines: list[Raw] = [line for line in (one.strip(_BLANK) for one in body.split(b"\n")) if line]
+        lines: list[Raw] = [
+            line for line in (one.strip(_BLANK) for one in body.split(b"\n")) if line
+        ]
         return lines or Refusal("malformed", "the body holds no event")
     text = body.strip(_BLANK)
     if text[:1] != b"[":
@@ -95,7 +97,9 @@ def judge(raw: Raw, latest_s: float) -> AnyEvent | Refusal:
         if moment is not None and not _FIRST_S <= moment.timestamp() <= _LAST_S:
             return Refusal("out_of_range", f"`{field}` is before 1990 or after 2200", field)
     if event.time.timestamp() > latest_s:  # type: ignore[union-attr]
-        return Refusal("future_dated", f"`time` {event.time.isoformat()} lies in the future", "time")  # type: ignore[union-attr]
+        return Refusal(
+            "future_dated", f"`time` {event.time.isoformat()} lies in the future", "time"
+        )  # type: ignore[union-attr]
     if event.store == "*" and kind is not Plan and kind is not Product:  # type: ignore[union-attr]
         return Refusal("inconsistent", f"a {kind.__name__.lower()} is about one store", "store")
     return event
@@ -160,19 +164,14 @@ class _Pack:
 
     def entry(self) -> Entry:
         """The packed record; its key is the store where it is about one."""
-        value = (
-            bytes(self.raws[0])
-            if len(self.raws) == 1
-            else b"[" + b",".join(self.raws) + b"]"
-        )
+        value = bytes(self.raws[0]) if len(self.raws) == 1 else b"[" + b",".join(self.raws) + b"]"
         return Entry(self.partition, self.store.encode() if self.store else None, value)
 
 
 def receipts(found: Batch, offsets: Sequence[int]) -> list[dict[str, Any]]:
     """What became of each item, in order; ``offsets`` are those of the entries."""
     heads = [
-        f"{entry.partition}-{offset}-"
-        for entry, offset in zip(found.entries, offsets, strict=True)
+        f"{entry.partition}-{offset}-" for entry, offset in zip(found.entries, offsets, strict=True)
     ]
     return [
         {"status": "accepted", "receipt": f"{heads[item.entry]}{item.item}"}

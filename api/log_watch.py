@@ -39,6 +39,7 @@ class LogWatch:
         self._try("control log", self._control.reconcile)
 
     def _look_at_ends(self) -> None:
+        # Asking for the ends also opens a log that could not be reached before.
         self.ends = dict(self._events.end())
 
     def _read_dead_letters(self) -> None:

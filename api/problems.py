@@ -110,7 +110,7 @@ def _of_http(error: HTTPException) -> Problem:
     remedies = {
         404: "see /docs for the paths there are",
         405: "see the header Allow for the methods of this path",
-        413: "split the request",
+        413: "split the request; the setting `max_body_bytes` says how large one may be",
     }
     return Problem(
         error.status_code,
@@ -192,3 +192,33 @@ class LastResort:
                     remedy="try again; if it stays, report the log's traceback",
                 )
                 await response(problem)(scope, receive, send)
+
+
+class LimitBody:
+    """Answer 413 to a body that is larger than ``most_bytes``, before it is read whole."""
+
+    def __init__(self, app: ASGIApp, most_bytes: int) -> None:
+        self.app = app
+        self.most_bytes = most_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Count what comes in. The error is raised where the body is read, and answered there."""
+        if scope["type"] != "http" or scope["method"] in ("GET", "HEAD"):
+            await self.app(scope, receive, send)
+            return
+        left = self.most_bytes
+        declared = dict(scope["headers"]).get(b"content-length", b"0")
+        too_large = HTTPException(413, f"the body is larger than {self.most_bytes} bytes")
+
+        async def counting() -> Message:
+            nonlocal left
+            # A declared size is believed at once: the client need not send it all in vain.
+            if declared.isdigit() and int(declared) > self.most_bytes:
+                raise too_large
+            message = await receive()
+            left -= len(message.get("body", b""))
+            if left < 0:
+                raise too_large
+            return message
+
+        await self.app(scope, counting, send)

@@ -357,22 +357,15 @@ class PartitionStatus(BaseModel):
     series: int
 
 
-class Dependency(BaseModel):
-    """The log or the store."""
-
-    model_config = ConfigDict(extra="allow")
-
-    kind: str
-    up: bool
-
-
 class Status(BaseModel):
     """Where everything stands."""
 
     partitions: list[PartitionStatus]
     version: str
-    log: Dependency
-    store: Dependency
+    log: Literal["sqlite", "kafka"]
+    log_up: bool = Field(description="Whether the log answered when it was last looked at")
+    store: Literal["folder", "redis"]
+    store_up: bool = Field(description="Whether the store answered when it was last looked at")
 
 
 class Ready(BaseModel):

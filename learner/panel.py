@@ -151,25 +151,21 @@ class Panel:
 
     # -- facts that are no sales -----------------------------------------------------------
 
-    def know(self, event: Product | Availability) -> bool:
-        """Take in what is known of a product, or a stock-out. ``False``: nothing new."""
+    def know(self, event: Product | Availability) -> None:
+        """Take in what is known of a product, or a stock-out or its end."""
         if isinstance(event, Product):
             before = self.products.get(event.product)
-            if before == event:
-                return False
             self.products[event.product] = event
             if before is None or before.category != event.category:
                 product = self.product_codes.codes.get(event.product, -1)
                 rows = np.flatnonzero(self.column("product") == product)
                 self.columns["category"][rows] = self._category(event.product)
                 self.plans.repaint()
-            return True
+            return
         span = (time_us(event.start), time_us(event.end), event.available)
         spans = self.stockouts.setdefault((event.store, event.product), [])
-        if span in spans:
-            return False
-        spans.append(span)
-        return True
+        if span not in spans:
+            spans.append(span)
 
     # -- closing ---------------------------------------------------------------------------
 

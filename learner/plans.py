@@ -46,6 +46,7 @@ class Plans:
     def add(self, plan: Plan, known: int) -> bool:
         """Take in a plan or a revision of one. ``False``: it was known already."""
         identity = identify(plan.source, plan.id)
+        plan = msgspec.structs.replace(plan, x=None)
         if any(one.plan == plan for one in self.kept.get(identity, ())):
             return False
         self._keep(identity, Kept(plan, known, time_us(plan.start), time_us(plan.end)))

@@ -282,8 +282,10 @@ class RedisStore:
     def _read(self, partition: int) -> tuple[bytes, Pointers]:
         key = self._key(partition, "pointers")
         with self._asking("read the pointers"):
-            raw: bytes = self._client.get(key) or b""
-        return raw, rules.decode(raw, f"{key} in {self._where}") if raw else Pointers()
+            raw: bytes | None = self._client.get(key)
+        if raw is None:
+            return b"", Pointers()
+        return raw, rules.decode(raw, f"{key} in {self._where}")
 
     def _move(
         self, partition: int, decide: Callable[[Pointers], Pointers | None], *, durably: bool

@@ -132,15 +132,13 @@ class Shard:
         return Folded(letters=letters, closes=closes, operations=done)
 
     def _know(self, event: AnyEvent) -> bool:
-        """Take in a fact that is no sale."""
-        fresh = False
+        """Take in a fact that is no sale; ``False``: a plan that was known already."""
+        self._mean = None
         if isinstance(event, Plan):
-            fresh = self.panel.plans.add(event, known=self.window.open_from)
-        elif isinstance(event, Product | Availability):
-            fresh = self.panel.know(event)
-        if fresh:
-            self._mean = None
-        return fresh
+            return self.panel.plans.add(event, known=self.window.open_from)
+        if isinstance(event, Product | Availability):
+            self.panel.know(event)
+        return True
 
     def _mark(
         self,

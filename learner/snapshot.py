@@ -235,6 +235,7 @@ def _window(shard: Shard) -> dict[str, Any]:
         "complete_us": window.complete_us,
         "counts": window.counts,
         "refused": window.refused,
+        "orphans": [[*key, identity] for key, identity in window.orphans],
         "revisions": [
             [bucket, [[*key, cell] for key, cell in sorted(cells.items())]]
             for bucket, cells in sorted(window.revisions.items())
@@ -290,6 +291,7 @@ def take_up(settings: Settings, partition: int, parts: Mapping[str, bytes]) -> S
                  "counts", "refused"):  # fmt: skip
         setattr(window, name, state[name])
     window.revisions = {bucket: _cells(cells) for bucket, cells in state["revisions"]}
+    window.orphans = [((store, name), identity) for store, name, identity in state["orphans"]]
     for bucket, cells, places in state["open"]:
         window.open[bucket] = Open(
             cells=_cells(cells),

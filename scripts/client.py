@@ -380,11 +380,11 @@ def stream(
     free_at = clock()
     origin: tuple[datetime, float] | None = None
     for group in _batches(lines, size, span_s):
-        last = next((line.time for line in reversed(group) if line.time is not None), None)
         due = free_at
-        if speedup is not None and last is not None:
-            origin = origin or (last, clock())
-            due = max(due, origin[1] + (last - origin[0]).total_seconds() / speedup)
+        times = [line.time for line in group if line.time is not None]
+        if speedup is not None and times:
+            origin = origin or (times[0], clock())
+            due = max(due, origin[1] + (times[-1] - origin[0]).total_seconds() / speedup)
         while (wait := due - clock()) > 0:
             sleep(wait)
         if rate is not None:

@@ -8,7 +8,6 @@ service-account token, and anything of Grafana that Salescast did not put there.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,8 +22,8 @@ from grafana_api.grafana_api import (  # type: ignore[import-untyped]
 from grafana_api.grafana_face import GrafanaFace  # type: ignore[import-untyped]
 
 from infra.grafana.dashboard import DATASOURCE_UID, PATH
+from scripts.console import Config, settings
 from stream.errors import SalescastError, SettingsError
-from stream.settings import load
 
 FOLDER_UID = "salescast"
 FOLDER_TITLE = "Salescast"
@@ -261,10 +260,9 @@ def register(app: typer.Typer) -> None:
         prometheus_url: Annotated[
             str, typer.Option(help="Prometheus, as Grafana's server reaches it")
         ] = "http://127.0.0.1:9090",
-        config: Annotated[str | None, typer.Option(help="Settings file (TOML)")] = None,
+        config: Config = None,
     ) -> None:
         """Put folder, data source and dashboard into Grafana; safe to repeat."""
-        overrides = {"grafana_url": url, "grafana_token": token}
-        settings = load(os.environ, config=config, overrides=overrides).settings
-        for line in provision(settings.grafana_url, settings.grafana_token, PATH, prometheus_url):
+        chosen = settings(config, grafana_url=url, grafana_token=token)
+        for line in provision(chosen.grafana_url, chosen.grafana_token, PATH, prometheus_url):
             typer.echo(line)

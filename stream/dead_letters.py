@@ -114,7 +114,11 @@ class DeadLetters:
                 value = again[0].value if again and again[0].offset == letter.offset else b""
             found.append(
                 DeadLetter(
-                    partition, letter.offset, letter.item, letter.reason, letter.detail,
+                    partition,
+                    letter.offset,
+                    letter.item,
+                    letter.reason,
+                    letter.detail,
                     item_bytes(value, letter.item),
                 )  # fmt: skip
             )
@@ -173,15 +177,15 @@ class Index:
     ----------
     log
         The dead-letter topic.
-    topic_id
-        Id of the events' topic; letters of another one (it was recreated) are passed over.
+    events
+        The events' topic; letters of one recreated under its name since are passed over.
     kept
         How many letters are remembered.
     """
 
-    def __init__(self, log: EventLog, topic_id: str, kept: int = KEPT) -> None:
+    def __init__(self, log: EventLog, events: EventLog, kept: int = KEPT) -> None:
         self._log = log
-        self._topic_id = topic_id
+        self._events = events
         self._kept = kept
         self._next: dict[int, int] = {}
         # Ordered, since a plain dict is slow to give up its oldest.
@@ -217,7 +221,11 @@ class Index:
 
     def _take(self, record: Record) -> None:
         topic_id, *place = (record.key or b"").decode("utf-8", "replace").rsplit("/", 3)
-        if topic_id != self._topic_id or len(place) != 3 or not all(p.isdecimal() for p in place):
+        if (
+            topic_id != self._events.topic_id
+            or len(place) != 3
+            or not all(p.isdecimal() for p in place)
+        ):
             return
         partition, offset, item = (int(part) for part in place)
         headers = dict(record.headers)

@@ -272,8 +272,7 @@ class KafkaLog:
 
     def _check(self, replicas: int) -> None:
         """Refuse a topic whose settings would lose events."""
-        names = [*_REQUIRED, "min.insync.replicas"]
-        resource = ConfigResource(ConfigResourceType.TOPIC, self._topic, names)
+        resource = ConfigResource(ConfigResourceType.TOPIC, self._topic)
         with self._admin_lock:
             # By default kafka-python leaves out what is inherited from the broker.
             answer = self._admin.describe_configs([resource], config_filter="all")
@@ -353,7 +352,7 @@ class KafkaLog:
                     acks="all",
                     enable_idempotence=True,
                     compression_type="lz4",
-                    linger_ms=2,
+                    linger_ms=1,
                     batch_size=256 << 10,
                     max_request_size=MAX_REQUEST_BYTES,
                     max_block_ms=int(CONNECT_S * 1000),
@@ -426,10 +425,10 @@ class KafkaLogConsumer:
 
     def seek(self, partition: int, offset: int) -> None:
         """Go on reading a partition from ``offset``."""
-        try:
-            self._consumer.seek(TopicPartition(self._log.topic, partition), offset)
-        except (kafka_errors.IllegalStateError, AssertionError) as error:
-            raise ValueError(f"partition {partition} is not consumed here") from error
+        place = TopicPartition(self._log.topic, partition)
+        if place not in self._consumer.assignment():
+            raise ValueError(f"partition {partition} is not consumed here")
+        self._consumer.seek(place, offset)
 
     def commit(self, positions: Mapping[int, int]) -> None:
         """Show positions as the group's offsets; a failure is kept to itself."""

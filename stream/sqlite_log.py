@@ -24,7 +24,7 @@ from pathlib import Path
 
 import msgspec
 
-from stream.errors import AlreadyOwned, LogUnavailable, OffsetExpired, TopicMismatch
+from stream.errors import AlreadyOwned, LogError, LogUnavailable, OffsetExpired, TopicMismatch
 from stream.log import Entry, Record
 
 #: How long to wait for other writers before saying that the log is locked.
@@ -40,6 +40,7 @@ PARTITION_BITS = 13
 #: Marks the file as ours ("SCLG"), and its format.
 APPLICATION_ID = 0x53434C47
 FORMAT = 1
+OTHER_FILE = "Set `data_dir` to another folder, or move the file away"
 
 _SCHEMA = f"""
 CREATE TABLE topic (
@@ -440,6 +441,15 @@ def _unavailable(path: Path) -> Iterator[None]:
         elif "unable to open" in text:
             text = f"it cannot be opened; does the folder {path.parent} exist, and is it writable?"
         raise LogUnavailable(f"the log {path} is unavailable: {text}") from error
+    except sqlite3.ProgrammingError:
+        raise
+    except sqlite3.DatabaseError as error:
+        if "not a database" in str(error):
+            raise TopicMismatch(f"{path} is not a log of Salescast", remedy=OTHER_FILE) from error
+        raise LogError(
+            f"the log {path} is damaged: {error}",
+            remedy="Stop all of Salescast and restore the file, or what `sqlite3 .recover` saves",
+        ) from error
     except OSError as error:
         raise LogUnavailable(f"the log {path} is unavailable: {error.strerror}") from error
 
@@ -473,12 +483,8 @@ def _open(path: Path) -> sqlite3.Connection:
                     for statement in _SCHEMA.split(";"):
                         connection.execute(statement)
                 connection.execute("COMMIT")
-    except BaseException as error:
+    except BaseException:
         connection.close()
-        if isinstance(error, sqlite3.DatabaseError):
-            raise TopicMismatch(
-                f"{path} is not a log of Salescast: {error}", remedy="Name another file"
-            ) from error
         raise
     return connection
 
@@ -492,7 +498,7 @@ def _is_ours(connection: sqlite3.Connection, path: Path) -> bool:
     if ours != APPLICATION_ID:
         raise TopicMismatch(
             f"{path} is another program's database, not a log of Salescast",
-            remedy="Name another file",
+            remedy=OTHER_FILE,
         )
     if version != FORMAT:
         raise TopicMismatch(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import NamedTuple
 
 from xxhash import xxh3_64_intdigest, xxh3_128_digest
@@ -37,9 +38,11 @@ from stream.settings import Settings
 OUTCOMES = ("learned", "revised", "duplicate", "void", "late", "quarantined", "excluded",
             "refused", "applied")  # fmt: skip
 LEARNED, REVISED, DUPLICATE, VOID, LATE, QUARANTINED, EXCLUDED, REFUSED, APPLIED = range(9)
-#: State of an identity, in the two low bits beside its content's hash.
-_LIVE, _LIVE_REVISED, _TOMBSTONE, _RETRACTED = range(4)
-_CONTENT = ~3
+#: State of an identity, in the three low bits beside its content's hash. A sale is live in a
+#: bucket's sums, or as a revision, or dropped: revised, but of a series that was not listed.
+_LIVE, _REVISED, _DROPPED, _TOMBSTONE, _RETRACTED = range(5)
+_STATE = 7
+_CONTENT = ~_STATE
 #: Sources told apart in the counts; those after share one line.
 MAX_SOURCES = 10_000
 OTHER_SOURCES = "*"
@@ -113,6 +116,7 @@ class Window:
         self.open_from = _NEVER  # index of the first bucket that is not closed
         self.open: dict[int, Open] = {}
         self.revisions: dict[int, dict[Key, Cell]] = {}
+        self.orphans: list[tuple[Key, bytes]] = []  # revisions of series without a row
         self.seen: dict[bytes, int] = {}
         self.seen_in: dict[int, list[bytes]] = {}
         self.last_day: dict[str, int] = {}
@@ -121,7 +125,7 @@ class Window:
         self.refused: dict[str, int] = {}
         self.live = False
         self.next_end_us = _NEVER
-        self._homes: dict[str, bool] = {}
+        self._homes = lru_cache(maxsize=65536)(self._at_home)
 
     # -- folding ---------------------------------------------------------------------------
 
@@ -182,21 +186,19 @@ class Window:
     def _misplaced(self, event: AnyEvent, at: int, latest: int) -> Refusal | None:
         """Judge an event's store and time, before it can move anything."""
         store = event.store
-        home = self._homes.get(store)
-        if home is None:
-            home = partition_of(store, self.settings.partitions) == self.partition
-            if len(self._homes) > 65536:
-                self._homes.clear()
-            self._homes[store] = home
-        if not home and not (store == "*" and isinstance(event, _EVERYWHERE)):
+        if store == "*":
+            if not isinstance(event, _EVERYWHERE):
+                return Refusal("misrouted", "`*` is not a store that sells", "store")
+        elif not self._homes(store):
             return Refusal("misrouted", f"store `{store}` belongs to another partition", "store")
-        if store == "*" and not isinstance(event, _EVERYWHERE):
-            return Refusal("misrouted", "`*` is not a store that sells", "store")
-        if not FIRST_US <= at < LAST_US:
+        if not FIRST_US <= at <= LAST_US:
             return Refusal("out_of_range", "times are between 1990 and 2200", "time")
-        if at > latest and type(event) in _MOVES_TIME:
+        if at > latest and isinstance(event, Sale | Void | Complete):
             return Refusal("future_dated", "`time` is ahead of the log's clock", "time")
         return None
+
+    def _at_home(self, store: str) -> bool:
+        return partition_of(store, self.settings.partitions) == self.partition
 
     def _sale(
         self, event: Sale, at: int, offset: int, item: int, letters: list[Letter]
@@ -212,7 +214,7 @@ class Window:
         if known is not None:
             if known & _CONTENT != content:
                 return Refusal("id_conflict", "same source and id, other content", "id")
-            if known & 3 == _TOMBSTONE:
+            if known & _STATE == _TOMBSTONE:
                 self.seen[identity] = content | _RETRACTED
                 self._count(event.source, VOID)
             else:
@@ -229,9 +231,11 @@ class Window:
             if not self.listed(key):
                 found.places.setdefault(key, {})[identity] = (offset, item, event.source)
         else:
-            self._remember(identity, content | _LIVE_REVISED, bucket)
+            self._remember(identity, content | _REVISED, bucket)
             self._count(event.source, REVISED)
             _add(self.revisions.setdefault(bucket, {}), key, amounts, 1)
+            if not self.listed(key):
+                self.orphans.append((key, identity))
         return None
 
     def _void(
@@ -261,13 +265,15 @@ class Window:
             self._remember(sale, sale_content | _TOMBSTONE, bucket)
             self._count(event.source, VOID)
             return None
-        state = known & 3
+        state = known & _STATE
         if state in (_TOMBSTONE, _RETRACTED):
             self._count(event.source, DUPLICATE)
             return None
         self.seen[sale] = sale_content | _RETRACTED
-        self._count(event.source, REVISED if state == _LIVE_REVISED else LEARNED, -1)
+        self._count(event.source, LEARNED if state == _LIVE else REVISED, -1)
         self._count(event.source, VOID, 2)
+        if state == _DROPPED:
+            return None
         key = (event.store, event.product)
         amounts = _amounts(event.quantity, event.price)
         if bucket >= self.open_from:
@@ -277,6 +283,8 @@ class Window:
                 found.places[key].pop(sale, None)
                 if not found.places[key]:
                     del found.places[key]
+            if not found.cells:
+                del self.open[bucket]
         else:
             cells = self.revisions.setdefault(bucket, {})
             _add(cells, key, amounts, -1)
@@ -316,14 +324,32 @@ class Window:
             here = self.open.pop(bucket, None) or Open()
             revisions, self.revisions = self.revisions, {}
             refused = close(Closed(bucket, here.cells, revisions, self._alive(bucket, here)))
-            for key in refused:
-                for offset, item, source in sorted(here.places[key].values()):
-                    self._count(source, LEARNED, -1)
-                    refusal = Refusal("past_max_series", f"series {key[0]}/{key[1]}", "product")
-                    self._refuse(source, offset, item, refusal, letters)
+            self._settle(bucket, here, refused, letters)
             self.open_from = bucket + 1
             self._forget(self.open_from - self.settings.revise_buckets)
         self.next_end_us = self.calendar.span(self.open_from)[1]
+
+    def _settle(
+        self, bucket: int, here: Open, refused: Sequence[Key], letters: list[Letter]
+    ) -> None:
+        """Say what became of sales whose series was not listed when they came."""
+        gone: set[bytes] = set()
+        for key in refused:
+            places = here.places[key]
+            gone.update(places)
+            for offset, item, source in sorted(places.values()):
+                self._count(source, LEARNED, -1)
+                refusal = Refusal("past_max_series", f"series {key[0]}/{key[1]}", "product")
+                self._refuse(source, offset, item, refusal, letters)
+        if gone:
+            self.seen_in[bucket] = [one for one in self.seen_in[bucket] if one not in gone]
+            for identity in gone:
+                del self.seen[identity]
+        for key, identity in self.orphans:
+            known = self.seen.get(identity)
+            if known is not None and known & _STATE == _REVISED and not self.listed(key):
+                self.seen[identity] = known & _CONTENT | _DROPPED
+        self.orphans = []
 
     def _alive(self, bucket: int, here: Open) -> set[str]:
         """Stores whose silence in a bucket means that nothing was sold."""
@@ -386,7 +412,7 @@ def _content(event: Sale | Void, at: int) -> int:
 def _content_of(
     kind: str, store: str, product: str, at: int, quantity: float, price: float | None
 ) -> int:
-    """62-bit hash of canonical values, shifted past the two bits of state."""
+    """61-bit hash of canonical values, with room for the bits of state."""
     micro = "" if price is None else round(price * MICRO)
     text = f"{kind}{len(store)}:{store}{product}\n{at},{round(quantity * MICRO)},{micro}"
     return xxh3_64_intdigest(text.encode()) & _CONTENT

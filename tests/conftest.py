@@ -1,3 +1,15 @@
-"""Fixtures for all tests."""
+"""Fixtures for all tests, and how hard Hypothesis tries."""
 
-pytest_plugins = ["tests.kafka_fixtures"]
+import os
+
+# One BLAS thread: sums come out the same to the last bit. Said before numpy loads.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+from hypothesis import HealthCheck, Phase, settings
+
+pytest_plugins = ["tests.kafka_fixtures", "tests.redis_fixtures"]
+
+_usual = {"deadline": None, "suppress_health_check": list(HealthCheck)}
+settings.register_profile("thorough", max_examples=150, **_usual)
+settings.register_profile("hasty", max_examples=60, phases=[Phase.generate], **_usual)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "thorough"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 import subprocess
 import time
@@ -58,15 +59,42 @@ def tansu() -> Iterator[str]:
         process.wait()
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Let pass what kafka-python 3.0 is warned of, and nothing else.
+
+    At import it calls what Python 3.11, and no later one, deprecates. Sockets whose connection
+    was refused it leaves to the garbage collector; those that were connected have a ``raddr``.
+    """
+    for known in (
+        "ignore:(read|open)_text is deprecated:DeprecationWarning",
+        r"ignore:unclosed <socket.socket [^>]*laddr=\('0.0.0.0', \d+\)>:ResourceWarning",
+    ):
+        config.addinivalue_line("filterwarnings", known)
+
+
+def pytest_sessionfinish() -> None:
+    """Collect those sockets while the filters hold; pytest itself does so without them."""
+    gc.collect()
+
+
 @pytest.fixture(scope="session")
-def apache_kafka() -> Iterator[str]:
-    """Address of one Apache Kafka broker; skipped where Java or Maven is missing."""
+def apache_kafka_or_why_not() -> Iterator[str | KafkaMissingError]:
+    """Address of the session's Apache Kafka broker, or why there is none."""
     with Cluster() as cluster:
         try:
-            bootstrap = cluster.start()
+            cluster.start()
         except KafkaMissingError as missing:
-            pytest.skip(str(missing))
-        yield bootstrap
+            yield missing
+        else:
+            yield cluster.bootstrap
+
+
+@pytest.fixture(scope="session")
+def apache_kafka(apache_kafka_or_why_not: str | KafkaMissingError) -> str:
+    """Address of one Apache Kafka broker; skipped where Java or Maven is missing."""
+    if isinstance(apache_kafka_or_why_not, KafkaMissingError):
+        pytest.skip(str(apache_kafka_or_why_not))
+    return apache_kafka_or_why_not
 
 
 @pytest.fixture(scope="session")
@@ -77,21 +105,18 @@ def tansu_kafka() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def kafka_bootstrap() -> Iterator[str]:
+def kafka_bootstrap(
+    apache_kafka_or_why_not: str | KafkaMissingError, request: pytest.FixtureRequest
+) -> str:
     """Address of a broker: Apache Kafka where it can be run, else Tansu."""
-    with Cluster() as cluster:
-        try:
-            bootstrap = cluster.start()
-        except KafkaMissingError:
-            with tansu() as bootstrap:
-                yield bootstrap
-        else:
-            yield bootstrap
+    if isinstance(apache_kafka_or_why_not, KafkaMissingError):
+        return str(request.getfixturevalue("tansu_kafka"))
+    return apache_kafka_or_why_not
 
 
 @pytest.fixture
 def kafka_cluster() -> Iterator[Callable[[int], Cluster]]:
-    """Start an Apache Kafka cluster of so many brokers for this test alone, to be killed at will."""
+    """Start an Apache Kafka cluster of so many brokers for this test alone."""
     started: list[Cluster] = []
 
     def start(brokers: int = 1) -> Cluster:

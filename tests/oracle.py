@@ -28,12 +28,13 @@ The rules, in the order in which they meet an item:
 7.  **Sales.** In an open bucket ``learned``, in a closed one ``revised``. One that meets a
     tombstone of equal content counts ``void`` and adds nothing; of other content it is an
     ``id_conflict``.
-8.  **Voids.** The target is a live sale of equal content: its quantities come out again, its
-    outcome counts one less, ``void`` two more. The target is unknown: a tombstone. It has been
-    retracted, or has a tombstone, already: ``duplicate``, whatever the void repeats. Anything
-    else: refused ``void_mismatch``.
+8.  **Voids.** The target is known with another content than the void repeats: refused
+    ``void_mismatch``. It is a live sale: its quantities come out again, its outcome counts one
+    less, ``void`` two more. It is unknown: a tombstone. It has been retracted, or has a
+    tombstone, already: ``duplicate``.
 9.  **The rest** counts ``applied``, except a plan whose (source, id, revision) and content were
-    seen before: ``duplicate``. An availability that says ``available`` takes nothing back.
+    seen before: ``duplicate``. Of availabilities that touch a bucket the last to come counts;
+    the same one again is no new one.
 10. **The watermark** moves after the item was judged: the running maximum of
     min(event time, append time) over sales, voids, completes and ticks that were not refused,
     minus ``grace_s``. Then every bucket whose end it has reached closes, in order.
@@ -44,7 +45,7 @@ a.  **Listing.** Series with a live sale in ``b`` (a return, or one of quantity 
     are listed from ``b`` on, in key order, until there are ``max_series``. Of the others, the live
     sales of ``b`` turn from ``learned`` to refused ``past_max_series`` and are forgotten.
 b.  **Facts** of every listed series: what its live sales sum to, and ``observed``, if its store's
-    feed was alive: a live sale, learned and not revised, in a bucket of the same business day up
+    feed was alive: a sale that was live at the close of its bucket, of the same business day up
     to ``b`` (one that rule a. refused shows life too); or a complete up to ``b``'s end at least.
     The business day of an hour is the one in which the hour starts; days and weeks are their own.
     Not alive: ``missing``, all zero. Observed, but a stock-out known now touches ``b``:
@@ -221,11 +222,12 @@ class _Oracle:
     known: dict[Identity, _Known] = field(default_factory=dict)
     plans: set[Any] = field(default_factory=set)
     completes: list[tuple[str, datetime]] = field(default_factory=list)
-    stock_outs: list[Availability] = field(default_factory=list)
+    stock_outs: list[tuple[str, str, datetime, datetime, bool]] = field(default_factory=list)
     listed: dict[Key, int] = field(default_factory=dict)
     facts: dict[Key, dict[int, Fact]] = field(default_factory=dict)
     added: list[_Sold] = field(default_factory=list)
     taken_out: list[_Sold] = field(default_factory=list)
+    lively: set[tuple[str, int]] = field(default_factory=set)  # stores by business day
     watermark: datetime | None = None
     open_from: int | None = None
 
@@ -298,8 +300,10 @@ def _judge(
         o.plans.add(seen)
     if isinstance(event, Complete):
         o.completes.append((event.store, event.time))
-    if isinstance(event, Availability) and not event.available:
-        o.stock_outs.append(event)
+    if isinstance(event, Availability):
+        said = (event.store, event.product, event.start, event.end, event.available)
+        if said not in o.stock_outs:
+            o.stock_outs.append(said)
     return "applied", ""
 
 
@@ -363,11 +367,11 @@ def _void(o: _Oracle, void: Void, bucket: int) -> tuple[str, str]:
             bucket=bucket, content=sale_content, state="awaited"
         )
         return "void", ""
+    if target.content != sale_content:
+        return "refused", "void_mismatch"
     if target.state in ("retracted", "awaited"):
         o.known[identity] = me
         return "duplicate", ""
-    if target.content != sale_content:
-        return "refused", "void_mismatch"
     o.known[identity] = me
     target.state = "retracted"
     sold = target.sold
@@ -411,10 +415,9 @@ def _close(o: _Oracle, bucket: int) -> None:
     # b. facts
     day = _business_day(o.settings, bucket)
     end = bucket_start(o.settings, bucket + 1)
+    o.lively |= {(s.key[0], s.day) for s in live}
     alive = {name for name, moment in o.completes if moment >= end} | {
-        s.key[0]
-        for s in o.sold
-        if s.live and s.outcome != "revised" and s.day == day and s.bucket <= bucket
+        store for store, on in o.lively if on == day
     }
     for key in o.listed:
         mine = [s for s in live if s.key == key]
@@ -439,11 +442,11 @@ def _close(o: _Oracle, bucket: int) -> None:
 def _status(o: _Oracle, key: Key, bucket: int) -> str:
     """Status of a bucket of a series whose store's feed was alive."""
     start, end = bucket_start(o.settings, bucket), bucket_start(o.settings, bucket + 1)
-    out = any(
-        (away.store, away.product) == key and away.start < end and away.end > start
-        for away in o.stock_outs
-    )
-    return "censored" if out else "observed"
+    available = True
+    for store, product, since, until, says in o.stock_outs:
+        if (store, product) == key and since < end and until > start:
+            available = says
+    return "observed" if available else "censored"
 
 
 def _amend(o: _Oracle, sold: _Sold, sign: int) -> None:

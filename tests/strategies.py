@@ -229,16 +229,17 @@ def arrivals(
     """An order in which no event comes after another whose time is more than that later.
 
     With ``lateness_s`` at ``grace_s`` all of it is within grace; with more, some is revised or
-    late. Every such order can come out.
+    late.
     """
     whole = timedelta(seconds=lateness_s) // timedelta(microseconds=1)
-    late = draw(
-        st.lists(st.integers(0, whole), min_size=len(events), max_size=len(events))
-        if whole
-        else st.just([0] * len(events))
-    )
+    # In thousandths: of a range so wide Hypothesis would draw next to nothing but small delays.
+    part = st.integers(0, 1000) if whole else st.just(0)
+    parts = draw(st.lists(part, min_size=len(events), max_size=len(events)))
     order = draw(st.permutations(range(len(events))))
-    arrival = [microseconds(event.time) + by for event, by in zip(events, late, strict=True)]
+    arrival = [
+        microseconds(event.time) + whole * part // 1000
+        for event, part in zip(events, parts, strict=True)
+    ]
     return [events[i] for i in sorted(order, key=lambda i: arrival[i])]
 
 
@@ -376,9 +377,8 @@ def logs(
     events = draw(traffic(world)) + draw(notices(world))
     if hostile and draw(st.booleans()):
         events.append(draw(conflicting(events)))
-    spread = world.settings.grace_s * draw(st.sampled_from([0, 1, 1, 2])) + draw(
-        st.sampled_from([0, 0, 86_400, 4 * 86_400])
-    )
+    bucket_s = {"hour": 3600, "day": 86_400, "week": 7 * 86_400}[world.settings.bucket]
+    spread = world.settings.grace_s + bucket_s * draw(st.sampled_from([0, 0, 1, 2, 4]))
     items: list[AnyEvent | bytes] = [*draw(arrivals(events, lateness_s=spread))]
     if hostile:
         for odd in draw(st.lists(misfits(world) | hostile_items(), max_size=3)):

@@ -20,6 +20,7 @@ export function search(choose) {
 
   function close() {
     clearTimeout(timer);
+    timer = 0;
     asked?.abort();
     popup.hidden = true;
     field.setAttribute("aria-expanded", "false");
@@ -47,6 +48,7 @@ export function search(choose) {
   }
 
   async function ask() {
+    timer = 0;
     asked?.abort();
     asked = new AbortController();
     const { signal } = asked;
@@ -93,7 +95,6 @@ export function search(choose) {
       if (popup.hidden || timer) {
         // Typed faster than the list came: choose from what was typed, not from what is shown.
         clearTimeout(timer);
-        timer = 0;
         await ask();
       }
       pick(at);

@@ -279,4 +279,5 @@ def text() -> str:
 
 
 if __name__ == "__main__":
+    PATH.parent.mkdir(exist_ok=True)
     PATH.write_text(text(), encoding="utf-8")

@@ -17,9 +17,14 @@ def test_partition_is_the_one_kafkas_own_clients_choose(store: str, partitions: 
 
 def test_partitions_of_the_java_clients_test_vectors() -> None:
     """Hashes that Apache Kafka's UtilsTest lists for murmur2."""
-    hashes = {"21": -973932308, "foobar": -790332482, "a-little-bit-long-string": -985981536,
-              "a-little-bit-longer-string": -1486304829,
-              "lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8": -58897971, "abc": 479470107}  # fmt: skip
+    hashes = {
+        "21": -973932308,
+        "foobar": -790332482,
+        "a-little-bit-long-string": -985981536,
+        "a-little-bit-longer-string": -1486304829,
+        "lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8": -58897971,
+        "abc": 479470107,
+    }
     for store, expected in hashes.items():
         assert partition_of(store, 997) == (expected & 0x7FFFFFFF) % 997
 

@@ -1,0 +1,151 @@
+"""The application: everything the API needs, put together; nothing global."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from anyio.to_thread import run_sync
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from api import problems, schemas, security
+from api.background import Repeating
+from api.catalog import Catalog, ManifestReader
+from api.context import Context
+from api.control import Control
+from api.log_watch import INTERVAL_S, LogWatch
+from api.replica import Loader, Replica
+from api.routes import events as event_routes
+from api.routes import forecasts, operations, page, series, snapshots, status
+from api.telemetry import ApiTelemetry, MeasureRequests
+from learner.snapshot import VERSION, read_manifest, read_serving
+from learner.store import SnapshotStore
+from stream.dead_letters import Index
+from stream.log import EventLog
+from stream.settings import Settings
+
+DESCRIPTION = """Salescast learns from a stream of sales while it serves forecasts from it.
+
+Events go in with `POST /v1/events`; forecasts come out of `GET /v1/forecasts/{store}/{product}`.
+Times are ISO 8601 with a zone, quantities are units, errors are problems by RFC 9457 that name
+the field and the remedy. If the setting `api_key` is set, writes need it in `X-API-Key` or as
+`Authorization: Bearer`."""
+
+
+def create_app(
+    settings: Settings,
+    *,
+    events: EventLog,
+    control: EventLog,
+    dead_letters: EventLog,
+    store: SnapshotStore,
+    verifier: Any,
+    telemetry: ApiTelemetry | None = None,
+    load: Loader = read_serving,
+    read: ManifestReader = read_manifest,
+    clock: Callable[[], float] = time.time,
+) -> FastAPI:
+    """The API over these logs and this store; its threads live as long as its lifespan.
+
+    Parameters
+    ----------
+    verifier
+        Checks the manifests' signatures.
+    telemetry
+        Where it is measured; ``None`` makes one with a registry of its own.
+    load, read
+        Read a snapshot's serving part, and its manifest.
+    clock
+        Seconds since 1970 UTC.
+    """
+    telemetry = telemetry or ApiTelemetry()
+    catalog = Catalog(store, verifier, read)
+
+    def origin_of(partition: int, snapshot: str) -> int:
+        origin = catalog.manifest(partition, snapshot).origin
+        return -1 if origin is None else int(origin)
+
+    replica = Replica(
+        settings, store, verifier, load=load, origin_of=origin_of, telemetry=telemetry, clock=clock
+    )
+    operations_ = Control(control, events, catalog, clock)
+    log_watch = LogWatch(events, Index(dead_letters, events), operations_, telemetry)
+    context = Context(
+        settings=settings,
+        events=events,
+        store=store,
+        replica=replica,
+        catalog=catalog,
+        control=operations_,
+        log_watch=log_watch,
+        telemetry=telemetry,
+        guard=security.guard(settings.api_key),
+        clock=clock,
+    )
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        threads = (
+            Repeating("replica", replica.refresh, settings.replica_poll_s),
+            Repeating("log-watch", log_watch.look, INTERVAL_S),
+        )
+        for thread in threads:
+            thread.start()
+        try:
+            yield
+        finally:
+            replica.updates.close()
+            for thread in threads:
+                await run_sync(thread.stop)
+
+    app = FastAPI(
+        title="Salescast",
+        version=VERSION,
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        redoc_url=None,
+    )
+    app.state.context = context
+    # The hot routes come first: the router tries them in order.
+    for module in (forecasts, event_routes, series, snapshots, operations, status):
+        app.include_router(module.routes(context))
+    page.install(app)
+    problems.install(app)
+    app.add_middleware(problems.LimitBody, most_bytes=settings.max_body_bytes)
+    app.add_middleware(problems.LastResort)
+    app.add_middleware(MeasureRequests, telemetry=telemetry)
+    _document(app, bool(settings.api_key))
+    return app
+
+
+def _document(app: FastAPI, keyed: bool) -> None:
+    """Add to OpenAPI what FastAPI cannot see: problems, hot routes' bodies, and the key."""
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            found = get_openapi(
+                title=app.title,
+                version=app.version,
+                description=app.description,
+                routes=app.routes,
+            )
+            components = found.setdefault("components", {})
+            shapes = components.setdefault("schemas", {})
+            for model in (schemas.Problem, schemas.BatchRequest):
+                shapes[model.__name__] = model.model_json_schema()
+            for name in ("HTTPValidationError", "ValidationError"):
+                shapes.pop(name, None)
+            components["securitySchemes"] = {
+                "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+                "bearer": {"type": "http", "scheme": "bearer"},
+            }
+            for path in ("/v1/events", "/v1/operations"):
+                needed = [{"key": []}, {"bearer": []}]
+                found["paths"][path]["post"]["security"] = needed if keyed else [{}, *needed]
+            app.openapi_schema = found
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]

@@ -1,0 +1,289 @@
+"""`salescast demo`: a year of real grocery sales, learned, served and scored while one watches."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import httpx
+import typer
+from prometheus_client.parser import text_string_to_metric_families
+from rich.console import Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from scripts import journey
+from scripts.client import Client, Line, stream
+from scripts.console import Config, address, err, log_to_stderr, out, settings
+from scripts.serve import LeaveWithParent
+from scripts.supervise import Child, leave_with_parent
+from scripts.up import Stopping, look_after, make_children, stop_all
+from stream.settings import Settings
+
+#: Days of 2017 that pass in a second.
+DAYS_PER_S = 2.0
+#: How long the end of the stream may take to be folded and served, s.
+SETTLE_S = 120.0
+PROGRESS = "demo-progress.json"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the subcommands: what a user starts, and the producer that it starts."""
+    app.command()(demo)
+    app.command("demo-producer", hidden=True)(producer)
+
+
+def demo(
+    config: Config = None,
+    days_per_second: Annotated[float, typer.Option(help="Speed of the demo's clock")] = DAYS_PER_S,
+    days: Annotated[int, typer.Option(help="Stop the stream after so many days")] = 365,
+    exit_after: Annotated[
+        bool, typer.Option("--exit", help="Leave after the stream, with a summary",
+                           envvar="DEMO_EXIT")
+    ] = False,
+) -> None:  # fmt: skip
+    """Stream a year of real sales through producer, log, learner and API, and watch it learn.
+
+    Ctrl-C stops it; started again, it goes on where it stopped.
+    """
+    chosen = settings(config)
+    folder = Path(chosen.data_dir)
+    environ = demo_environ(chosen, dict(os.environ), config)
+    children = make_children(chosen, environ, logs=True)
+    out.print("[bold]Salescast demo[/]: the Complete Journey, real grocery sales of 2017")
+    out.print("preparing the sales ...", style="dim")
+    known = journey.facts(folder / "journey")
+    out.print(
+        f"{known.sales:,} sales and {known.plans:,} planned promotions in {known.stores} stores "
+        f"and {known.categories} categories: {known.series:,} series"
+    )
+    out.print(f"page     {address(chosen, None)}/")
+    out.print(f"API      {address(chosen, None)}/docs")
+    out.print(f"metrics  {address(chosen, None)}/metrics  and  "
+              f"http://{chosen.host}:{environ['SALESCAST_METRICS_PORT']}/metrics")  # fmt: skip
+    out.print("logs     " + "  ".join(str(child.log) for child in children))
+    children.append(
+        Child(
+            name="producer",
+            arguments=["demo-producer", "--days-per-second", str(days_per_second),
+                       "--days", str(days)],
+            environ=environ,
+            log=folder / "producer.log",
+            once=True,
+        )
+    )  # fmt: skip
+    stopping = Stopping()
+    watch = Watch(chosen, int(environ["SALESCAST_METRICS_PORT"]), folder, known, children)
+    try:
+        _watch(watch, children, stopping, exit_after)
+    finally:
+        stop_all(children)
+    if stopping.asked:
+        out.print("stopped; `make demo` goes on from here")
+
+
+def demo_environ(
+    chosen: Settings, environ: dict[str, str], config: str | None
+) -> dict[str, str]:
+    """The children's environment: the data's time zone, and a free port for the metrics."""
+    if config is not None:
+        environ["SALESCAST_CONFIG"] = config
+    environ.setdefault("SALESCAST_TIMEZONE", str(journey.ZONE))
+    if "SALESCAST_METRICS_PORT" not in environ:
+        with socket.socket() as probe:
+            probe.bind((chosen.host, 0))
+            environ["SALESCAST_METRICS_PORT"] = str(probe.getsockname()[1])
+    return environ
+
+
+def producer(
+    days_per_second: float = DAYS_PER_S,
+    days: int = 365,
+    config: Config = None,
+    with_parent: LeaveWithParent = False,
+) -> None:
+    """Send the demo's events to the API, on the demo's clock, from where it was acknowledged."""
+    chosen = settings(config)
+    if with_parent:
+        leave_with_parent()
+    log_to_stderr(chosen, "producer")
+    folder = Path(chosen.data_dir)
+    progress = folder / PROGRESS
+    state = read_progress(progress)
+    client = Client(address(chosen, None), chosen.api_key or None, patience_s=3600.0)
+    until = journey.facts(folder / "journey").first.timestamp() + days * 86400
+
+    def lines() -> Iterator[Line]:
+        for number, (at, data) in enumerate(journey.events(folder / "journey")):
+            if at.timestamp() >= until:
+                return
+            if number >= state["sent"]:
+                yield Line(at, data)
+
+    pace = stream(lines(), client, batch=1000, linger_s=0.1, speedup=days_per_second * 86400)
+    for delivered in pace:
+        state["sent"] += len(delivered.lines)
+        state["refused"] += len(delivered.refused)
+        last = delivered.lines[-1].time
+        state["at"] = None if last is None else last.timestamp()
+        write_progress(progress, state)
+    state["done"] = True
+    write_progress(progress, state)
+
+
+def read_progress(file: Path) -> dict[str, Any]:
+    """How far the producer is: events acknowledged and refused, event time, and whether done."""
+    fresh = {"sent": 0, "refused": 0, "at": None, "done": False}
+    try:
+        return {**fresh, **json.loads(file.read_text())}
+    except (FileNotFoundError, ValueError):
+        return fresh
+
+
+def write_progress(file: Path, state: dict[str, Any]) -> None:
+    """Write it whole or not at all; events sent again are known by their ids."""
+    fresh = file.with_suffix(".new")
+    fresh.write_text(json.dumps(state))
+    fresh.replace(file)
+
+
+class Watch:
+    """What is looked at while the demo runs, from the API, the metrics and the progress file."""
+
+    def __init__(
+        self, chosen: Settings, metrics_port: int, folder: Path, known: journey.Facts,
+        children: list[Child],
+    ) -> None:  # fmt: skip
+        self.known = known
+        self.children = children
+        self.folder = folder
+        self.api = httpx.Client(base_url=address(chosen, None), timeout=5.0, trust_env=False)
+        self.learner = httpx.Client(
+            base_url=f"http://{chosen.host}:{metrics_port}", timeout=5.0, trust_env=False
+        )
+        self.progress = read_progress(folder / PROGRESS)
+        self.quality: list[dict[str, Any]] = []
+        self.status: dict[str, Any] = {"partitions": []}
+        self.sums: dict[str, float] = {}
+        self.rate = 0.0
+        self.started = time.monotonic()
+        self.first_score_s: float | None = None
+        self._before = (time.monotonic(), self.progress["sent"])
+
+    def look(self) -> None:
+        """Look at everything once; what does not answer keeps its last value."""
+        self.progress = read_progress(self.folder / PROGRESS)
+        now, (then, sent) = time.monotonic(), self._before
+        if now - then >= 1.0:
+            self.rate = (self.progress["sent"] - sent) / (now - then)
+            self._before = (now, self.progress["sent"])
+        try:
+            self.status = self.api.get("/v1/status").raise_for_status().json()
+            self.quality = self.api.get("/v1/quality").raise_for_status().json()["rows"]
+            sums: dict[str, float] = {}
+            text = self.learner.get("/metrics").raise_for_status().text
+            for family in text_string_to_metric_families(text):
+                for sample in family.samples:
+                    sums[sample.name] = sums.get(sample.name, 0.0) + sample.value
+            self.sums = sums
+        except (httpx.HTTPError, ValueError):
+            return
+        if self.first_score_s is None and self.quality:
+            self.first_score_s = now - self.started
+
+    @property
+    def settled(self) -> bool:
+        """Whether all that was sent is folded and served."""
+        parts = self.status["partitions"]
+        return (
+            bool(self.progress["done"])
+            and bool(parts)
+            and all(part["lag"] == 0 for part in parts)
+        )
+
+    def render(self) -> Group:
+        """The display."""
+        at = self.progress["at"]
+        span = self.known.last.timestamp() - self.known.first.timestamp()
+        share = 0.0 if at is None else (at - self.known.first.timestamp()) / span
+        day = "" if at is None else time.strftime("%a %d %b %Y", time.gmtime(at - 5 * 3600))
+        lag = sum(part["lag"] or 0 for part in self.status["partitions"])
+        series = sum(part["series"] for part in self.status["partitions"])
+        facts = Table.grid(padding=(0, 3))
+        facts.add_row("event date", f"[bold]{day}[/]", "events sent",
+                      f"{self.progress['sent']:,}  ({self.rate:,.0f}/s)")  # fmt: skip
+        facts.add_row("series", f"{series:,}", "refused", f"{self.progress['refused']:,}")
+        facts.add_row("buckets closed", f"{self.sums.get('salescast_closes_total', 0):,.0f}",
+                      "snapshots", f"{self.sums.get('salescast_snapshots_total', 0):,.0f}")  # fmt: skip
+        facts.add_row("records to fold", f"{lag:,}", "restarts",
+                      str(sum(child.restarts for child in self.children)))  # fmt: skip
+        bar = ProgressBar(total=1.0, completed=min(share, 1.0), width=60)
+        return Group(Text(""), bar, facts, Text(""), scores(self.quality))
+
+
+def scores(rows: list[dict[str, Any]]) -> Table | Text:
+    """Champion beside seasonal naive, by horizon."""
+    best = {row["horizon"]: row for row in rows if row["role"] == "champion"}
+    naive = {row["horizon"]: row for row in rows if row["model"] == "seasonal_naive"}
+    both = [h for h in sorted(best) if h in naive and naive[h]["rmsse"] and best[h]["rmsse"]]
+    if not both:
+        return Text("waiting for the first forecasts to be scored ...", style="dim")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("days ahead", justify="right")
+    for name in ("RMSSE", "seasonal naive", "error less by", "WAPE", "seasonal naive", "bias"):
+        table.add_column(name, justify="right")
+    for h in both:
+        ours, theirs = best[h], naive[h]
+        better = 1 - ours["rmsse"] / theirs["rmsse"]
+        table.add_row(
+            str(h), f"{ours['rmsse']:.3f}", f"{theirs['rmsse']:.3f}",
+            f"[{'green' if better > 0 else 'red'}]{better:+.1%}[/]",
+            f"{ours['wape']:.3f}", f"{theirs['wape']:.3f}", f"{ours['bias']:+.1%}",
+        )  # fmt: skip
+    return table
+
+
+def _watch(watch: Watch, children: list[Child], stopping: Stopping, exit_after: bool) -> None:
+    """Show what happens until the stream is served, or Ctrl-C; then go on serving."""
+    ended: float | None = None
+    said = 0.0
+    terminal = out.is_terminal
+    with Live(console=out, auto_refresh=False, transient=terminal) as live:
+        while not stopping.asked:
+            look_after(children)
+            watch.look()
+            if terminal:
+                live.update(watch.render(), refresh=True)
+            elif time.monotonic() - said > 10.0:
+                said = time.monotonic()
+                out.print(watch.render())
+            if watch.progress["done"] and ended is None:
+                ended = time.monotonic()
+            if ended is not None and (watch.settled or time.monotonic() - ended > SETTLE_S):
+                break
+            time.sleep(0.3)
+    out.print(watch.render())
+    if watch.first_score_s is not None:
+        out.print(f"first scored forecast after {watch.first_score_s:.1f} s")
+    if stopping.asked:
+        return
+    if not watch.settled:
+        err.print("the stream's end was not served in time; see the logs")
+        stop_all(children)
+        sys.exit(1)
+    out.print(f"the stream is over: all {watch.progress['sent']:,} events are learned and served")
+    if not exit_after:
+        out.print("still serving; Ctrl-C stops")
+        while not stopping.asked:
+            look_after(children)
+            time.sleep(0.3)
+
+

@@ -1,0 +1,117 @@
+"""`salescast learner` and `salescast api`: the two long-running processes."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import time
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+from scripts.console import Config, log_to_stderr, settings
+from scripts.supervise import leave_with_parent
+from stream.errors import LogUnavailable, StoreUnavailable
+from stream.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+RETRY_S = 2.0
+
+LeaveWithParent = Annotated[bool, typer.Option("--leave-with-parent", hidden=True)]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the subcommands."""
+    app.command()(learner)
+    app.command()(api)
+
+
+def learner(
+    config: Config = None,
+    metrics_port: Annotated[int | None, typer.Option(help="Port of /metrics and probes")] = None,
+    with_parent: LeaveWithParent = False,
+) -> None:
+    """Fold the log: learn, forecast, score, publish snapshots. SIGTERM publishes and leaves."""
+    chosen = settings(config, metrics_port=metrics_port)
+    if with_parent:
+        leave_with_parent()
+    log_to_stderr(chosen, "learner")
+    run_learner(chosen)
+
+
+def api(
+    config: Config = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on")] = None,
+    with_parent: LeaveWithParent = False,
+) -> None:
+    """Serve forecasts, take events, carry out operations."""
+    from api.server import serve
+
+    chosen = settings(config, host=host, port=port)
+    if with_parent:
+        leave_with_parent()
+    log_to_stderr(chosen, "api")
+    raise typer.Exit(serve(chosen))
+
+
+def run_learner(chosen: Settings) -> None:
+    """Run the worker until SIGTERM or Ctrl-C."""
+    from learner.adapters import open_store
+    from learner.keys import ensure_keys, load_signer
+    from learner.probes import Probes
+    from learner.telemetry import Telemetry
+    from learner.worker import Worker
+    from stream.adapters import open_log
+    from stream.dead_letters import DeadLetters
+
+    stop = threading.Event()
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        stop.set()
+
+    signal.signal(signal.SIGTERM, leave)
+    signal.signal(signal.SIGINT, leave)
+    ensure_keys(chosen)
+    signer = load_signer(chosen)
+    telemetry = Telemetry()
+    with Probes(chosen, telemetry) as probes:
+        opened = None
+        while opened is None:
+            try:
+                opened = (
+                    open_log(chosen, "events"),
+                    open_log(chosen, "control"),
+                    open_log(chosen, "dead_letters"),
+                    open_store(chosen),
+                )
+            except (LogUnavailable, StoreUnavailable) as error:
+                logger.warning("%s", error)
+                if stop.wait(RETRY_S):
+                    return
+        events, control, dead, store = opened
+        worker = Worker(
+            chosen,
+            events=events,
+            control=control,
+            dead_letters=DeadLetters(dead, events),
+            store=store,
+            signer=signer,
+            telemetry=telemetry,
+        )
+        probes.worker = worker
+        logger.info(
+            "folding %d partitions of %s; metrics on port %d",
+            events.partitions, events.topic, probes.port,
+        )  # fmt: skip
+        started = time.monotonic()
+        try:
+            worker.run(stop)
+        finally:
+            for one in (events, control, dead, store):
+                one.close()
+        logger.info("left after %.0f s; all that was folded is published",
+                    time.monotonic() - started)  # fmt: skip

@@ -1,0 +1,111 @@
+"""`salescast up`: the embedded mode, learner and API in one go."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from pathlib import Path
+from types import FrameType
+
+import typer
+
+from scripts.console import Config, address, out, settings
+from scripts.supervise import Child
+from stream.errors import SettingsError
+from stream.settings import Settings
+
+
+def register(app: typer.Typer) -> None:
+    """Add the subcommand."""
+    app.command()(up)
+
+
+def up(config: Config = None) -> None:
+    """Run learner and API together until Ctrl-C; whichever dies is started again."""
+    chosen = settings(config)
+    environ = dict(os.environ)
+    if config is not None:
+        environ["SALESCAST_CONFIG"] = config
+    children = make_children(chosen, environ)
+    stopping = Stopping()
+    out.print(f"Salescast: page {address(chosen, None)}/   API {address(chosen, None)}/docs")
+    out.print("Ctrl-C stops it; started again, it goes on where it was.", style="dim")
+    try:
+        while not stopping.asked:
+            look_after(children)
+            time.sleep(0.2)
+    finally:
+        stop_all(children)
+
+
+class Stopping:
+    """Whether Ctrl-C or SIGTERM came."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        signal.signal(signal.SIGINT, self._ask)
+        signal.signal(signal.SIGTERM, self._ask)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        self.asked = True
+
+
+def make_children(chosen: Settings, environ: dict[str, str], *, logs: bool = False) -> list[Child]:
+    """Learner and API, not started yet; with ``logs`` they write to files in the data folder.
+
+    Raises
+    ------
+    SettingsError
+        The API's port is taken.
+    """
+    check_port(chosen)
+    folder = Path(chosen.data_dir)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return [
+        Child(
+            name=name,
+            arguments=[name],
+            environ=environ,
+            log=folder / f"{name}.log" if logs else None,
+        )
+        for name in ("learner", "api")
+    ]
+
+
+def check_port(chosen: Settings) -> None:
+    """Say at once when somebody else listens on the API's port."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((chosen.host, chosen.port))
+        except OSError as error:
+            raise SettingsError(
+                f"cannot listen on {chosen.host}:{chosen.port}: {error.strerror}",
+                remedy="Choose another port, for example SALESCAST_PORT=8001",
+            ) from None
+
+
+def look_after(children: list[Child]) -> None:
+    """Start what must run.
+
+    Raises
+    ------
+    SettingsError
+        A child ended for a reason that starting it again cannot mend.
+    """
+    for child in children:
+        child.look()
+        if child.failed is not None:
+            tail = child.tail()
+            raise SettingsError(
+                f"the {child.name} cannot run" + (f":\n{tail}" if tail else ""),
+                remedy="" if tail else "It said why above",
+            )
+
+
+def stop_all(children: list[Child]) -> None:
+    """Stop in the reverse order of starting."""
+    for child in reversed(children):
+        child.stop()

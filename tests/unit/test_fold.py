@@ -1,0 +1,107 @@
+"""The fold against the oracle, and against itself: whatever the order, packing or interruption."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from learner.serving import CENSORED, MISSING, OBSERVED
+from learner.shard import Shard
+from learner.snapshot import lay_down, take_up
+from stream.log import Record
+from stream.settings import Settings
+from stream.window import OUTCOMES
+from tests import oracle
+from tests.strategies import World, logs, one_fact_two_orders
+
+STATUS = {"missing": MISSING, "observed": OBSERVED, "censored": CENSORED}
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def fold(
+    chosen: Settings, partition: int, records: list[Record]
+) -> tuple[Shard, list[tuple[int, int, str]]]:
+    shard = Shard(chosen, partition)
+    letters = shard.fold(records).letters
+    return shard, sorted((one.offset, one.item, one.reason) for one in letters)
+
+
+def counted(shard: Shard) -> dict[tuple[str, str], int]:
+    return {
+        (source, outcome): n
+        for source, line in shard.window.counts.items()
+        for outcome, n in zip(OUTCOMES, line, strict=True)
+        if n
+    }
+
+
+@given(logs())
+def test_the_fold_reads_a_log_as_the_oracle_does(drawn: tuple[World, list[Record]]) -> None:
+    world, records = drawn
+    said = oracle.read(world.settings, records)
+    shard, letters = fold(world.settings, world.partition, records)
+    assert counted(shard) == said.counts
+    assert letters == said.refusals
+    assert sorted(shard.panel.keys) == sorted(said.facts)
+    for key, facts in said.facts.items():
+        row = shard.panel.rows[key]
+        for start, fact in facts.items():
+            bucket = shard.calendar.index((start - EPOCH) // timedelta(microseconds=1))
+            if not shard.panel.kept(bucket):
+                continue
+            slot = bucket % shard.panel.ring
+            rings = shard.panel.rings
+            assert rings["status"][slot, row] == STATUS[fact.status], (key, start)
+            if fact.status != "missing":
+                assert rings["units"][slot, row] == np.float32(fact.gross / 1e6), (key, start)
+            assert np.isclose(rings["returns"][slot, row], fact.returns / 1e6)
+    for key, sold in said.open_sold.items():
+        for start, gross in sold.items():
+            bucket = shard.calendar.index((start - EPOCH) // timedelta(microseconds=1))
+            assert shard.window.open[bucket].cells[key][0] == gross
+
+
+@given(one_fact_two_orders())
+def test_order_within_grace_and_packing_leave_no_trace(
+    drawn: tuple[World, list[Record], list[Record]],
+) -> None:
+    world, first, second = drawn
+    a, _ = fold(world.settings, world.partition, first)
+    b, _ = fold(world.settings, world.partition, second)
+    assert a.digest() == b.digest()
+    assert a.forecast().tobytes() == b.forecast().tobytes()
+    assert a.sold().tobytes() == b.sold().tobytes()
+    assert counted(a) == counted(b)
+
+
+@given(logs(), st.data())
+def test_a_snapshot_and_restore_at_any_record_changes_nothing(
+    drawn: tuple[World, list[Record]], data: st.DataObject
+) -> None:
+    world, records = drawn
+    whole, letters = fold(world.settings, world.partition, records)
+    at = data.draw(st.integers(0, len(records)))
+    half, before = fold(world.settings, world.partition, records[:at])
+    again = take_up(world.settings, world.partition, lay_down(half))
+    after = [(one.offset, one.item, one.reason) for one in again.fold(records[at:]).letters]
+    assert sorted([*before, *after]) == letters
+    assert again.digest() == whole.digest()
+    assert again.forecast().tobytes() == whole.forecast().tobytes()
+    assert counted(again) == counted(whole)
+    assert again.position == whole.position
+
+
+@given(logs())
+def test_every_item_has_exactly_one_outcome(drawn: tuple[World, list[Record]]) -> None:
+    from stream.event import decode
+
+    world, records = drawn
+    shard, letters = fold(world.settings, world.partition, records)
+    items = sum(len(decode(record.value)) for record in records)
+    assert sum(shard.counts().values()) == items
+    assert all(n >= 0 for line in shard.window.counts.values() for n in line)
+    counts = shard.counts()
+    assert len(letters) == counts["refused"] + counts["late"]
