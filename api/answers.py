@@ -6,7 +6,7 @@ tables of quantiles are interpolated once per (snapshot, levels) and not once pe
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -73,48 +73,80 @@ def columns(serving: Serving, rows: npt.NDArray[np.intp], horizons: int, z: Floa
     return Columns(mean, out[0], out[1:])
 
 
-def one(serving: Serving, row: int, horizons: int, z: Floats) -> tuple[list[Any], ...]:
-    """Forecast one series: mean, sold (``None`` where it cannot be) and quantiles, as lists.
+class Step(msgspec.Struct, gc=False):
+    """One bucket of an answer, its members in the order they are written."""
 
-    The same numbers as ``columns``, all horizons at once.
+    start: str
+    end: str
+    mean: float
+    median: float
+    quantiles: dict[str, float]
+    sold: float | None
+    remains: float | None
+
+
+class Row(NamedTuple):
+    """The table of quantiles laid out for one series at a time: see ``by_row``."""
+
+    table: Floats
+    first: npt.NDArray[np.intp]
+
+
+def by_row(z: Floats) -> Row:
+    """Lay a table of ``spread`` out so that one look-up gives all quantiles of a series.
+
+    Row ``h * CLASSES + class`` holds the class's quantiles, and then what the next class has
+    more of each; ``first`` is the first row of each horizon.
+    """
+    more = np.diff(z, axis=1, append=z[:, -1:])
+    table = np.concatenate([z, more], axis=2).reshape(-1, 2 * z.shape[2])
+    return Row(np.ascontiguousarray(table), np.arange(z.shape[0]) * intervals.CLASSES)
+
+
+def one(
+    serving: Serving,
+    row: int,
+    horizons: int,
+    spreads: Row,
+    times: list[tuple[str, str]],
+    names: tuple[str, ...],
+) -> list[Step]:
+    """Forecast one series, all horizons at once: the same numbers as ``columns``.
+
+    Parameters
+    ----------
+    spreads
+        What ``by_row`` gave for the levels wanted.
+    times
+        Start and end of the buckets after the origin, at least ``horizons`` of them.
+    names
+        The levels as they are written.
     """
     mean = serving.mean[:horizons, row].astype(np.float64)
     position = intervals.volume_class(mean)
     left = position.astype(np.intp)
-    share = (position - left)[:, None]
-    right = np.minimum(left + 1, intervals.CLASSES - 1)
-    step = np.arange(horizons)
-    mixed = z[step, left] * (1 - share) + z[step, right] * share
-    out = mean[:, None] + mixed * np.sqrt(mean + 0.25)[:, None]
+    found = spreads.table.take(left + spreads.first[:horizons], axis=0)
+    count = found.shape[1] // 2
+    out = found[:, :count] + found[:, count:] * (position - left)[:, None]
+    out *= np.sqrt(mean + 0.25)[:, None]
+    out += mean[:, None]
+    np.maximum(out, 0.0, out=out)
     known = min(horizons, len(serving.sold))
-    sold: list[float | None] = serving.sold[:known, row].astype(np.float64).round(DECIMALS).tolist()
-    floor = np.zeros(horizons)
-    floor[:known] = np.fmax(serving.sold[:known, row], 0.0)
-    sold = [None if value != value else value for value in sold] + [None] * (horizons - known)
-    mean = np.maximum(mean, floor)
-    out = np.maximum(out, floor[:, None])
-    return mean.round(DECIMALS).tolist(), sold, out.round(DECIMALS).tolist()
-
-
-def steps(
-    times: list[tuple[str, str]],
-    names: tuple[str, ...],
-    mean: list[float],
-    sold: list[float | None],
-    quantiles: list[list[float]],
-) -> list[dict[str, Any]]:
-    """The steps of one series' answer; ``names`` are the levels as they are written."""
-    return [
-        {
-            "start": start,
-            "end": end,
-            "mean": expected,
-            "median": levels[0],
-            "quantiles": dict(zip(names, levels[1:], strict=True)),
-            "sold": so_far,
-            "remains": None if so_far is None else round(max(expected - so_far, 0.0), DECIMALS),
-        }
-        for (start, end), expected, so_far, levels in zip(
-            times, mean, sold, quantiles, strict=False
+    so_far = serving.sold[:known, row].astype(np.float64)
+    # A bucket cannot end below what it has sold already.
+    floor = np.fmax(so_far, 0.0)
+    mean[:known] = np.maximum(mean[:known], floor)
+    out[:known] = np.maximum(out[:known], floor[:, None])
+    sold: list[float] = so_far.round(DECIMALS).tolist()
+    steps = []
+    for (start, end), expected, (median, *levels) in zip(
+        times, mean.round(DECIMALS).tolist(), out.round(DECIMALS).tolist(), strict=False
+    ):
+        steps.append(
+            Step(start, end, expected, median, dict(zip(names, levels, strict=True)), None, None)
         )
-    ]
+    for step, units in zip(steps, sold, strict=False):
+        if units == units:
+            step.sold = units
+            step.remains = round(max(step.mean - units, 0.0), DECIMALS)
+    return steps

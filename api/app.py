@@ -18,8 +18,8 @@ from api.context import Context
 from api.control import Control
 from api.log_watch import INTERVAL_S, LogWatch
 from api.replica import Loader, Replica
+from api.routes import batch, forecasts, operations, page, series, snapshots, status
 from api.routes import events as event_routes
-from api.routes import forecasts, operations, page, series, snapshots, status
 from api.telemetry import ApiTelemetry, MeasureRequests
 from learner.snapshot import VERSION, read_manifest, read_serving
 from learner.store import SnapshotStore
@@ -109,11 +109,11 @@ def create_app(
         redoc_url=None,
     )
     app.state.context = context
-    # The hot routes come first: the router tries them in order.
-    for module in (forecasts, event_routes, series, snapshots, operations, status):
+    for module in (event_routes, forecasts, batch, series, snapshots, operations, status):
         app.include_router(module.routes(context))
     page.install(app)
     problems.install(app)
+    app.add_middleware(forecasts.FastLane, context=context)
     app.add_middleware(problems.LimitBody, most_bytes=settings.max_body_bytes)
     app.add_middleware(problems.LastResort)
     app.add_middleware(MeasureRequests, telemetry=telemetry)
@@ -143,7 +143,7 @@ def _document(app: FastAPI, keyed: bool) -> None:
                 "bearer": {"type": "http", "scheme": "bearer"},
             }
             for path in ("/v1/events", "/v1/operations"):
-                needed = [{"key": []}, {"bearer": []}]
+                needed: list[dict[str, list[str]]] = [{"key": []}, {"bearer": []}]
                 found["paths"][path]["post"]["security"] = needed if keyed else [{}, *needed]
             app.openapi_schema = found
         return app.openapi_schema

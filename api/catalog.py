@@ -66,7 +66,8 @@ class Catalog:
         self, partition: int, limit: int | None = None
     ) -> tuple[list[Any], list[Unreadable]]:
         """Manifests of a partition, newest first, and those that cannot be read."""
-        manifests, unreadable = [], []
+        manifests: list[Any] = []
+        unreadable: list[Unreadable] = []
         for snapshot in reversed(self.store.snapshots(partition)):
             if limit is not None and len(manifests) >= limit:
                 break

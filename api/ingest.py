@@ -85,9 +85,9 @@ def judge(raw: Raw, latest_s: float) -> AnyEvent | Refusal:
     if len(memoryview(raw)) > MAX_RECORD_BYTES:
         return Refusal("too_large", f"an event of more than {MAX_RECORD_BYTES} bytes")
     event = decode_item(raw)
-    kind = type(event)
-    if kind is Refusal:
+    if isinstance(event, Refusal):
         return event
+    kind = type(event)
     if kind in RESERVED:
         return Refusal(
             "unknown_type", f"`{kind.__name__.lower()}` is written by Salescast itself", "type"
@@ -96,11 +96,11 @@ def judge(raw: Raw, latest_s: float) -> AnyEvent | Refusal:
         moment: datetime | None = getattr(event, field)
         if moment is not None and not _FIRST_S <= moment.timestamp() <= _LAST_S:
             return Refusal("out_of_range", f"`{field}` is before 1990 or after 2200", field)
-    if event.time.timestamp() > latest_s:  # type: ignore[union-attr]
+    if event.time.timestamp() > latest_s:
         return Refusal(
             "future_dated", f"`time` {event.time.isoformat()} lies in the future", "time"
-        )  # type: ignore[union-attr]
-    if event.store == "*" and kind is not Plan and kind is not Product:  # type: ignore[union-attr]
+        )
+    if event.store == "*" and kind is not Plan and kind is not Product:
         return Refusal("inconsistent", f"a {kind.__name__.lower()} is about one store", "store")
     return event
 
@@ -122,10 +122,10 @@ def batch(raws: Sequence[Raw], partitions: int, latest_s: float) -> Batch:
     packs: list[_Pack] = []
     for raw in raws:
         event = judge(raw, latest_s)
-        if type(event) is Refusal:
+        if isinstance(event, Refusal):
             items.append(event)
             continue
-        store: str = event.store  # type: ignore[union-attr]
+        store = event.store
         size = len(memoryview(raw))
         first: Place | None = None
         for partition in range(partitions) if store == "*" else (partition_of(store, partitions),):

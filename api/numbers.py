@@ -7,6 +7,7 @@ white space between values, and so whole arrays are filled by table look-ups.
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -48,7 +49,7 @@ def encode(values: Floats) -> bytes:
     zeros, blanks = _tables()
     wide = high >= _SCALE - 1
     # 32 bits hold narrow numbers, and divide several times faster.
-    scaled = np.rint(values * _SCALE).astype(np.int64 if wide else np.uint32)
+    scaled: npt.NDArray[Any] = np.rint(values * _SCALE).astype(np.int64 if wide else np.uint32)
     whole = scaled // _SCALE
     part = scaled - whole * _SCALE
     fields = [("whole", "u4"), ("dot", "u1"), ("part", "u4"), ("comma", "u1")]

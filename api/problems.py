@@ -23,7 +23,7 @@ MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_S = 2
 
 
-class Problem(Exception):
+class Problem(Exception):  # noqa: N818, RFC 9457's word
     """An answer of 4xx or 5xx; ``kind`` makes its stable ``type``, ``/problems/<kind>``."""
 
     def __init__(

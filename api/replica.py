@@ -57,15 +57,16 @@ class View:
     origin: str  # start of the last closed bucket, ISO 8601
     as_of: str  # watermark, ISO 8601
     times: list[tuple[str, str]]  # start and end of the H buckets after the origin
-    _spreads: dict[answers.Levels, answers.Floats] = field(default_factory=dict)
+    _spreads: dict[answers.Levels, tuple[answers.Floats, answers.Row]] = field(default_factory=dict)
 
-    def spread(self, levels: answers.Levels) -> answers.Floats:
-        """The table of quantiles of these levels; see ``answers.spread``."""
+    def spread(self, levels: answers.Levels) -> tuple[answers.Floats, answers.Row]:
+        """The table of quantiles of these levels, and the same by row; see ``answers``."""
         found = self._spreads.get(levels)
         if found is None:
             if len(self._spreads) >= SPREADS_KEPT:
                 self._spreads.clear()
-            found = self._spreads[levels] = answers.spread(self.serving, levels)
+            z = answers.spread(self.serving, levels)
+            found = self._spreads[levels] = (z, answers.by_row(z))
         return found
 
 

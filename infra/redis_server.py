@@ -45,7 +45,7 @@ class RedisServer:
     binary
         The server's binary; ``None``: ``find_binary()``.
     options
-        Directives of ``redis.conf`` beside, or instead of, AOF each second and no eviction.
+        Directives of ``redis.conf`` beside, or instead of, an AOF written through and no eviction.
     config
         A configuration file to start from.
     tcp
@@ -70,7 +70,7 @@ class RedisServer:
         self._port = _free_port() if tcp or len(str(self._socket)) > _SOCKET_PATH else 0
         self._options = {
             "appendonly": "yes",
-            "appendfsync": "everysec",
+            "appendfsync": "always",
             "save": "",
             "maxmemory-policy": "noeviction",
             "bind": "127.0.0.1",

@@ -10,9 +10,10 @@ salescast:{p0}:sequence      its last number
 ```
 Guarantees: ``head`` and ``active`` move by a compare-and-set of the whole value, so a move whose
 reply was lost may be repeated; where the server has WAITAOF and its AOF is on, a move of ``head``
-returns only once it is on the server's disk, and with it all that was written before. A server
-that may evict keys is refused at the first use. Leaves out: replication (a failover may lose
-what was acknowledged), and Redis Cluster's redirections.
+returns only once the server says that it is on disk, and with it all that was written before. A
+server that may evict keys is refused at the first use. Leaves out: replication (a failover may
+lose what was acknowledged), Redis Cluster's redirections, and servers that answer WAITAOF too
+early (with ``appendfsync everysec``: Redis 7.4 and Valkey 9.1 up to a second; not with ``always``).
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from stream.errors import SettingsError, SnapshotCorrupt, StoreError, StoreUnava
 YOUNG_S = 3600
 CONNECT_TIMEOUT_S = 2.0
 SOCKET_TIMEOUT_S = 5.0
-#: Less than the socket's; AOF ``everysec`` needs up to one second.
+#: Less than the socket's; ``appendfsync everysec`` needs up to one second.
 WAITAOF_TIMEOUT_MS = 4000
 
 #: Replies that go away by themselves or by what an operator does to the server.
@@ -265,9 +266,9 @@ class RedisStore:
         if not facts.get("aof_enabled"):
             durability = "the server's own: its AOF is off, a crash loses what RDB has not saved"
         elif _has_waitaof(facts):
-            durability = "a published snapshot is on the server's disk (AOF, WAITAOF)"
+            durability = "AOF, WAITAOF: for certain only with appendfsync always"
         else:
-            durability = "the server's own: AOF without WAITAOF may lose the last second"
+            durability = "the server's own: AOF, no WAITAOF; for certain with appendfsync always"
         return {
             "kind": "redis",
             "place": f"{self._place}, keys {self._prefix}:*",
@@ -339,11 +340,6 @@ class RedisStore:
 
         try:
             yield ask
-        except (redis.ResponseError, StoreUnavailable):
-            raise
-        except BaseException:
-            connection.disconnect()  # a reply may still be under way
-            raise
         finally:
             pool.release(connection)
 

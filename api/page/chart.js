@@ -8,10 +8,11 @@ const WIDTH_MS = { hour: 3_600_000, day: 86_400_000, week: 604_800_000 };
 //: Buckets of the past that are shown at first where there is little room.
 const RECENT = { hour: 72, day: 28, week: 26 };
 const HOVER = { hour: "%a %-d %b, %H:%M", day: "%a %-d %b %Y", week: "Week of %-d %b %Y" };
+const TICKS = { hour: "%H:%M\n%-d %b", day: "%-d %b", week: "%-d %b\n%Y" };
 const CONFIG = {
   displaylogo: false,
   responsive: true,
-  modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d", "zoomIn2d", "zoomOut2d"],
+  modeBarButtons: [["zoom2d", "pan2d", "resetScale2d", "toImage"]],
   toImageButtonOptions: { filename: "salescast", scale: 2 },
 };
 
@@ -38,6 +39,7 @@ function colours() {
   return (name) => style.getPropertyValue(`--${name}`).trim();
 }
 
+const coarse = () => matchMedia("(pointer: coarse)").matches;
 const shift = (iso, ms) => new Date(Date.parse(`${wall(iso)}Z`) + ms).toISOString().slice(0, 19);
 
 function frame(colour) {
@@ -46,7 +48,7 @@ function frame(colour) {
     paper_bgcolor: "rgba(0,0,0,0)",
     plot_bgcolor: "rgba(0,0,0,0)",
     font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: colour("muted") },
-    margin: { l: 48, r: 8, t: 12, b: 32 },
+    margin: { l: 48, r: 8, t: 28, b: 44 },
     showlegend: false,
     hoverlabel: {
       bgcolor: colour("surface"), bordercolor: colour("rule"),
@@ -54,7 +56,7 @@ function frame(colour) {
     },
     modebar: { bgcolor: "rgba(0,0,0,0)", color: colour("muted"), activecolor: colour("accent") },
     // A finger scrolls the page; only a mouse draws a zoom.
-    dragmode: matchMedia("(pointer: coarse)").matches ? false : "zoom",
+    dragmode: coarse() ? false : "zoom",
   };
 }
 
@@ -84,7 +86,7 @@ function seriesTraces(forecast, history, colour) {
   const behind = { yaxis: "y2", width: undefined };
   return [
     bars("Promotion", promoted, () => 1,
-      { color: colour("promotion"), opacity: promoted.map((item) => 0.25 + 0.75 * item.promotion) },
+      { color: colour("promotion"), opacity: promoted.map((item) => 0.25 + 0.6 * item.promotion) },
       { ...behind, width, customdata: promoted.map((item) => item.promotion),
         hovertemplate: "%{customdata:.0%} of the bucket" }),
     bars("Missing", missing, () => 1, {
@@ -131,15 +133,15 @@ export async function drawSeries(element, { forecast, history, key, all }) {
     xaxis: {
       ...grid(colour), type: "date", showgrid: false, fixedrange: false, ticks: "outside",
       range: [shift(first, -width), shift(steps.at(-1).start, width)],
-      hoverformat: HOVER[forecast.bucket],
+      hoverformat: HOVER[forecast.bucket], tickformat: TICKS[forecast.bucket],
     },
-    yaxis: { ...grid(colour), rangemode: "tozero", overlaying: "y2", nticks: 6 },
+    yaxis: { ...grid(colour), rangemode: "tozero", overlaying: "y2", tickmode: "auto", nticks: 6 },
     yaxis2: { fixedrange: true, range: [0, 1], visible: false },
     shapes: [{
       type: "line", xref: "x", yref: "paper", x0: now, x1: now, y0: 0, y1: 1,
       line: { color: colour("muted"), width: 1, dash: "dot" },
     }],
-  }, CONFIG);
+  }, { ...CONFIG, displayModeBar: coarse() ? false : "hover" });
 }
 
 /** Draw a metric by horizon, one line a model; `lines` are {name, colour, dash, wide, values}. */

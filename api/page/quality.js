@@ -60,7 +60,7 @@ export function qualityView() {
       h("p", { class: "lead" }, better && champion && naive
         ? `${words(champion.model)}, ${horizon} ahead: RMSSE ${METRICS.rmsse.show(champion.rmsse)} `
           + `against ${METRICS.rmsse.show(naive.rmsse)}, WAPE ${METRICS.wape.show(champion.wape)} `
-          + `against ${METRICS.wape.show(naive.wape)}, over ${f.number(champion.n)} forecasts.`
+          + `against ${METRICS.wape.show(naive.wape)}, over ${f.number(champion.n, 0)} recent forecasts.`
         : "Every forecast is scored when its bucket closes, before it is learned from."));
     const to = (more) => address("quality", { metric, horizon, ...more });
     controls.replaceChildren(
@@ -101,11 +101,12 @@ export function qualityView() {
         { head: "WAPE", kind: "num", cell: (row) => METRICS.wape.show(row.wape) },
         { head: "better by", kind: "num strong", cell: against("wape") },
         { head: "Bias", kind: "num", cell: (row) => METRICS.bias.show(row.bias) },
-        { head: "Forecasts", kind: "num", cell: (row) => f.number(row.n) },
+        { head: "Forecasts", kind: "num", cell: (row) => f.number(row.n, 0) },
       ], sorted, (row) => ({ class: row.role === "champion" ? "champion" : null })),
-      h("p", { class: "muted small" }, "RMSSE: root mean squared error, scaled by that of each "
-        + "series' own seasonal steps; WAPE: absolute error over units sold; bias: forecast less "
-        + "sold, over units sold. Better by: against seasonal naive, on the same forecasts."));
+      h("p", { class: "muted small" }, "RMSSE: root of the squared errors over the squared "
+        + "seasonal differences of the same series; WAPE: absolute error over units sold; bias: "
+        + "forecast less sold, over units sold. Scores forget, so that they say how it goes now. "
+        + "Better by: against seasonal naive, on the same forecasts."));
   }
 
   async function load(signal) {

@@ -13,7 +13,12 @@ function condition(row) {
   return h("span", { class: "condition", "data-state": kind }, text);
 }
 
-function summary(partitions) {
+function summary({ partitions, log_up: logUp, store_up: storeUp }) {
+  const down = [!logUp && "event log", !storeUp && "snapshot store"].filter(Boolean).join(" and ");
+  if (down) {
+    return ["Cut off", `The ${down} cannot be reached: forecasts are answered from memory, and go on `
+      + "by themselves when it is back."];
+  }
   const count = (test) => partitions.filter(test).length;
   const frozen = count((p) => p.frozen);
   const stale = count((p) => p.stale && !p.frozen);
@@ -48,7 +53,7 @@ export function statusView() {
     if (signal.aborted) return;
     loaded = true;
     const { partitions } = status;
-    const [title, text] = summary(partitions);
+    const [title, text] = summary(status);
     root.replaceChildren(
       h("h1", {}, title),
       h("p", { class: "lead" }, text),

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
@@ -254,11 +254,10 @@ def test_no_bytes_at_all_raise(value: bytes) -> None:
 @given(st.lists(hostile_items(), min_size=1, max_size=4))
 @hypothesis_settings(max_examples=200, deadline=None)
 def test_an_array_is_its_items(items: list[bytes]) -> None:
+    # NaN and Infinity, which Python writes, are no JSON and tear the whole array.
+    assume(not any(b"NaN" in item or b"Infinity" in item for item in items))
     packed = decode(b"[" + b",".join(items) + b"]")
-    one_by_one = [decode_item(item) for item in items]
-    if any(isinstance(i, Refusal) and i.reason == "malformed" and not i.field for i in one_by_one):
-        return
-    assert list(packed) == one_by_one
+    assert list(packed) == [decode_item(item) for item in items]
 
 
 @st.composite

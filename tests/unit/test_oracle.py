@@ -156,7 +156,7 @@ def test_a_complete_observes_a_day_without_sales_but_only_up_to_its_time() -> No
 
 
 def test_a_stock_out_known_at_the_close_censors_what_it_touches() -> None:
-    out = Availability(id="1", source="hq", time=at(1), start=at(2, 23), end=at(3, 0), store="7",
+    out = Availability(id="1", source="hq", time=at(1), start=at(2, 0), end=at(3, 0), store="7",
                        product="milk")  # fmt: skip
     sales = [sale(str(day), at(day)) for day in (1, 2, 3)]
     statuses = {day: fact[1] for day, fact in days(reading(out, *sales, tick(at(5)))).items()}
@@ -353,10 +353,18 @@ def test_future_dated_and_ancient_items_are_refused_and_do_not_move_time() -> No
         sale("1", append + timedelta(days=1, microseconds=1)),
         sale("2", datetime(1989, 12, 31, tzinfo=UTC)),
         sale("3", datetime(2200, 1, 2, tzinfo=UTC)),
+        Complete(id="5", source="till", store="7", time=append + timedelta(days=2)),
+        voided(sale("6", append + timedelta(days=2)), "v"),
         sale("4", append + timedelta(days=1)),
         append=append,
     )
-    assert reasons(found) == ["future_dated", "out_of_range", "out_of_range"]
+    assert reasons(found) == [
+        "future_dated",
+        "out_of_range",
+        "out_of_range",
+        "future_dated",
+        "future_dated",
+    ]
     assert found.watermark == at(10, 11)
 
 

@@ -44,6 +44,8 @@ class Server:
         self.failures: list[tuple[int, dict[str, str]]] = []
         self.key: str | None = None
         self.largest_bytes = 100_000
+        #: Accepted items that the answer leaves out of its count.
+        self.unaccounted = 0
         #: Acknowledge nothing more once so many lines are kept: the producer then hangs.
         self.hold_at: int | None = None
         self.held = threading.Event()
@@ -102,8 +104,8 @@ class Server:
                 return
             refused = [item for item in items if item["status"] == "refused"]
             shown = refused if "brief=true" in request.path else items
-            answer = {"accepted": len(items) - len(refused), "refused": len(refused),
-                      "items": shown}  # fmt: skip
+            accepted = len(items) - len(refused) - self.unaccounted
+            answer = {"accepted": accepted, "refused": len(refused), "items": shown}
             self._answer(request, 200 if not refused else 422 if len(refused) == len(items)
                          else 207, answer, {})  # fmt: skip
 
@@ -267,6 +269,7 @@ def test_a_missing_column_is_named_with_near_ones(server: Server, tmp_path: Path
     assert isinstance(result.exception, produce.FileError)
     assert "no column `product`. Did you mean `Produkt`?" in str(result.exception)
     assert "--map product=COLUMN" in str(result.exception)
+    assert "? Say which it is" in str(result.exception)
     result = run(server, path, "--map", "product=produkte")
     assert "no column `produkte`. Did you mean `Produkt`?" in str(result.exception)
 
@@ -466,6 +469,44 @@ def test_an_unsorted_file_goes_on_in_its_sorted_order(server: Server, tmp_path: 
     assert [event.quantity for event in server.events()] == [float(n) for n in range(101)]
 
 
+def test_items_refused_before_an_interruption_are_kept_and_counted(
+    server: Server, tmp_path: Path
+) -> None:
+    (tmp_path / "a.ndjson").write_bytes(
+        b"\n".join([sale(1, colour="red"), *map(sale, range(2, 9))])
+    )
+    args = (tmp_path / "a.ndjson", "--batch", 2, "--refused", tmp_path / "out")
+    server.hold_at = 4
+    with _producer(server, *args) as process:
+        try:
+            assert server.held.wait(WAIT_S)
+        finally:
+            process.kill()
+        process.communicate(timeout=WAIT_S)
+    server.hold_at = None
+    server.release.set()
+    result = run(server, *args)
+    assert result.exit_code == 1
+    assert "7 events accepted, 1 refused" in result.output
+    assert len((tmp_path / "out").read_text().splitlines()) == 1
+
+
+@pytest.mark.parametrize("option", ["--checkpoint", "--refused"])
+def test_a_folder_that_is_not_there_is_said_before_anything_is_sent(
+    server: Server, tmp_path: Path, option: str
+) -> None:
+    (tmp_path / "a.ndjson").write_bytes(sale(1))
+    result = run(server, tmp_path / "a.ndjson", option, tmp_path / "nowhere" / "file")
+    assert "nowhere/file cannot be written" in str(result.exception)
+    assert server.requests == []
+
+
+def test_a_file_that_is_not_there_is_named_with_near_ones(server: Server, tmp_path: Path) -> None:
+    csv(tmp_path / "sales.csv")
+    result = run(server, tmp_path / "sale.csv")
+    assert "sale.csv. Did you mean `sales.csv`?" in str(result.exception)
+
+
 @pytest.mark.parametrize("change", ["files", "mapping", "url"])
 def test_a_checkpoint_of_something_else_is_refused(
     server: Server, tmp_path: Path, change: str
@@ -594,3 +635,16 @@ def test_one_event_that_is_too_large_is_refused_and_the_others_go_on(server: Ser
         (sent,) = stream([*_lines(1), big], client)
     assert sent.accepted == 1
     assert [(line, why.reason) for line, why in sent.refused] == [(big, "too_large")]
+
+
+def test_an_answer_that_leaves_events_out_is_not_taken_for_an_acknowledgement(
+    server: Server,
+) -> None:
+    clock = Clock()
+    server.failures = [(200, {})]
+    with _client(server, clock) as client:
+        with pytest.raises(ApiError, match="cannot be understood"):
+            client.send([sale(1)])
+        server.unaccounted = 1
+        with pytest.raises(ApiError, match="answered for 1 of 2 events"):
+            client.send([sale(1), sale(2)])

@@ -1,0 +1,125 @@
+"""What a request for forecasts asks for, checked; and the problems of what cannot be had."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
+from urllib.parse import parse_qsl, unquote_to_bytes
+
+from api import answers
+from api.problems import Problem, invalid
+from api.replica import State
+
+DEFAULT_HORIZON = 14
+DEFAULT_LEVELS = (0.1, 0.5, 0.9)
+#: Bounds of quantile levels: the tails beyond were never measured.
+LOWEST, HIGHEST = 0.001, 0.999
+MOST_LEVELS = 50
+
+
+class Asked(NamedTuple):
+    """Horizon and quantile levels of a request; ``names`` are the levels as they are written."""
+
+    horizon: int
+    levels: answers.Levels
+    names: tuple[str, ...]
+
+
+def check(horizon: int | None, levels: Sequence[float] | None, horizons: int) -> Asked:
+    """Fill in defaults and check bounds.
+
+    Parameters
+    ----------
+    horizons
+        How far ahead the deployment forecasts, in buckets.
+
+    Raises
+    ------
+    Problem
+    """
+    wanted = min(DEFAULT_HORIZON, horizons) if horizon is None else horizon
+    if not 1 <= wanted <= horizons:
+        raise invalid(
+            "horizon",
+            f"`horizon` is {wanted}; it must be from 1 to {horizons} buckets",
+            f"ask for at most {horizons}, or raise the setting `horizon`",
+        )
+    unique = tuple(dict.fromkeys(DEFAULT_LEVELS if levels is None else levels))
+    for level in unique:
+        if not LOWEST <= level <= HIGHEST:
+            raise invalid(
+                "quantiles",
+                f"`quantiles` holds {level:g}; each must be from {LOWEST} to {HIGHEST}",
+                "give probabilities, such as 0.1,0.5,0.9",
+            )
+    if len(unique) > MOST_LEVELS:
+        raise invalid(
+            "quantiles", f"{len(unique)} quantiles are too many", f"ask for at most {MOST_LEVELS}"
+        )
+    return Asked(wanted, unique, tuple(repr(level) for level in unique))
+
+
+@lru_cache(maxsize=1024)
+def parse(query: bytes, horizons: int) -> Asked:
+    """Horizon and quantiles of a query string; see ``check``."""
+    horizon: int | None = None
+    levels: list[float] | None = None
+    for name, text in parse_qsl(query.decode("latin-1"), keep_blank_values=True):
+        if name == "horizon":
+            # int() would also take "1_0" and digits of other scripts.
+            if not (text.isascii() and text.lstrip("-").isdigit() and len(text) < 10):
+                raise invalid(
+                    "horizon",
+                    f"`horizon` must be a whole number from 1 to {horizons}",
+                    "give a number of buckets, such as 7",
+                )
+            horizon = int(text)
+        elif name == "quantiles":
+            levels = levels or []
+            for part in text.split(","):
+                try:
+                    levels.append(float(part))
+                except ValueError:
+                    raise invalid(
+                        "quantiles",
+                        f"`quantiles` must be numbers from {LOWEST} to {HIGHEST}, with commas",
+                        "give probabilities, such as 0.1,0.5,0.9",
+                    ) from None
+    return check(horizon, levels, horizons)
+
+
+def named(raw_path: bytes, prefix: bytes) -> tuple[str, str]:
+    """Store and product of a path, either of which may hold any letter, ``%2F`` too."""
+    store, _, product = raw_path.partition(prefix)[2].partition(b"/")
+    return (
+        unquote_to_bytes(store).decode("utf-8", "replace"),
+        unquote_to_bytes(product).decode("utf-8", "replace"),
+    )
+
+
+def unknown_series(state: State, store: str, product: str) -> Problem:
+    """404 with what may have been meant; searches names, so not on the event loop."""
+    if store in state.homes:
+        detail, field = f"store `{store}` has no product `{product}`", "product"
+    else:
+        detail, field = f"no store `{store}` is known", "store"
+    return Problem(
+        404,
+        "unknown-series",
+        "Unknown series",
+        detail,
+        field=field,
+        remedy="choose one of `near`, or search with GET /v1/series?q=; a series is known "
+        "once a bucket with its first sale has closed",
+        near=state.index.near(store, product),
+    )
+
+
+def short(horizon: int, available: int) -> Problem:
+    """The snapshot served was made with a shorter horizon than is set now."""
+    return invalid(
+        "horizon",
+        f"`horizon` is {horizon}; what is served now goes from 1 to {available} buckets",
+        f"ask for at most {available}",
+    )

@@ -1,0 +1,197 @@
+"""Forecasts of many series in one answer, as columns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import anyio
+import msgspec
+import numpy as np
+import numpy.typing as npt
+from anyio.to_thread import run_sync
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from api import answers, numbers, schemas
+from api.asked import Asked, check, short
+from api.context import Context, Plain, documented
+from api.problems import Problem, invalid
+from api.replica import State, View
+
+MOST_SERIES = 100_000
+#: Batches computed at once: each may take 100 MB.
+BATCHES = 2
+
+Rows = npt.NDArray[np.intp]
+
+
+class _Batch(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """The body of a batch request."""
+
+    series: list[tuple[str, str]] | None = None
+    all: bool = False
+    store: str | None = None
+    horizon: int | None = None
+    quantiles: list[float] | None = None
+
+
+_decode_batch = msgspec.json.Decoder(_Batch).decode
+
+
+def routes(context: Context) -> APIRouter:
+    """The route of batches."""
+    router = APIRouter(tags=["forecasts"])
+    batches = anyio.CapacityLimiter(BATCHES)
+
+    async def batch(request: Request) -> Response:
+        """Forecast up to 100,000 series at once, as columns; a group an origin."""
+        body = await request.body()
+        async with batches:
+            whole = await run_sync(_forecast_many, context, body)
+        return Response(whole, media_type="application/json")
+
+    router.add_api_route(
+        "/v1/forecasts:batch",
+        batch,
+        methods=["POST"],
+        route_class_override=Plain,
+        responses={200: {"model": schemas.Batch}, **documented(404, 413, 422)},
+        openapi_extra={
+            "requestBody": {
+                "required": True,
+                "content": {
+                    "application/json": {"schema": {"$ref": "#/components/schemas/BatchRequest"}}
+                },
+            }
+        },
+    )
+    return router
+
+
+def _forecast_many(context: Context, body: bytes) -> bytes:
+    """The answer of a batch request."""
+    try:
+        wanted = _decode_batch(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise _of_body(error) from None
+    asked = check(wanted.horizon, wanted.quantiles, context.settings.horizons)
+    state = context.replica.state
+    rows, unknown = _rows(state, wanted)
+    if sum(map(len, rows.values())) > MOST_SERIES:
+        raise invalid(
+            "all", f"more than {MOST_SERIES} series in one call", "ask for one `store` at a time"
+        )
+    by_origin: dict[str, list[tuple[View, Rows]]] = {}
+    for partition in sorted(rows):
+        view = state.views[partition]
+        if asked.horizon > len(view.serving.mean):
+            raise short(asked.horizon, len(view.serving.mean))
+        chosen = np.asarray(rows[partition], dtype=np.intp)
+        by_origin.setdefault(view.origin, []).append((view, chosen))
+    groups = [_group(context, asked, members) for _, members in sorted(by_origin.items())]
+    tail = answers.encode(unknown)
+    return b'{"groups":[' + b",".join(groups) + b'],"unknown":' + tail + b"}"
+
+
+def _of_body(error: Exception) -> Problem:
+    """422 of a batch body that could not be decoded, with the field that msgspec names."""
+    text = str(error) or "nested too deeply"
+    field = text.partition("`$.")[2].partition("`")[0].partition("[")[0]
+    if "unknown field" in text:
+        field = text.partition("unknown field `")[2].partition("`")[0]
+    return invalid(field or "body", text, "send the shape of BatchRequest in /openapi.json")
+
+
+def _rows(state: State, wanted: _Batch) -> tuple[dict[int, Sequence[int]], list[tuple[str, str]]]:
+    """Rows asked for, by partition, and the series that nobody knows."""
+    unknown: list[tuple[str, str]] = []
+    if wanted.series is not None:
+        if wanted.all or wanted.store is not None:
+            raise invalid("series", "give `series`, or `all` and `store`", "leave one of them out")
+        if len(wanted.series) > MOST_SERIES:
+            raise invalid(
+                "series", f"{len(wanted.series)} series in one call",
+                f"ask for at most {MOST_SERIES}",
+            )  # fmt: skip
+        tables = {partition: view.serving.rows for partition, view in state.views.items()}
+        found: dict[int, list[int]] = {}
+        for key in wanted.series:
+            partition = state.homes.get(key[0], -1)
+            row = tables[partition].get(key) if partition >= 0 else None
+            if row is None:
+                unknown.append(key)
+            else:
+                found.setdefault(partition, []).append(row)
+        return dict(found), unknown
+    if wanted.store is not None:
+        partition = state.homes.get(wanted.store, -1)
+        if partition < 0:
+            raise Problem(
+                404, "unknown-store", "Unknown store", f"no store `{wanted.store}` is known",
+                field="store", remedy="search with GET /v1/series?q=",
+            )  # fmt: skip
+        stores = state.views[partition].serving.stores
+        return {partition: [i for i, one in enumerate(stores) if one == wanted.store]}, unknown
+    if not wanted.all:
+        raise invalid(
+            "series", "nothing is asked for", "give `series`, a list of [store, product], or `all`"
+        )
+    return {p: range(len(view.serving.stores)) for p, view in state.views.items()}, unknown
+
+
+def _group(
+    context: Context,
+    asked: Asked,
+    members: list[tuple[View, Rows]],
+) -> bytes:
+    """One group's columns as JSON; partition after partition, each in the order asked for."""
+    replica = context.replica
+    stores: list[str] = []
+    products: list[str] = []
+    partition: list[int] = []
+    parts = []
+    states = {}
+    for view, rows in members:
+        serving = view.serving
+        places = rows.tolist()
+        stores += [serving.stores[row] for row in places]
+        products += [serving.products[row] for row in places]
+        partition += [serving.partition] * len(places)
+        parts.append(answers.columns(serving, rows, asked.horizon, view.spread(asked.levels)[0]))
+        age_s = replica.age_s(view)
+        states[str(serving.partition)] = {
+            "origin": view.origin,
+            "as_of": view.as_of,
+            "snapshot": serving.snapshot,
+            "stale": replica.stale(view, age_s),
+            "age_s": age_s,
+        }
+    if len(parts) == 1:
+        columns = parts[0]
+    else:
+        columns = answers.Columns(
+            *(np.concatenate(one, axis=-1) for one in zip(*parts, strict=True))
+        )
+    times = members[0][0].times[: asked.horizon]
+    members_json = {
+        "start": answers.encode([start for start, _ in times]),
+        "end": answers.encode([end for _, end in times]),
+        "store": answers.encode(stores),
+        "product": answers.encode(products),
+        "partition": answers.encode(partition),
+        "mean": numbers.encode(columns.mean),
+        "median": numbers.encode(columns.median),
+        "quantiles": _object(
+            {
+                name: numbers.encode(level)
+                for name, level in zip(asked.names, columns.quantiles, strict=True)
+            }
+        ),
+        "partitions": answers.encode(states),
+    }
+    return _object(members_json)
+
+
+def _object(members: dict[str, bytes]) -> bytes:
+    """A JSON object of members that are encoded already."""
+    return b"{" + b",".join([b'"%b":%b' % (n.encode(), v) for n, v in members.items()]) + b"}"

@@ -1,0 +1,213 @@
+"""Hand-made snapshots, signed and put into real stores, and the API over them on a real port."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from fastapi import FastAPI
+
+from api.app import create_app
+from api.context import Context
+from api.server import Server
+from learner import intervals
+from learner.file_store import FileStore
+from learner.snapshot import FORMAT, Manifest, Signer, cut, pack, versions
+from learner.store import Pointer, SnapshotStore
+from stream.log import EventLog, partition_of
+from stream.settings import Settings
+from stream.sqlite_log import SqliteLog
+
+WAIT_S = 20.0
+DAY_US = 86_400_000_000
+#: 1 March 2025, the last closed day of the first snapshots.
+ORIGIN = 20_148
+RING = 56
+
+Key = tuple[str, str]
+
+
+def until(true: Callable[[], object]) -> None:
+    """Wait until something is true that nobody tells of."""
+    deadline = time.monotonic() + WAIT_S
+    while not true():
+        assert time.monotonic() < deadline, "it did not come true"
+        time.sleep(0.005)
+
+
+def keys_of(stores: Sequence[str], products: Sequence[str]) -> list[Key]:
+    return [(store, product) for store in stores for product in products]
+
+
+class Deployment:
+    """A log and a snapshot store in a folder, and snapshots made by hand."""
+
+    def __init__(self, folder: Path, **settings: Any) -> None:
+        self.settings = Settings(
+            **{"data_dir": str(folder), "partitions": 2, "replica_poll_s": 0.02, "port": 0}
+            | settings
+        )
+        count = self.settings.partitions
+        self.events = SqliteLog(folder / "log.db", "sales.events", count)
+        self.control = SqliteLog(folder / "log.db", "sales.control", 1)
+        self.dead_letters = SqliteLog(folder / "log.db", "sales.dead_letters", count)
+        self.store = FileStore(folder / "snapshots")
+        self.signer = Signer(Ed25519PrivateKey.generate())
+
+    def close(self) -> None:
+        for one in (self.events, self.control, self.dead_letters, self.store):
+            one.close()
+
+    def app(self, **parts: Any) -> FastAPI:
+        named: dict[str, Any] = {
+            "events": self.events, "control": self.control, "dead_letters": self.dead_letters,
+            "store": self.store, "verifier": self.signer.verifier,
+        }  # fmt: skip
+        return create_app(self.settings, **(named | parts))
+
+    def publish(
+        self,
+        partition: int,
+        position: int,
+        *,
+        keys: Sequence[Key] | None = None,
+        origin: int = ORIGIN,
+        seed: int = 0,
+        store: SnapshotStore | None = None,
+        created_us: int | None = None,
+        categories: str = "food",
+    ) -> str:
+        """Publish a snapshot of random numbers on top of the partition's head; its id."""
+        store = store or self.store
+        stores = [
+            name for name in map(str, range(100, 120))
+            if partition_of(name, self.settings.partitions) == partition
+        ]  # fmt: skip
+        keys = keys_of(stores[:2], ["apple", "pear", "plum"]) if keys is None else keys
+        parts, chunks = cut(_parts(self.settings, keys, seed, categories))
+        head = store.pointers(partition).head
+        manifest = Manifest(
+            format=FORMAT,
+            snapshot=f"p{partition}-l0-o{position}-{seed:08x}",
+            partition=partition,
+            topic_id=self.events.topic_id,
+            position=position,
+            watermark_us=(origin + 1) * DAY_US + 5_000_000,
+            origin=origin,
+            lineage=0,
+            parent=head.snapshot if head else None,
+            created_us=created_us or round(time.time() * 1e6),
+            digest="d" * 64,
+            champion="bayes",
+            scores=[
+                {"model": "bayes", "role": "champion", "horizon": 1, "n": 10.0 + position,
+                 "rmsse": 0.8, "wape": 0.3, "bias": None},
+            ],
+            counts={"till-1": {"learned": position}},
+            operations={},
+            settings=self.settings.fingerprint(),
+            versions=versions(),
+            series=len(keys),
+            parts=parts,
+        )  # fmt: skip
+        for digest, chunk in chunks.items():
+            store.put_chunk(digest, bytes(chunk))
+        store.put_manifest(partition, manifest.snapshot, self.signer.seal(manifest))
+        to = Pointer(manifest.snapshot, 0, position)
+        assert store.move_head(partition, manifest.parent, to)
+        return manifest.snapshot
+
+
+def _parts(
+    settings: Settings, keys: Sequence[Key], seed: int, category: str
+) -> dict[str, bytes]:
+    rng = np.random.default_rng(seed)
+    count, horizons = len(keys), settings.horizons
+    units = rng.poisson(5, (RING, count)).astype(np.float32)
+    status = np.ones((RING, count), np.int8)
+    if count:
+        units[ORIGIN % RING, 0], status[ORIGIN % RING, 0] = np.nan, 0
+    rings = {
+        "units": units,
+        "returns": np.zeros_like(units),
+        "price": np.full_like(units, 1.99),
+        "promotion": np.zeros_like(units),
+        "status": status,
+    }
+    meta = {
+        "stores": [store for store, _ in keys],
+        "products": [product for _, product in keys],
+        "categories": [category],
+    }
+    forecast = {
+        "mean": rng.gamma(2, 3, (horizons, count)).astype(np.float32),
+        "sold": rng.poisson(4, (1, count)).astype(np.float32),
+        "tables": intervals.table(intervals.empty(len(settings.scored_horizons))),
+    }
+    columns = {
+        "category": np.zeros(count, np.int32),
+        "listed": np.full(count, ORIGIN - 20, np.int64),
+    }
+    return {
+        "keys": pack(meta),
+        "columns": pack(None, columns),
+        "forecast": pack(None, forecast),
+        **{f"ring.{name}": pack(None, {name: ring}) for name, ring in rings.items()},
+    }
+
+
+class _Announcing(Server):
+    """A server that says when it has started."""
+
+    def __init__(self, app: FastAPI) -> None:
+        super().__init__(app, "127.0.0.1", 0)
+        self.begun = threading.Event()
+
+    async def startup(self, sockets: Any = None) -> None:
+        await super().startup(sockets)
+        self.begun.set()
+
+
+@contextmanager
+def running(app: FastAPI) -> Iterator[httpx.Client]:
+    """The application behind uvicorn on a free port, and a client of it."""
+    server = _Announcing(app)
+    thread = threading.Thread(target=server.run, name="api-under-test")
+    thread.start()
+    try:
+        assert server.begun.wait(WAIT_S), "the API did not start"
+        port = server.servers[0].sockets[0].getsockname()[1]
+        url = f"http://127.0.0.1:{port}"
+        with httpx.Client(base_url=url, timeout=WAIT_S, trust_env=False) as client:
+            yield client
+    finally:
+        server.should_exit = True
+        thread.join(WAIT_S)
+        assert not thread.is_alive(), "the API did not stop"
+
+
+def context_of(app: FastAPI) -> Context:
+    context: Context = app.state.context
+    return context
+
+
+class Down:
+    """A log or store of which every method raises while ``down`` is set."""
+
+    def __init__(self, inner: EventLog | SnapshotStore, error: Exception) -> None:
+        self.inner = inner
+        self.error = error
+        self.down = False
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self.inner, name)
+        if callable(found) and self.down:
+            raise self.error
+        return found

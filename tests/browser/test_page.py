@@ -1,0 +1,318 @@
+"""The page in a real browser, over a real ``salescast up``: log, learner and API on free ports."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.browser.webdriver import DOWN, ENTER, PATIENCE_S, UP, Browser, absent, browser
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(bool(absent()), reason=f"no browser to drive: {absent()}"),
+]
+
+DAYS = 40
+STORE = "Main Street"
+#: A name that would run as markup, were it ever treated as such.
+EVIL = "<img src=x onerror='window.harmed=1'>"
+PRODUCTS = {"Rye bread": 9, "Rye rolls": 5, "Espresso": 7, EVIL: 2, "Half/half": 3}
+MISSING_DAY = 11  # days ago on which the store sent nothing
+BAND = "document.querySelector('#chart')?.data?.find((t) => t.name === '90 %')"
+QUIET = "!document.querySelector('main[aria-busy]')"
+TRACE = """
+  const trace = document.querySelector('#chart').data.find((t) => t.name === arguments[0]);
+  return {x: [...trace.x], y: [...trace.y]};
+"""
+
+
+def sale(product: str, time_: datetime, quantity: float, number: object) -> dict[str, Any]:
+    """One sale of the made-up store."""
+    return {
+        "type": "sale", "id": f"{product}-{number}", "source": "till", "store": STORE,
+        "product": product, "time": time_.isoformat(), "quantity": quantity, "price": 2.5,
+    }  # fmt: skip
+
+
+def today() -> datetime:
+    """Midnight of the current day in UTC, the deployment's zone."""
+    return datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+
+
+def eventually(what: str, ask: Any) -> Any:
+    """The answer, once it is truthy; bounded."""
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        try:
+            if value := ask():
+                return value
+        except httpx.TransportError:
+            pass
+        time.sleep(0.05)
+    raise TimeoutError(f"never: {what}")
+
+
+def post(url: str, events: list[dict[str, Any]]) -> None:
+    """Send events; all must be accepted."""
+    answer = httpx.post(f"{url}v1/events", params={"brief": "true"}, json=events, timeout=30)
+    assert answer.json()["accepted"] == len(events), answer.text
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def empty_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of a Salescast that has seen nothing yet."""
+    folder: Path = tmp_path_factory.mktemp("page")
+    port = free_port()
+    settings = {
+        "DATA_DIR": folder / "data", "PORT": port, "METRICS_PORT": 0, "PARTITIONS": 1,
+        "GRACE_S": 0, "SNAPSHOT_INTERVAL_S": 0.2, "REPLICA_POLL_S": 0.1,
+    }  # fmt: skip
+    environ = {name: value for name, value in os.environ.items() if "SALESCAST_" not in name}
+    environ |= {f"SALESCAST_{name}": str(value) for name, value in settings.items()}
+    url = f"http://127.0.0.1:{port}/"
+    log = folder / "up.log"
+    with log.open("wb") as out:
+        command = [sys.executable, "-m", "scripts.cli", "up"]
+        process = subprocess.Popen(command, env=environ, stdout=out, stderr=out)
+        try:
+
+            def up() -> bool:
+                assert process.poll() is None, log.read_text()
+                return httpx.get(f"{url}readyz").is_success
+
+            eventually("the API is ready", up)
+            yield url
+        finally:
+            process.terminate()
+            process.wait(60)
+
+
+@pytest.fixture(scope="module")
+def window() -> Iterator[Browser]:
+    """One browser for all tests of the page."""
+    with browser() as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def page_url(empty_url: str) -> str:
+    """Address of a Salescast that forecasts; filled through its own API."""
+    start = today()
+    for day in range(DAYS, 0, -1):
+        noon = start - timedelta(days=day) + timedelta(hours=12)
+        if day != MISSING_DAY:
+            post(empty_url, [sale(p, noon, n + day % 7, day) for p, n in PRODUCTS.items()])
+    # A sale of today closes all days before it.
+    post(empty_url, [sale("Rye bread", start + timedelta(seconds=1), 3, 0)])
+
+    def known() -> bool:
+        answer = httpx.get(f"{empty_url}v1/series").json()
+        history = httpx.get(f"{empty_url}v1/history/{STORE}/Rye bread").json()
+        last = (start - timedelta(days=1)).isoformat()[:10]
+        return (
+            answer["total"] == len(PRODUCTS) and history["items"][-1]["start"][:10] == last
+        )
+
+    eventually("all days are closed", known)
+    return empty_url
+
+
+@pytest.fixture
+def page(window: Browser, page_url: str) -> Browser:
+    """The page, freshly loaded, with an empty console."""
+    window.open("about:blank")
+    window.open(page_url)
+    window.wait("document.querySelector('main h1') && " + QUIET)
+    window.complaints()
+    return window
+
+
+def choose(page: Browser, product: str) -> None:
+    """Open a series by its address and wait for its chart."""
+    page.run(
+        "location.hash = '#/forecast?' + new URLSearchParams({store: arguments[0], "
+        "product: arguments[1]})", STORE, product,
+    )  # fmt: skip
+    page.wait(f"document.querySelector('h1').textContent === arguments[0] && {QUIET}", product)
+    page.wait(BAND)
+
+
+def test_an_empty_salescast_says_how_to_send_the_first_sale(
+    window: Browser, empty_url: str
+) -> None:
+    if httpx.get(f"{empty_url}v1/status").json()["partitions"][0]["log_end"]:
+        pytest.fail("must run before anything is sent")
+    window.open(empty_url)
+    window.wait("document.querySelector('.command code')")
+    assert window.text("h1") == "No sales yet"
+    assert f"curl -X POST {empty_url}v1/events" in window.text(".command code")
+    assert window.complaints() == []
+
+
+def test_a_series_is_found_by_typing_and_opened_by_keyboard(page: Browser) -> None:
+    page.press("/")
+    assert page.run("return document.activeElement.id") == "q"
+    page.press("rye main")
+    page.wait("document.querySelectorAll('#results li').length === 2")
+    assert page.run("return document.querySelector('#q').getAttribute('aria-expanded')") == "true"
+    page.press(DOWN + UP + DOWN)
+    assert page.text("#results [aria-selected=true] .result-name") == "Rye rolls"
+    page.press(ENTER)
+    page.wait("document.querySelector('h1').textContent === 'Rye rolls'")
+    page.wait(BAND)
+    assert page.url.endswith("#/forecast?store=Main+Street&product=Rye+rolls")
+    assert page.complaints() == []
+
+
+def test_the_chart_shows_every_bucket_and_the_missing_one_as_missing(page: Browser) -> None:
+    choose(page, "Rye bread")
+    units, missing = page.run(TRACE, "Units"), page.run(TRACE, "Missing")
+    assert len(units["x"]) == DAYS - 1
+    gone = (today() - timedelta(days=MISSING_DAY)).isoformat()[:10]
+    assert [x[:10] for x in missing["x"]] == [gone]
+    assert gone not in {x[:10] for x in units["x"]}
+    assert units["y"][-1] == PRODUCTS["Rye bread"] + 1
+    assert page.complaints() == []
+
+
+def test_the_forecast_has_a_band_around_it_and_the_numbers_in_a_table(page: Browser) -> None:
+    choose(page, "Rye bread")
+    low, median, high = (page.run(TRACE, name) for name in ("10 %", "Median", "90 %"))
+    assert len(median["x"]) == 14
+    assert median["x"][0][:10] == today().isoformat()[:10]
+    rows = list(zip(low["y"], median["y"], high["y"], strict=True))
+    assert all(a <= b <= c for a, b, c in rows)
+    assert any(a < c for a, _, c in rows)
+    assert page.run("return document.querySelectorAll('.steps tbody tr').length") == 14
+
+
+def test_an_address_shows_the_same_again_after_a_reload(page: Browser) -> None:
+    choose(page, "Rye bread")
+    page.run("[...document.querySelectorAll('.choices a')].find((a) => a.text === '7 days').click()")
+    page.wait("document.querySelectorAll('.steps tbody tr').length === 7")
+    assert page.url.endswith("store=Main+Street&product=Rye+bread&horizon=7")
+    before = page.text(".steps")
+    page.reload()
+    page.wait(BAND)
+    assert page.text("h1") == "Rye bread"
+    assert page.text(".steps") == before
+    assert len(page.run(TRACE, "Mean")["x"]) == 7
+    assert page.complaints() == []
+
+
+def test_a_new_sale_shows_without_a_reload_and_keeps_the_zoom(page: Browser, page_url: str) -> None:
+    choose(page, "Rye bread")
+    page.run("window.same = true")
+    shown = [(today() - timedelta(days=20)).isoformat()[:10], today().isoformat()[:10]]
+    zoom = "return document.querySelector('#chart').layout.xaxis.range.map((x) => x.slice(0, 10))"
+    page.run("Plotly.relayout('chart', {'xaxis.range': arguments[0]})", shown)
+    assert page.run(zoom) == shown
+    before = float(page.text(".figure"))
+    post(page_url, [sale("Rye bread", today() + timedelta(seconds=2), 4, time.monotonic_ns())])
+    page.wait("document.querySelector('.figure').textContent === arguments[0]", f"{before + 4:g}")
+    assert page.run(TRACE, "Sold so far")["y"][0] == before + 4
+    assert page.run("return window.same") is True
+    assert page.run(zoom) == shown
+    assert page.text("#live") == "Live"
+    assert page.complaints() == []
+
+
+def test_without_server_sent_events_the_page_polls(page: Browser, page_url: str) -> None:
+    page.emulate("Network.enable")
+    page.emulate("Network.setBlockedURLs", urls=["*/v1/updates"])
+    try:
+        page.reload()
+        page.wait("document.querySelector('#live').textContent === 'Polling'")
+        choose(page, "Rye bread")
+        before = float(page.text(".figure"))
+        post(page_url, [sale("Rye bread", today() + timedelta(seconds=3), 2, time.monotonic_ns())])
+        page.wait("document.querySelector('.figure').textContent === arguments[0]",
+                  f"{before + 2:g}")  # fmt: skip
+    finally:
+        page.emulate("Network.setBlockedURLs", urls=[])
+
+
+def test_an_unknown_series_shows_the_near_ones(page: Browser) -> None:
+    page.run("location.hash = '#/forecast?store=Main+Street&product=Rye+bred'")
+    page.wait("document.querySelector('.near a')")
+    assert "No such series" in page.text("main")
+    page.run("document.querySelector('.near a').click()")
+    page.wait(BAND)
+    assert page.text("h1") == "Rye bread"
+    # The browser itself reports the answers of 404; nothing else is said.
+    assert all("404" in line for line in page.complaints())
+
+
+def test_a_horizon_out_of_bounds_is_answered_with_the_bounds(page: Browser) -> None:
+    page.run("location.hash = '#/forecast?store=Main+Street&product=Rye+bread&horizon=99'")
+    page.wait("document.querySelector('main').innerText.includes('from 1 to 28')")
+
+
+def test_a_name_that_is_markup_stays_text(page: Browser) -> None:
+    choose(page, EVIL)
+    page.press("/")
+    page.press("img")
+    page.wait("document.querySelectorAll('#results li').length === 1")
+    assert page.text("h1") == EVIL
+    assert page.run("return [window.harmed ?? 0, document.images.length]") == [0, 0]
+
+
+def test_a_name_may_hold_a_slash(page: Browser) -> None:
+    choose(page, "Half/half")
+    assert len(page.run(TRACE, "Units")["x"]) == DAYS - 1
+
+
+@pytest.mark.parametrize(
+    ("view", "shown"),
+    [
+        ("#/quality?metric=wape", "seasonal naive"),
+        ("#/snapshots", "active"),
+        ("#/status", "Serving"),
+    ],
+)
+def test_every_view_has_an_address(page: Browser, page_url: str, view: str, shown: str) -> None:
+    page.open("about:blank")
+    page.open(page_url + view)
+    page.wait(
+        "document.querySelector('main table')?.innerText.includes(arguments[0])",
+        shown, patience_s=PATIENCE_S,
+    )  # fmt: skip
+    assert page.complaints() == []
+
+
+def test_a_snapshot_has_an_address(page: Browser) -> None:
+    page.run("location.hash = '#/snapshots'")
+    page.wait("document.querySelector('td a')")
+    name = page.text("td a")
+    page.run("document.querySelector('td a').click()")
+    page.wait("document.querySelector('h1').textContent === arguments[0]", name)
+    page.wait("document.querySelector('main').innerText.includes('Versions')")
+
+
+def test_nothing_is_wider_than_a_phone(page: Browser, page_url: str) -> None:
+    page.emulate("Emulation.setDeviceMetricsOverride", width=360, height=740, deviceScaleFactor=1,
+                 mobile=True)  # fmt: skip
+    try:
+        choose(page, "Rye bread")
+        for view in ("", "#/quality", "#/snapshots", "#/status"):
+            page.run("location.hash = arguments[0] || location.hash", view)
+            page.wait(QUIET)
+            assert page.run("return document.documentElement.scrollWidth") <= 360, view
+    finally:
+        page.emulate("Emulation.clearDeviceMetricsOverride")
