@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-kafka up test check format bench lock clean
+.PHONY: help install demo demo-kafka up test check format bench docs lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -26,3 +26,40 @@ $(VENV)/.test: $(VENV)/.run requirements-test.lock
 	@touch $@
 
 install: $(VENV)/.run ## create .venv and install Salescast into it
+
+demo: $(VENV)/.run ## a year of real sales: learned, served and scored while you watch
+	@$(BIN)/salescast demo
+
+demo-kafka: $(VENV)/.run ## the same on a real Apache Kafka and Redis (Java 17+, Maven, redis-server)
+	@$(BIN)/salescast demo --kafka
+
+up: $(VENV)/.run ## the embedded mode for your own sales: learner, API and page
+	@$(BIN)/salescast up
+
+test: $(VENV)/.test ## install all that tests need, and test
+	@$(BIN)/python -m infra.parts
+	@$(BIN)/python -m pytest
+
+check: $(VENV)/.test ## what CI runs: format, lint, types, tests, architecture
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(MAKE) --no-print-directory test
+
+format: $(VENV)/.test ## format the code, and mend what lint can
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+bench: $(VENV)/.test ## time each stage beside its bare limit
+	@$(BIN)/python -m tests.bench
+
+docs: $(VENV)/.run ## write the README's table of settings and docs/schemas anew
+	@$(BIN)/python -m scripts.docs
+
+lock: $(VENV)/.test ## resolve the locks anew
+	@$(BIN)/python -m pip --quiet install uv
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --all-extras pyproject.toml -o requirements-test.lock
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --extra install -c requirements-test.lock pyproject.toml -o requirements.lock
+
+clean: ## remove the environment, not the data
+	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -73,80 +73,66 @@ def columns(serving: Serving, rows: npt.NDArray[np.intp], horizons: int, z: Floa
     return Columns(mean, out[0], out[1:])
 
 
-class Step(msgspec.Struct, gc=False):
-    """One bucket of an answer, its members in the order they are written."""
+class Sheet(NamedTuple):
+    """All of an answer's steps that does not depend on the series.
 
-    start: str
-    end: str
-    mean: float
-    median: float
-    quantiles: dict[str, float]
-    sold: float | None
-    remains: float | None
-
-
-class Row(NamedTuple):
-    """The table of quantiles laid out for one series at a time: see ``by_row``."""
+    ``table`` is the table of quantiles laid out so that one look-up gives all of a series: row
+    ``h * CLASSES + class`` holds 0, the class's quantiles, and what the next class has more of
+    each; ``first`` is the first row of each horizon. ``text`` is the steps' JSON with a ``%b``
+    for each number.
+    """
 
     table: Floats
     first: npt.NDArray[np.intp]
+    text: bytes
 
 
-def by_row(z: Floats) -> Row:
-    """Lay a table of ``spread`` out so that one look-up gives all quantiles of a series.
-
-    Row ``h * CLASSES + class`` holds the class's quantiles, and then what the next class has
-    more of each; ``first`` is the first row of each horizon.
-    """
-    more = np.diff(z, axis=1, append=z[:, -1:])
-    table = np.concatenate([z, more], axis=2).reshape(-1, 2 * z.shape[2])
-    return Row(np.ascontiguousarray(table), np.arange(z.shape[0]) * intervals.CLASSES)
-
-
-def one(
-    serving: Serving,
-    row: int,
-    horizons: int,
-    spreads: Row,
-    times: list[tuple[str, str]],
-    names: tuple[str, ...],
-) -> list[Step]:
-    """Forecast one series, all horizons at once: the same numbers as ``columns``.
+def sheet(z: Floats, horizons: int, times: list[tuple[str, str]], names: tuple[str, ...]) -> Sheet:
+    """Prepare the answers of one snapshot to requests of one kind.
 
     Parameters
     ----------
-    spreads
-        What ``by_row`` gave for the levels wanted.
+    z
+        What ``spread`` gave for the levels wanted.
     times
         Start and end of the buckets after the origin, at least ``horizons`` of them.
     names
         The levels as they are written.
     """
+    # The mean is a quantile of its own, which is nothing away from the mean.
+    with_mean = np.concatenate([np.zeros((*z.shape[:2], 1)), z], axis=2)
+    more = np.diff(with_mean, axis=1, append=with_mean[:, -1:])
+    table = np.concatenate([with_mean, more], axis=2).reshape(-1, 2 * with_mean.shape[2])
+    quantiles = ",".join(f'"{name}":%b' for name in names)
+    steps = [
+        f'{{"start":"{start}","end":"{end}","mean":%b,"median":%b,"quantiles":{{{quantiles}}},'
+        '"sold":%b,"remains":%b}'
+        for start, end in times[:horizons]
+    ]
+    first = np.arange(horizons) * intervals.CLASSES
+    return Sheet(np.ascontiguousarray(table), first, f"[{','.join(steps)}]".encode())
+
+
+def one(serving: Serving, row: int, sheet: Sheet) -> bytes:
+    """Forecast one series, all horizons at once: its steps as JSON, the numbers of ``columns``."""
+    horizons, count = len(sheet.first), sheet.table.shape[1] // 2
     mean = serving.mean[:horizons, row].astype(np.float64)
     position = intervals.volume_class(mean)
     left = position.astype(np.intp)
-    found = spreads.table.take(left + spreads.first[:horizons], axis=0)
-    count = found.shape[1] // 2
-    out = found[:, :count] + found[:, count:] * (position - left)[:, None]
-    out *= np.sqrt(mean + 0.25)[:, None]
-    out += mean[:, None]
-    np.maximum(out, 0.0, out=out)
+    found = sheet.table.take(left + sheet.first, axis=0)
+    out = np.full((horizons, count + 2), np.nan)
+    units = out[:, :count]
+    np.multiply(found[:, count:], (position - left)[:, None], out=units)
+    units += found[:, :count]
+    units *= np.sqrt(mean + 0.25)[:, None]
+    units += mean[:, None]
+    np.maximum(units, 0.0, out=units)
     known = min(horizons, len(serving.sold))
-    so_far = serving.sold[:known, row].astype(np.float64)
-    # A bucket cannot end below what it has sold already.
-    floor = np.fmax(so_far, 0.0)
-    mean[:known] = np.maximum(mean[:known], floor)
-    out[:known] = np.maximum(out[:known], floor[:, None])
-    sold: list[float] = so_far.round(DECIMALS).tolist()
-    steps = []
-    for (start, end), expected, (median, *levels) in zip(
-        times, mean.round(DECIMALS).tolist(), out.round(DECIMALS).tolist(), strict=False
-    ):
-        steps.append(
-            Step(start, end, expected, median, dict(zip(names, levels, strict=True)), None, None)
-        )
-    for step, units in zip(steps, sold, strict=False):
-        if units == units:
-            step.sold = units
-            step.remains = round(max(step.mean - units, 0.0), DECIMALS)
-    return steps
+    if known:
+        sold = serving.sold[:known, row].astype(np.float64)
+        # A bucket cannot end below what it has sold already; fmax and not maximum, since what
+        # cannot be sold yet is not a number, and is written as null.
+        np.fmax(units[:known], sold[:, None], out=units[:known])
+        out[:known, count] = sold
+        out[:known, count + 1] = np.maximum(units[:known, 0] - sold, 0.0)
+    return sheet.text % tuple(encode(out.round(DECIMALS).ravel().tolist())[1:-1].split(b","))

@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl, unquote_to_bytes
 
 from api import answers
 from api.problems import Problem, invalid
-from api.replica import State
+from api.search import Index
 
 DEFAULT_HORIZON = 14
 DEFAULT_LEVELS = (0.1, 0.5, 0.9)
@@ -98,9 +98,9 @@ def named(raw_path: bytes, prefix: bytes) -> tuple[str, str]:
     )
 
 
-def unknown_series(state: State, store: str, product: str) -> Problem:
+def unknown_series(index: Index, store: str, product: str) -> Problem:
     """404 with what may have been meant; searches names, so not on the event loop."""
-    if store in state.homes:
+    if any(key[0] == store for key in index.keys):
         detail, field = f"store `{store}` has no product `{product}`", "product"
     else:
         detail, field = f"no store `{store}` is known", "store"
@@ -112,7 +112,7 @@ def unknown_series(state: State, store: str, product: str) -> Problem:
         field=field,
         remedy="choose one of `near`, or search with GET /v1/series?q=; a series is known "
         "once a bucket with its first sale has closed",
-        near=state.index.near(store, product),
+        near=index.near(store, product),
     )
 
 

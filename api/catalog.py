@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from learner.operations import Candidate
+from learner.snapshot import Manifest, Verifier
 from learner.store import Pointer, Pointers, SnapshotStore
 from stream.errors import SnapshotCorrupt, SnapshotMissing
 
@@ -20,7 +21,9 @@ MANIFESTS_KEPT = 2048
 class ManifestReader(Protocol):
     """How a manifest is read: ``learner.snapshot.read_manifest``."""
 
-    def __call__(self, store: SnapshotStore, partition: int, snapshot: str, verifier: Any) -> Any:
+    def __call__(
+        self, store: SnapshotStore, partition: int, snapshot: str, verifier: Verifier
+    ) -> Manifest:
         """The manifest, its signature verified."""
 
 
@@ -35,14 +38,14 @@ class Unreadable(NamedTuple):
 class Catalog:
     """Reads manifests of a store."""
 
-    def __init__(self, store: SnapshotStore, verifier: Any, read: ManifestReader) -> None:
+    def __init__(self, store: SnapshotStore, verifier: Verifier, read: ManifestReader) -> None:
         self.store = store
         self._verifier = verifier
         self._read = read
-        self._kept: OrderedDict[tuple[int, str], Any] = OrderedDict()
+        self._kept: OrderedDict[tuple[int, str], Manifest] = OrderedDict()
         self._lock = threading.Lock()
 
-    def manifest(self, partition: int, snapshot: str) -> Any:
+    def manifest(self, partition: int, snapshot: str) -> Manifest:
         """A snapshot's manifest.
 
         Raises
@@ -64,9 +67,9 @@ class Catalog:
 
     def newest(
         self, partition: int, limit: int | None = None
-    ) -> tuple[list[Any], list[Unreadable]]:
+    ) -> tuple[list[Manifest], list[Unreadable]]:
         """Manifests of a partition, newest first, and those that cannot be read."""
-        manifests: list[Any] = []
+        manifests: list[Manifest] = []
         unreadable: list[Unreadable] = []
         for snapshot in reversed(self.store.snapshots(partition)):
             if limit is not None and len(manifests) >= limit:
@@ -96,8 +99,7 @@ class Catalog:
         SnapshotMissing, SnapshotCorrupt, StoreUnavailable
         """
         manifest = self.manifest(partition, snapshot)
-        chunks = {digest for part in manifest.parts.values() for digest in part.chunks}
-        missing = self.store.missing(chunks)
+        missing = self.store.missing(manifest.chunks)
         if missing:
             raise SnapshotMissing(
                 f"snapshot {snapshot} of partition {partition} lacks {len(missing)} of its chunks",
@@ -106,7 +108,7 @@ class Catalog:
         return Pointer(snapshot=snapshot, lineage=manifest.lineage, position=manifest.position)
 
 
-def candidate(manifest: Any) -> Candidate:
+def candidate(manifest: Manifest) -> Candidate:
     """A snapshot as one that a cut may name."""
     return Candidate(
         partition=manifest.partition,

@@ -18,7 +18,6 @@ from api.log_watch import LogWatch
 from api.replica import Replica
 from api.security import Guard
 from api.telemetry import ApiTelemetry
-from learner.store import SnapshotStore
 from stream.log import EventLog
 from stream.settings import Settings
 
@@ -29,7 +28,6 @@ class Context:
 
     settings: Settings
     events: EventLog
-    store: SnapshotStore
     replica: Replica
     catalog: Catalog
     control: Control

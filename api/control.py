@@ -23,7 +23,7 @@ from api.problems import Problem, invalid
 from learner.operations import Entry, Kind, Operation, Outcome, choose_cut, decode_control, history
 from learner.store import Pointers
 from stream.errors import LogUnavailable, SnapshotCorrupt, SnapshotMissing, StoreUnavailable
-from stream.event import Marker, encode, time_us
+from stream.event import FIRST_US, Marker, encode, time_us
 from stream.log import Entry as LogEntry
 from stream.log import EventLog
 
@@ -237,7 +237,8 @@ class Control:
             manifests, _ = self._catalog.newest(partition)
             candidates += [candidate(one) for one in manifests]
             if manifests:
-                first = min(one.watermark_us for one in manifests)
+                # Before the first sale there is no watermark, only a very low number.
+                first = max(min(one.watermark_us for one in manifests), FIRST_US)
                 oldest[partition] = datetime.fromtimestamp(first / 1e6, UTC)
         cut = choose_cut(candidates, to_us=time_us(to))
         lacking = sorted(oldest.keys() - cut.keys())

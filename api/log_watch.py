@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 
 from api.background import Trouble
 from api.control import Control
 from api.replica import Measures
-from stream.dead_letters import STEP, Index
+from stream.dead_letters import STEP, Index, Why
 from stream.errors import SalescastError
 from stream.log import EventLog
 
@@ -23,7 +24,8 @@ class LogWatch:
     def __init__(
         self, events: EventLog, dead_letters: Index, control: Control, telemetry: Measures
     ) -> None:
-        self.dead_letters = dead_letters
+        self._dead_letters = dead_letters
+        self._reading = threading.Lock()
         self.ends: Mapping[int, int] = {}
         self.up = False
         self._events = events
@@ -38,14 +40,27 @@ class LogWatch:
         self._try("dead letters", self._read_dead_letters)
         self._try("control log", self._control.reconcile)
 
+    def why(self, partition: int, offset: int, item: int) -> Why | None:
+        """Why an item that was folded is a dead letter; ``None`` if it is none.
+
+        Dead letters are durable before the snapshot that counts them is published, so reading
+        on to their end gives a definite answer, as long as the log can be read. It blocks.
+        """
+        found = self._dead_letters.find(partition, offset, item)
+        if found is None:
+            self._try("dead letters", self._read_dead_letters)
+            found = self._dead_letters.find(partition, offset, item)
+        return found
+
     def _look_at_ends(self) -> None:
         # Asking for the ends also opens a log that could not be reached before.
         self.ends = dict(self._events.end())
 
     def _read_dead_letters(self) -> None:
-        for _ in range(STEPS):
-            if self.dead_letters.step() < STEP:
-                return
+        with self._reading:
+            for _ in range(STEPS):
+                if self._dead_letters.step() < STEP:
+                    return
 
     def _try(self, what: str, step: Callable[[], object]) -> bool:
         try:

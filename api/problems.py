@@ -23,7 +23,7 @@ MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_S = 2
 
 
-class Problem(Exception):  # noqa: N818, RFC 9457's word
+class Problem(Exception):
     """An answer of 4xx or 5xx; ``kind`` makes its stable ``type``, ``/problems/<kind>``."""
 
     def __init__(
@@ -161,6 +161,18 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, validation)
 
 
+def unforeseen(scope: Scope) -> Problem:
+    """500, for the exception being handled: it is logged, and nothing is said of its insides."""
+    logger.exception("unhandled error in %s %s", scope["method"], scope["path"])
+    return Problem(
+        500,
+        "internal",
+        "Internal error",
+        "the request met an error nobody foresaw; it is in the API's log",
+        remedy="try again; if it stays, report the log's traceback",
+    )
+
+
 class LastResort:
     """Answer 500 to what nothing else caught, log it once, and say nothing of its insides."""
 
@@ -182,15 +194,8 @@ class LastResort:
         try:
             await self.app(scope, receive, watched)
         except Exception:
-            logger.exception("unhandled error in %s %s", scope["method"], scope["path"])
+            problem = unforeseen(scope)
             if not started:
-                problem = Problem(
-                    500,
-                    "internal",
-                    "Internal error",
-                    "the request met an error nobody foresaw; it is in the API's log",
-                    remedy="try again; if it stays, report the log's traceback",
-                )
                 await response(problem)(scope, receive, send)
 
 

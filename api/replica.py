@@ -14,23 +14,28 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from api import answers, search
+from api.asked import Asked
 from api.background import Trouble
 from api.updates import Updates
 from learner.serving import Serving, bucket_times
+from learner.snapshot import Verifier
 from learner.store import Pointers, SnapshotStore
 from stream.buckets import Calendar
 from stream.errors import SalescastError
+from stream.event import FIRST_US
 from stream.settings import Settings
 
-#: Sets of quantile levels whose tables a view keeps.
-SPREADS_KEPT = 64
+#: Kinds of requests (horizon and quantile levels) that a view keeps tables for.
+KINDS_KEPT = 64
+#: Answers that a view keeps as text: some 2.5 KB each.
+STEPS_KEPT = 4096
 
 
 class Loader(Protocol):
     """How a snapshot's serving part is read: ``learner.snapshot.read_serving``."""
 
     def __call__(
-        self, store: SnapshotStore, partition: int, snapshot: str, verifier: Any,
+        self, store: SnapshotStore, partition: int, snapshot: str, verifier: Verifier,
         previous: Serving | None,
     ) -> Serving:  # fmt: skip
         """The serving part, verified; chunks equal to those of ``previous`` are taken over."""
@@ -54,19 +59,44 @@ class View:
     """One partition as it is answered from: its snapshot and what was computed of it once."""
 
     serving: Serving
-    origin: str  # start of the last closed bucket, ISO 8601
-    as_of: str  # watermark, ISO 8601
+    origin: str | None  # start of the last closed bucket, ISO 8601
+    as_of: str | None  # watermark, ISO 8601
     times: list[tuple[str, str]]  # start and end of the H buckets after the origin
-    _spreads: dict[answers.Levels, tuple[answers.Floats, answers.Row]] = field(default_factory=dict)
+    _spreads: dict[answers.Levels, answers.Floats] = field(default_factory=dict)
+    _sheets: dict[Asked, answers.Sheet] = field(default_factory=dict)
+    _steps: dict[tuple[int, Asked], bytes] = field(default_factory=dict)
 
-    def spread(self, levels: answers.Levels) -> tuple[answers.Floats, answers.Row]:
-        """The table of quantiles of these levels, and the same by row; see ``answers``."""
+    def spread(self, levels: answers.Levels) -> answers.Floats:
+        """The table of quantiles of these levels; see ``answers.spread``."""
         found = self._spreads.get(levels)
         if found is None:
-            if len(self._spreads) >= SPREADS_KEPT:
+            if len(self._spreads) >= KINDS_KEPT:
                 self._spreads.clear()
-            z = answers.spread(self.serving, levels)
-            found = self._spreads[levels] = (z, answers.by_row(z))
+            found = self._spreads[levels] = answers.spread(self.serving, levels)
+        return found
+
+    def steps(self, row: int, asked: Asked) -> bytes:
+        """The steps of one series' answer, as JSON.
+
+        They are a pure function of snapshot and request, so those asked for again and again
+        are kept as long as the snapshot is served.
+        """
+        found = self._steps.get((row, asked))
+        if found is None:
+            if len(self._steps) >= STEPS_KEPT:
+                self._steps.clear()
+            found = self._steps[row, asked] = answers.one(self.serving, row, self._sheet(asked))
+        return found
+
+    def _sheet(self, asked: Asked) -> answers.Sheet:
+        """What all answers to such a request share; see ``answers.sheet``."""
+        found = self._sheets.get(asked)
+        if found is None:
+            if len(self._sheets) >= KINDS_KEPT:
+                self._sheets.clear()
+            z = self.spread(asked.levels)
+            found = answers.sheet(z, asked.horizon, self.times, asked.names)
+            self._sheets[asked] = found
         return found
 
 
@@ -75,15 +105,21 @@ def iso(time_us: int) -> str:
     return datetime.fromtimestamp(time_us / 1e6, UTC).isoformat()
 
 
+def as_of(watermark_us: int) -> str | None:
+    """A watermark as ISO 8601; ``None`` before the first event that moves it."""
+    return iso(watermark_us) if watermark_us >= FIRST_US else None
+
+
 def view_of(serving: Serving, calendar: Calendar) -> View:
-    """Prepare a snapshot for being answered from."""
+    """Prepare a snapshot for being answered from; one before the first close has no series."""
     _ = serving.rows  # built here, and not on the first request
-    last = serving.origin + len(serving.mean)
+    first, last = serving.origin + 1, serving.origin + len(serving.mean)
+    closed = serving.origin >= 0
     return View(
         serving=serving,
-        origin=calendar.start(serving.origin).isoformat(),
-        as_of=iso(serving.watermark_us),
-        times=[bucket_times(calendar, index) for index in range(serving.origin + 1, last + 1)],
+        origin=calendar.start(serving.origin).isoformat() if closed else None,
+        as_of=as_of(serving.watermark_us),
+        times=[bucket_times(calendar, at) for at in range(first, last + 1)] if closed else [],
     )
 
 
@@ -115,7 +151,7 @@ class Replica:
         self,
         settings: Settings,
         store: SnapshotStore,
-        verifier: Any,
+        verifier: Verifier,
         *,
         load: Loader,
         origin_of: Callable[[int, str], int],
@@ -201,6 +237,7 @@ class Replica:
                     self._store, partition, pointer.active.snapshot, self._verifier,
                     None if loaded is None else loaded.serving,
                 )  # fmt: skip
+                view = view_of(serving, self.calendar)
             except Exception as error:
                 # Whatever is wrong with it, the snapshot before is better than none.
                 self._failed(f"partition {partition}", error)
@@ -208,7 +245,7 @@ class Replica:
                 up = False
             else:
                 self._trouble.off(f"partition {partition}")
-                self._loaded[partition] = view_of(serving, self.calendar)
+                self._loaded[partition] = view
         self.store_up = up
         self._telemetry.dependency("store", up)
         views = {

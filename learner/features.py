@@ -18,6 +18,8 @@ Floats = npt.NDArray[np.float64]
 
 #: Seasons looked back on for the mean of a phase, and the prior weight of the group's.
 PHASES, PHASE_PRIOR = 8, 2.0
+#: Observed buckets' worth of the mean of all that a category's mean starts from.
+GROUP_PRIOR = 10.0
 #: Smallest scale, in units a bucket.
 MIN_SCALE = 0.02
 #: Bounds of a ratio: what no level explains is clipped, so that one outlier cannot spoil all.
@@ -72,8 +74,8 @@ def features(panel: Panel, origin: int, horizon: int) -> Batch:
     """
     target = origin + horizon
     season = panel.season
-    short, seen = panel.window(origin, panel.short)
-    long, seen_long = panel.window(origin, panel.long)
+    short, seen = panel.level(origin, panel.short)
+    long, seen_long = panel.level(origin, panel.long)
     code = np.asarray(panel.column("category"))
     short = _shrunk(short, seen, code, len(panel.phases))
     long = np.where(seen_long > 0, (long * seen_long + SHRINKAGE * short)
@@ -140,13 +142,13 @@ def features(panel: Panel, origin: int, horizon: int) -> Batch:
 
 def _shrunk(level: Floats, seen: Floats, code: npt.NDArray[np.int_], groups: int) -> Floats:
     """Draw a level towards its category's mean by as much as little was seen of it."""
-    known = seen > 0
-    if not known.any():
+    total = (level * seen).sum()
+    if total <= 0:
         return level
-    sums = np.bincount(code[known], level[known], groups)
-    members = np.bincount(code[known], minlength=groups)
-    overall = level[known].mean()
-    mean = (sums + overall) / (members + 1.0)
+    overall = total / seen.sum()
+    sums = np.bincount(code, level * seen, groups)
+    weight = np.bincount(code, seen, groups)
+    mean = (sums + GROUP_PRIOR * overall) / (weight + GROUP_PRIOR)
     drawn: Floats = (level * seen + SHRINKAGE * mean[code]) / (seen + SHRINKAGE)
     return drawn
 

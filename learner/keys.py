@@ -81,7 +81,7 @@ def load_signer(settings: Settings) -> Signer:
             f"cannot read the signing key {file}: {error.strerror}", remedy=_MAKE
         ) from None
     except ValueError:
-        key = None  # type: ignore[assignment]
+        key = None
     if not isinstance(key, Ed25519PrivateKey):
         raise SettingsError(f"{file} is not an Ed25519 private key in PEM", remedy=_MAKE)
     return Signer(key)
@@ -103,7 +103,7 @@ def load_verifier(settings: Settings) -> Verifier:
             f"cannot read the public key {file}: {error.strerror}", remedy=_MAKE
         ) from None
     except ValueError:
-        key = None  # type: ignore[assignment]
+        key = None
     if not isinstance(key, Ed25519PublicKey):
         raise SettingsError(f"{file} is not an Ed25519 public key in PEM", remedy=_MAKE)
     return Verifier(key)

@@ -66,7 +66,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
         return "refused" if "refused" in by_partition.values() else "applied"
 
 
-_decoder = msgspec.json.Decoder(Operation | Outcome)
+_decoder: msgspec.json.Decoder[Operation | Outcome] = msgspec.json.Decoder(Operation | Outcome)
 
 
 def decode_control(value: bytes) -> Operation | Outcome:

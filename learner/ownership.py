@@ -33,6 +33,7 @@ class Owned:
     folded: int = 0  # records since the last snapshot
     closes: int = 0  # buckets closed since the last snapshot
     published_s: float = 0.0  # monotonic
+    publish_s: float = 0.0  # how long the last publication took
     last_record_s: float = 0.0  # monotonic
     stopped: str = ""  # why it stands still, if it does
 

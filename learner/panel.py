@@ -9,6 +9,7 @@ that the ring reaches costs two look-ups. Leaves out: what is learned from the f
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -49,6 +50,8 @@ COLUMNS: dict[str, tuple[type[np.generic], float]] = {
 PRICE_SHARE, PHASE_SHARE = 0.05, 0.15
 #: Buckets' worth of the category's mean that a level starts from.
 SHRINKAGE = 3.0
+#: Weight of the bucket that listed a series, in its level.
+FIRST_WEIGHT = 0.25
 #: No category known.
 NO_CATEGORY = ""
 
@@ -111,11 +114,11 @@ class Panel:
         """Number of series there is room for."""
         return len(self.columns["listed"])
 
-    def of(self, ring: str, bucket: int) -> npt.NDArray[np.generic]:
+    def of(self, ring: str, bucket: int) -> npt.NDArray[Any]:
         """A bucket's row of a ring, shape (S,): a view."""
         return self.rings[ring][bucket % self.ring, : self.size]
 
-    def column(self, name: str) -> npt.NDArray[np.generic]:
+    def column(self, name: str) -> npt.NDArray[Any]:
         """A column, shape (S,): a view."""
         return self.columns[name][: self.size]
 
@@ -141,12 +144,13 @@ class Panel:
 
     def _category(self, product: str) -> int:
         known = self.products.get(product)
-        code = self.categories.code((known.category if known else None) or NO_CATEGORY)
+        category = (known.category if known else None) or NO_CATEGORY
+        new = category not in self.categories.codes
+        code = self.categories.code(category)
         if code >= len(self.phases):
-            grown = np.ones((max(code + 1, 2 * len(self.phases)), self.season))
-            grown[: len(self.phases)] = self.phases
-            grown[len(self.phases) :] = self.phases[0]
-            self.phases = grown
+            self.phases = np.pad(self.phases, ((0, max(code + 1, 2 * code) - code), (0, 0)))
+        if new:
+            self.phases[code] = self.phases[0]
         return code
 
     # -- facts that are no sales -----------------------------------------------------------
@@ -190,30 +194,33 @@ class Panel:
         self._amend(closed.revisions)
         self._fill(closed)
         self.plans.forget(bucket - self.ring)
+        self._forget_stockouts(bucket)
         return refused
 
     def _pass_silence(self, bucket: int) -> None:
         """Mark what lies between the last close and this one as missing."""
         if self.last is None:
             return
+        before = self.last
         for gap in range(max(self.last + 1, bucket - self.ring), bucket):
-            self._blank(gap)
+            self._blank(gap, before)
+            before = gap
 
-    def _blank(self, bucket: int) -> None:
+    def _blank(self, bucket: int, before: int) -> None:
+        """Make a bucket one of which nothing is known; ``before`` is the last that was closed."""
         for name in ("units", "price"):
             self.of(name, bucket)[:] = np.nan
         for name in ("returns", "promotion", "status"):
             self.of(name, bucket)[:] = 0
         for name in ("sum_units", "sum_observed", "sum_promotion"):
-            self.of(name, bucket)[:] = self.of(name, bucket - 1)
+            self.of(name, bucket)[:] = self.of(name, before)
 
     def _fill(self, closed: Closed) -> None:
         bucket = closed.bucket
-        self._blank(bucket)
+        self._blank(bucket, bucket - 1)
         alive = np.array([text in closed.alive for text in self.stores.texts], dtype=bool)
-        observed = alive[self.column("store")]
         gross, returns, price = self._sums(closed.cells)
-        observed &= ~self._not_for_sale(bucket) | (gross > 0)
+        observed = alive[self.column("store")] & (~self._not_for_sale(bucket) | (gross > 0))
         status = np.where(observed, OBSERVED, MISSING).astype(np.int8)
         for key in self._stocked_out(bucket):
             if observed[self.rows[key]]:
@@ -233,12 +240,6 @@ class Panel:
         promotion = self.plans.promotion(self, bucket, bucket)
         self.of("promotion", bucket)[:] = promotion
         self.of("sum_promotion", bucket)[:] += np.rint(promotion * 1000).astype(np.uint32)
-        usual = self.columns["usual_price"][: self.size]
-        paid = np.isfinite(price)
-        fresh = paid & np.isnan(usual)
-        usual[fresh] = price[fresh]
-        usual[paid] += PRICE_SHARE * (price[paid] - usual[paid])
-        self._learn_phase(bucket, counts)
 
     def _sums(
         self, cells: dict[Key, Cell]
@@ -280,6 +281,16 @@ class Panel:
                 found.append(key)
         return found
 
+    def _forget_stockouts(self, bucket: int) -> None:
+        """Drop stock-outs that ended by the close of a bucket: no later one asks for them."""
+        end = self.calendar.span(bucket)[1]
+        for key, spans in list(self.stockouts.items()):
+            kept = [span for span in spans if span[1] > end]
+            if not kept:
+                del self.stockouts[key]
+            elif len(kept) < len(spans):
+                self.stockouts[key] = kept
+
     def _amend(self, revisions: dict[int, dict[Key, Cell]]) -> None:
         """Add what came after a close to that bucket's facts and to the sums since."""
         for bucket in sorted(revisions):
@@ -289,29 +300,58 @@ class Panel:
                 row = self.rows.get(key)
                 if row is None:
                     continue
-                slot = bucket % self.ring
-                units = self.rings["units"]
-                before = 0.0 if np.isnan(units[slot, row]) else float(units[slot, row])
-                net = gross if self.settings.target == "gross" else gross - returns
-                after = max(before + net / MICRO, 0.0)
-                units[slot, row] = after
-                self.rings["returns"][slot, row] += returns / MICRO
-                newly = self.rings["status"][slot, row] == MISSING and count > 0
-                if newly:
-                    self.rings["status"][slot, row] = OBSERVED
-                    self.columns["listed"][row] = min(self.columns["listed"][row], bucket)
-                step = round((after - before) * MICRO)
-                for later in range(bucket, self.last):
-                    at = (later % self.ring, slice(row, row + 1))
-                    self.rings["sum_units"][at] += step
-                    if newly:
-                        self.rings["sum_observed"][at] += np.uint16(1)
+                self._amend_one(bucket, row, gross, returns, newly=count > 0)
 
-    def _learn_phase(self, bucket: int, counts: npt.NDArray[np.bool_]) -> None:
+    def _amend_one(self, bucket: int, row: int, gross: int, returns: int, *, newly: bool) -> None:
+        """Amend one bucket of one series by sums in millionths; ``newly``: by a sale, no void."""
+        assert self.last is not None
+        slot, rings = bucket % self.ring, self.rings
+        rings["returns"][slot, row] += returns / MICRO
+        status = int(rings["status"][slot, row])
+        if status == MISSING:
+            if not newly:
+                return  # a void: what is missing stays so
+            status = rings["status"][slot, row] = OBSERVED
+            rings["units"][slot, row] = 0.0
+            self.columns["listed"][row] = min(self.columns["listed"][row], bucket)
+        # What the bucket counts for in the sums; exact, where its units are rounded to float32.
+        prior = (bucket - 1) % self.ring
+        counted = int(rings["sum_observed"][slot, row] != rings["sum_observed"][prior, row])
+        held = int(rings["sum_units"][slot, row] - rings["sum_units"][prior, row])
+        before = held if counted else round(float(rings["units"][slot, row]) * MICRO)
+        net = gross if self.settings.target == "gross" else gross - returns
+        after = max(before + net, 0)
+        rings["units"][slot, row] = after / MICRO
+        counts = 1
+        if status == CENSORED:  # it may raise a level, never lower it
+            level, seen = self.window(bucket - 1, self.short)
+            counts = int(after / MICRO > level[row] and seen[row] > 0)
+        step, more = counts * after - held, (counts - counted) % 2**16
+        for later in range(bucket, self.last):
+            at = (later % self.ring, slice(row, row + 1))
+            rings["sum_units"][at] += step
+            rings["sum_observed"][at] += np.uint16(more)
+
+    def learn_usual(self, bucket: int) -> None:
+        """Move usual prices and the groups' profiles towards what the last closed bucket was.
+
+        Called once the models have learned the bucket: features that held a share of it would
+        tell them of the very demand that they learn.
+        """
+        price = np.asarray(self.of("price", bucket), np.float64)
+        usual = self.column("usual_price")
+        paid = np.isfinite(price)
+        fresh = paid & np.isnan(usual)
+        usual[fresh] = price[fresh]
+        usual[paid] += PRICE_SHARE * (price[paid] - usual[paid])
+        self._learn_phase(bucket)
+
+    def _learn_phase(self, bucket: int) -> None:
         """Move each category's profile of the season towards what this bucket was."""
         if self.season == 1:
             return
-        level, seen = self.window(bucket - 1, self.short)
+        counts = self.of("sum_observed", bucket) != self.of("sum_observed", bucket - 1)
+        level, seen = self.level(bucket - 1, self.short)
         use = counts & (seen > 0)
         if not use.any():
             return
@@ -348,6 +388,21 @@ class Panel:
             self.of("sum_observed", origin) - self.of("sum_observed", start), np.float64
         )
         return units / MICRO / np.maximum(seen, 1.0), seen
+
+    def level(self, origin: int, length: int) -> tuple[Floats, Floats]:
+        """As ``window``, but the bucket that listed a series counts for a quarter.
+
+        A series is listed by its first sale, so that bucket is chosen for not being empty.
+        """
+        mean, seen = self.window(origin, length)
+        listed = np.asarray(self.column("listed"))
+        young = np.flatnonzero((listed > origin - length) & (listed <= origin) & (seen > 0))
+        first = np.nan_to_num(self.rings["units"][listed[young] % self.ring, young])
+        rest = seen[young] - (1.0 - FIRST_WEIGHT)
+        mean[young] = (mean[young] * seen[young] - (1.0 - FIRST_WEIGHT) * first) / rest
+        mean[young] = np.maximum(mean[young], 0.0)
+        seen[young] = rest
+        return mean, seen
 
     @property
     def oldest(self) -> int:

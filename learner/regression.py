@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
+import pandas as pd  # type: ignore[import-untyped]
 from river import linear_model
 
 Floats = npt.NDArray[np.float64]
 
 
-class ForgettingRegression(linear_model.BayesianLinearRegression):  # type: ignore[misc]
+class ForgettingRegression(linear_model.BayesianLinearRegression):
     """Bayesian linear regression whose past fades by ``forget``, not by the row.
 
     Parameters

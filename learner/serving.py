@@ -1,7 +1,8 @@
 """What the API answers from: the part of a snapshot that is served, read-only, in memory.
 
-A forecast is a pure function of it. Rings are time-major, with room for more series than there are: bucket ``b`` is in slot
-``b % len(ring)``; a bucket before ``origin - len(ring) + 1`` is no longer kept.
+A forecast is a pure function of it. Rings are time-major, with room for more series than there
+are: bucket ``b`` is in slot ``b % len(ring)``; a bucket before ``origin - len(ring) + 1`` is no
+longer kept.
 """
 
 from __future__ import annotations

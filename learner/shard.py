@@ -172,6 +172,7 @@ class Shard:
         actual = np.where(observed, panel.units(bucket), np.nan)
         self._score(bucket, actual)
         self._learn(bucket, actual)
+        panel.learn_usual(bucket)
         self._forecast_scored(bucket)
         self._learn_difference(bucket, actual)
         return refused

@@ -20,13 +20,13 @@ from typing import Any
 import msgspec
 import numpy as np
 import numpy.typing as npt
-import river
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import (
     Ed25519PrivateKey,
     Ed25519PublicKey,
 )
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from river.__version__ import __version__ as river_version
 
 from learner import intervals
 from learner.panel import COLUMNS, RINGS
@@ -407,7 +407,7 @@ def versions() -> dict[str, str]:
     """Versions that a snapshot's bytes depend on."""
     return {
         "salescast": VERSION,
-        "river": str(river.__version__),
+        "river": river_version,
         "numpy": np.__version__,
         "python": platform.python_version(),
     }
@@ -458,10 +458,10 @@ def read_shard(store: SnapshotStore, manifest: Manifest, settings: Settings) -> 
     if changed:
         shown = ", ".join(f"{n}: {theirs.get(n)!r}, now {ours.get(n)!r}" for n in changed)
         raise FingerprintMismatch(f"snapshot {manifest.snapshot} was made with {shown}")
-    if manifest.versions["river"] != river.__version__:
+    if manifest.versions["river"] != river_version:
         raise FingerprintMismatch(
             f"snapshot {manifest.snapshot} was made with River {manifest.versions['river']}, "
-            f"this is {river.__version__}",
+            f"this is {river_version}",
             remedy="Install the River it was made with",
         )
     parts = read_parts(store, manifest, list(manifest.parts))

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,6 +29,7 @@ from scripts.console import Config, address, err, log_to_stderr, out, settings
 from scripts.serve import LeaveWithParent
 from scripts.supervise import Child, leave_with_parent
 from scripts.up import Stopping, look_after, make_children, stop_all
+from stream.errors import SettingsError
 from stream.settings import Settings
 
 #: Days of 2017 that pass in a second.
@@ -49,14 +53,70 @@ def demo(
         bool, typer.Option("--exit", help="Leave after the stream, with a summary",
                            envvar="DEMO_EXIT")
     ] = False,
+    kafka: Annotated[
+        bool, typer.Option("--kafka", help="On Apache Kafka and Redis, started for the demo")
+    ] = False,
 ) -> None:  # fmt: skip
     """Stream a year of real sales through producer, log, learner and API, and watch it learn.
 
-    Ctrl-C stops it; started again, it goes on where it stopped.
+    Ctrl-C stops it; started again, it goes on where it stopped. With --kafka, Apache Kafka (from
+    Maven's jars) and Redis run for as long as the demo does, and begin anew with it.
     """
-    chosen = settings(config)
+    with backends(settings(config), kafka) as chosen:
+        environ = demo_environ(chosen, dict(os.environ), config)
+        _demo(chosen, environ, days_per_second, days, exit_after)
+
+
+@contextmanager
+def backends(chosen: Settings, kafka: bool) -> Iterator[Settings]:
+    """Settings of the demo, with Kafka and Redis running behind them if asked for.
+
+    Raises
+    ------
+    SettingsError
+        Java, Maven or a Redis server is missing; the message says what to install.
+    """
+    if not kafka:
+        yield chosen
+        return
+    from infra.kafka.cluster import Cluster, KafkaMissingError
+    from infra.redis_server import RedisServer
+    from learner.keys import key_files, make_keys
+
+    folder = Path(chosen.data_dir) / "demo-kafka"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(mode=0o700, parents=True)
+    out.print("starting Apache Kafka and Redis (the first time, Maven fetches Kafka) ...",
+              style="dim")  # fmt: skip
+    with ExitStack() as stack:
+        try:
+            redis = stack.enter_context(RedisServer(folder / "redis"))
+            cluster = stack.enter_context(Cluster())
+            cluster.start()
+        except (KafkaMissingError, RuntimeError) as error:
+            raise SettingsError(str(error)) from None
+        there = replace(
+            chosen,
+            data_dir=str(folder),
+            log="kafka",
+            store="redis",
+            kafka_bootstrap=cluster.bootstrap,
+            redis_url=redis.url,
+        )
+        make_keys(*key_files(there))
+        out.print(f"Kafka    {cluster.bootstrap}")
+        out.print(f"Redis    {redis.url}")
+        yield there
+
+
+def _demo(
+    chosen: Settings,
+    environ: dict[str, str],
+    days_per_second: float,
+    days: int,
+    exit_after: bool,
+) -> None:
     folder = Path(chosen.data_dir)
-    environ = demo_environ(chosen, dict(os.environ), config)
     children = make_children(chosen, environ, logs=True)
     out.print("[bold]Salescast demo[/]: the Complete Journey, real grocery sales of 2017")
     out.print("preparing the sales ...", style="dim")
@@ -97,6 +157,8 @@ def demo_environ(
     if config is not None:
         environ["SALESCAST_CONFIG"] = config
     environ.setdefault("SALESCAST_TIMEZONE", str(journey.ZONE))
+    for name in ("data_dir", "log", "store", "kafka_bootstrap", "redis_url"):
+        environ[f"SALESCAST_{name.upper()}"] = getattr(chosen, name)
     if "SALESCAST_METRICS_PORT" not in environ:
         with socket.socket() as probe:
             probe.bind((chosen.host, 0))

@@ -53,4 +53,6 @@ def open_log(settings: Settings, name: Literal["events", "control", "dead_letter
         sasl_mechanism=settings.kafka_sasl_mechanism,
         username=settings.kafka_username,
         password=settings.kafka_password,
+        # A dead letter is an event's record with its reasons added.
+        record_bytes=(4 if name == "dead_letters" else 1) << 20,
     )

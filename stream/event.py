@@ -236,7 +236,7 @@ def _refusal(message: str) -> Refusal:
 
 
 def _checked(event: AnyEvent) -> AnyEvent | Refusal:
-    """Refuse what no single field can show: sums that overflow, spans that end before they start."""
+    """Refuse what no single field shows: sums that overflow, spans that end before they start."""
     if event.x is not None and _depth(event.x) > MAX_DEPTH:
         return Refusal("malformed", "nested too deeply", "x")
     if isinstance(event, Sale | Void):

@@ -72,6 +72,9 @@ class KafkaLog:
     security_protocol, ssl_cafile, sasl_mechanism, username, password
         As kafka-python names them; empty: its defaults.
 
+    record_bytes
+        Largest record of a topic that is made here.
+
     Raises
     ------
     LogUnavailable
@@ -93,6 +96,7 @@ class KafkaLog:
         sasl_mechanism: str = "",
         username: str = "",
         password: str = "",
+        record_bytes: int = 1 << 20,
     ) -> None:
         self._bootstrap = bootstrap
         self._topic = topic
@@ -123,7 +127,7 @@ class KafkaLog:
             with self._unavailable():
                 about = self._describe()
                 if about is None:
-                    self._make(partitions, replication)
+                    self._make(partitions, replication, record_bytes)
                     about = self._describe()
                 if about is None:
                     raise LogUnavailable(f"the topic {topic} was made, but is not there yet")
@@ -251,12 +255,16 @@ class KafkaLog:
             raise kafka_errors.for_code(about["error_code"])()
         return about
 
-    def _make(self, partitions: int, replication: int) -> None:
+    def _make(self, partitions: int, replication: int, record_bytes: int) -> None:
         """Make the topic, unless another process is quicker, and wait until it has leaders."""
         wanted = {
             "num_partitions": partitions,
             "replication_factor": replication,
-            "configs": {**_REQUIRED, "min.insync.replicas": str(min(2, replication))},
+            "configs": {
+                **_REQUIRED,
+                "min.insync.replicas": str(min(2, replication)),
+                "max.message.bytes": str(record_bytes),
+            },
         }
         with self._admin_lock:
             try:

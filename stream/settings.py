@@ -26,9 +26,7 @@ HORIZON = {"hour": 72, "day": 28, "week": 26}
 SCORED = {"hour": (1, 24, 72), "day": (1, 7, 14), "week": (1, 4, 13)}
 
 
-def _s(
-    default: Any, help: str, *, unit: str = "", fold: bool = False, secret: bool = False
-) -> Any:
+def _s(default: Any, help: str, *, unit: str = "", fold: bool = False, secret: bool = False) -> Any:
     """Declare a setting; ``fold`` marks those that change the state, and so its fingerprint."""
     return field(
         default=default, metadata={"help": help, "unit": unit, "fold": fold, "secret": secret}
@@ -62,47 +60,61 @@ class Settings:
 
     # time
     timezone: str = _s("UTC", "The one time zone of buckets", fold=True)
-    bucket: Bucket = _s("day", "Length of a bucket: hour, day or week", fold=True)
+    bucket: Bucket = _s("day", "Length of a bucket: hour, day or week", fold=True)  # noqa: RUF009
     day_start: str = _s("00:00", "Local time at which a business day starts", fold=True)
     week_start: Literal[
         "monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"
     ] = _s("monday", "Day on which a week starts", fold=True)
-    grace_s: int = _s(7200, "How long a bucket waits for stragglers after its end", unit="s",
-                      fold=True)
-    revise_buckets: int = _s(2, "Closed buckets that later sales may still amend",
-                             unit="buckets", fold=True)
-    max_future_s: int = _s(86400, "How far ahead of its append time an event may be", unit="s",
-                           fold=True)
-    tick_idle_s: float = _s(60.0, "Silence after which the owner of a live partition appends a tick",
-                            unit="s")
-    live_edge_s: int = _s(172800, "A partition is live once an event was this fresh when appended",
-                          unit="s", fold=True)
+    grace_s: int = _s(
+        7200, "How long a bucket waits for stragglers after its end", unit="s", fold=True
+    )
+    revise_buckets: int = _s(
+        2, "Closed buckets that later sales may still amend", unit="buckets", fold=True
+    )
+    max_future_s: int = _s(
+        86400, "How far ahead of its append time an event may be", unit="s", fold=True
+    )
+    tick_idle_s: float = _s(
+        60.0, "Silence after which the owner of a live partition appends a tick", unit="s"
+    )
+    live_edge_s: int = _s(
+        172800,
+        "A partition is live once an event was this fresh when appended",
+        unit="s",
+        fold=True,
+    )
 
     # what is forecast
     target: Literal["gross", "net"] = _s("gross", "Demand: sales, or sales less returns", fold=True)
-    horizon: int = _s(0, "How far ahead to forecast; 0: 72 hours, 28 days or 26 weeks",
-                      unit="buckets", fold=True)
+    horizon: int = _s(
+        0, "How far ahead to forecast; 0: 72 hours, 28 days or 26 weeks", unit="buckets", fold=True
+    )
     champion: str = _s("bayes", "The model that is served", fold=True)
     challengers: tuple[str, ...] = _s(
         ("seasonal_naive", "level_phase", "river_plain"),
-        "Models that learn and are scored on the same stream, unserved", fold=True
+        "Models that learn and are scored on the same stream, unserved",
+        fold=True,
     )
-    max_series: int = _s(1_000_000, "Series a partition may list; more are refused",
-                         unit="series", fold=True)
+    max_series: int = _s(
+        1_000_000, "Series a partition may list; more are refused", unit="series", fold=True
+    )
 
     # the worker
-    snapshot_interval_s: float = _s(10.0, "Longest time between snapshots of a changed shard",
-                                    unit="s")
+    snapshot_interval_s: float = _s(
+        10.0, "Longest time between snapshots of a changed shard", unit="s"
+    )
     snapshots_kept: int = _s(30, "Newest snapshots kept a partition, beside the pinned ones")
     poll_records: int = _s(5000, "Most records of one poll")
-    metrics_port: int = _s(9108, "Port of the learner's /metrics and probes; 0: any free one",
-                           unit="port")
+    metrics_port: int = _s(
+        9108, "Port of the learner's /metrics and probes; 0: any free one", unit="port"
+    )
 
     # the API
     host: str = _s("127.0.0.1", "Address the API and the probes listen on")
     port: int = _s(8000, "Port of the API", unit="port")
-    api_key: str = _s("", "Key that writes must carry (X-API-Key); empty: writes are open",
-                      secret=True)
+    api_key: str = _s(
+        "", "Key that writes must carry (X-API-Key); empty: writes are open", secret=True
+    )
     replica_poll_s: float = _s(0.5, "How often the API looks for new snapshots", unit="s")
     stale_after_s: float = _s(900.0, "Age of a snapshot past which answers say stale", unit="s")
     max_body_bytes: int = _s(16_000_000, "Largest request body", unit="bytes")

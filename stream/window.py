@@ -402,10 +402,7 @@ def identify(source: str, id: str) -> bytes:
 
 
 def _content(event: Sale | Void, at: int) -> int:
-    if type(event) is Sale:
-        kind = "sale"
-    else:
-        kind = f"void {len(event.voids)}:{event.voids}"  # type: ignore[union-attr]
+    kind = f"void {len(event.voids)}:{event.voids}" if isinstance(event, Void) else "sale"
     return _content_of(kind, event.store, event.product, at, event.quantity, event.price)
 
 

@@ -50,10 +50,8 @@ class Deployment:
     """A log and a snapshot store in a folder, and snapshots made by hand."""
 
     def __init__(self, folder: Path, **settings: Any) -> None:
-        self.settings = Settings(
-            **{"data_dir": str(folder), "partitions": 2, "replica_poll_s": 0.02, "port": 0}
-            | settings
-        )
+        values: dict[str, Any] = {"data_dir": str(folder), "partitions": 2, "replica_poll_s": 0.02}
+        self.settings = Settings(**(values | settings))
         count = self.settings.partitions
         self.events = SqliteLog(folder / "log.db", "sales.events", count)
         self.control = SqliteLog(folder / "log.db", "sales.control", 1)
@@ -78,7 +76,7 @@ class Deployment:
         position: int,
         *,
         keys: Sequence[Key] | None = None,
-        origin: int = ORIGIN,
+        origin: int | None = ORIGIN,
         seed: int = 0,
         store: SnapshotStore | None = None,
         created_us: int | None = None,
@@ -99,7 +97,7 @@ class Deployment:
             partition=partition,
             topic_id=self.events.topic_id,
             position=position,
-            watermark_us=(origin + 1) * DAY_US + 5_000_000,
+            watermark_us=-(2**62) if origin is None else (origin + 1) * DAY_US + 5_000_000,
             origin=origin,
             lineage=0,
             parent=head.snapshot if head else None,
@@ -125,16 +123,14 @@ class Deployment:
         return manifest.snapshot
 
 
-def _parts(
-    settings: Settings, keys: Sequence[Key], seed: int, category: str
-) -> dict[str, bytes]:
+def _parts(settings: Settings, keys: Sequence[Key], seed: int, category: str) -> dict[str, bytes]:
     rng = np.random.default_rng(seed)
     count, horizons = len(keys), settings.horizons
     units = rng.poisson(5, (RING, count)).astype(np.float32)
     status = np.ones((RING, count), np.int8)
     if count:
         units[ORIGIN % RING, 0], status[ORIGIN % RING, 0] = np.nan, 0
-    rings = {
+    rings: dict[str, Any] = {
         "units": units,
         "returns": np.zeros_like(units),
         "price": np.full_like(units, 1.99),
@@ -146,12 +142,12 @@ def _parts(
         "products": [product for _, product in keys],
         "categories": [category],
     }
-    forecast = {
+    forecast: dict[str, Any] = {
         "mean": rng.gamma(2, 3, (horizons, count)).astype(np.float32),
         "sold": rng.poisson(4, (1, count)).astype(np.float32),
         "tables": intervals.table(intervals.empty(len(settings.scored_horizons))),
     }
-    columns = {
+    columns: dict[str, Any] = {
         "category": np.zeros(count, np.int32),
         "listed": np.full(count, ORIGIN - 20, np.int64),
     }

@@ -12,6 +12,24 @@ export function h(tag, attributes = {}, ...children) {
   return element;
 }
 
+const FOCUSABLE = "a[href], button, [tabindex]";
+
+/** Put children in place of others; what was focused or scrolled sideways there stays so. */
+export function refill(parent, ...children) {
+  const held = [...parent.querySelectorAll(FOCUSABLE)];
+  const at = held.indexOf(document.activeElement);
+  const scrolled = [...parent.querySelectorAll(".scroll")].map((element) => element.scrollLeft);
+  parent.replaceChildren(...children.flat().filter((child) => child != null && child !== false));
+  parent.querySelectorAll(".scroll").forEach((element, i) => {
+    element.scrollLeft = scrolled[i] || 0;
+  });
+  if (at < 0) return;
+  const now = [...parent.querySelectorAll(FOCUSABLE)];
+  const href = held[at].getAttribute("href");
+  const same = href && now.find((element) => element.getAttribute("href") === href);
+  (same || now[at])?.focus({ preventScroll: true });
+}
+
 /** Write a text only where it differs: screen readers announce what changes. */
 export function setText(element, text) {
   if (element.textContent !== text) element.textContent = text;

@@ -3,7 +3,7 @@
 import * as api from "./api.js";
 import { address } from "./address.js";
 import { drawSeries } from "./chart.js";
-import { choices, failure, h, setText, skeleton, table } from "./dom.js";
+import { choices, failure, h, refill, setText, skeleton, table } from "./dom.js";
 import * as f from "./format.js";
 import { advantage } from "./quality.js";
 
@@ -42,19 +42,20 @@ export function forecastView() {
 
   let shown = null; // {forecast, history, quality} of the series in `params`
   let params = {};
+  let said = ""; // the fault that is shown
 
   function clear() {
     shown = null;
     setText(state, " ");
     state.dataset.state = "loading";
-    figures.replaceChildren(...[1, 2, 3, 4].map(() => h("div", {}, skeleton(2))));
-    steps.replaceChildren(skeleton(8));
-    facts.replaceChildren(skeleton(5));
-    controls.replaceChildren();
+    refill(figures, ...[1, 2, 3, 4].map(() => h("div", {}, skeleton(2))));
+    refill(steps, skeleton(8));
+    refill(facts, skeleton(5));
+    refill(controls);
     setText(unit, " ");
     chart.classList.add("loading");
     body.hidden = false;
-    fault.replaceChildren();
+    refill(fault);
   }
 
   function paintFigures({ forecast, quality }) {
@@ -64,22 +65,23 @@ export function forecastView() {
       || known.at(-1);
     const total = forecast.steps.reduce((sum, step) => sum + step.mean, 0);
     const length = forecast.steps.length;
+    const digits = f.decimals(forecast.steps.flatMap((step) => [step.mean, total]));
     const better = advantage(quality, length);
     const items = [
       open
         ? ["Sold so far", f.number(open.sold), f.bucket(open.start, forecast.bucket)]
         : ["Sold so far", f.NONE, "no bucket is open yet"],
-      ["Remains", open ? f.number(open.remains) : f.NONE,
-        open ? `of ${f.number(open.mean)} expected` : " "],
-      [`Next ${f.buckets(length, forecast.bucket)}`, f.number(total), "units, sum of the means"],
+      ["Remains", open ? f.number(open.remains, digits) : f.NONE,
+        open ? `of ${f.number(open.mean, digits)} expected` : " "],
+      [`Next ${f.buckets(length, forecast.bucket)}`, f.number(total, digits), "units, sum of the means"],
       better
         ? [`${better.gain < 0 ? "Worse" : "Better"} than seasonal naive`,
           f.percent(Math.abs(better.gain), 0),
           h("a", { href: address("quality", { horizon: better.horizon }) },
             `RMSSE, ${f.buckets(better.horizon, forecast.bucket)} ahead, all series`)]
-        : ["Better than seasonal naive", f.NONE, "not scored yet"],
+        : ["Better than seasonal naive", f.NONE, "no comparison yet"],
     ];
-    figures.replaceChildren(...items.map(([name, value, more]) =>
+    refill(figures, ...items.map(([name, value, more]) =>
       h("div", {}, h("dt", {}, name), h("dd", { class: "figure num" }, value),
         h("dd", { class: "more" }, more))));
   }
@@ -101,7 +103,7 @@ export function forecastView() {
     const presets = HORIZONS[forecast.bucket];
     const lengths = [...new Set([...presets, length])].sort((a, b) => a - b);
     const to = (more) => address("forecast", { ...params, ...more });
-    controls.replaceChildren(
+    refill(controls,
       choices("Past", [
         { text: "Recent", on: !wholePast(), href: to({ past: "recent" }) },
         { text: "All", on: wholePast(), href: to({ past: "all" }) },
@@ -117,7 +119,7 @@ export function forecastView() {
     const open = all.some((step) => step.sold != null);
     const amount = (head, value, d = digits) =>
       ({ head, kind: "num", cell: (step) => f.number(value(step), d) });
-    steps.replaceChildren(table("Forecast by bucket", [
+    refill(steps, table("Forecast by bucket", [
       { head: forecast.bucket[0].toUpperCase() + forecast.bucket.slice(1),
         cell: (step) => f.bucket(step.start, forecast.bucket) },
       { ...amount("Mean", (s) => s.mean), kind: "num strong" },
@@ -142,7 +144,7 @@ export function forecastView() {
       ["Past kept", `${f.buckets(history.items.length, length)}: ${count("observed")} observed, `
         + `${count("missing")} missing, ${count("censored")} under a stock-out`],
     ];
-    facts.replaceChildren(...items.map(([name, value]) =>
+    refill(facts, ...items.map(([name, value]) =>
       h("div", {}, h("dt", {}, name), h("dd", {}, value))));
   }
 
@@ -167,9 +169,21 @@ export function forecastView() {
   }
 
   function paintFault(problem, retry) {
+    // Said once: a refresh that fails alike must not be announced, nor take the focus, again.
+    const what = JSON.stringify([problem.status, problem.detail, params]);
+    if (fault.hasChildNodes() && what === said) return;
+    said = what;
+    refill(fault);
     setText(note, "");
-    if (problem.status === 422 && shown) {
-      setText(note, problem.detail);
+    if (problem.status === 422) {
+      body.hidden = !shown;
+      if (shown) setText(note, problem.detail);
+      else {
+        const { store, product } = params;
+        refill(fault, failure(problem),
+          h("p", { class: "way-out" }, h("a", { href: address("forecast", { store, product }) },
+            "Show as far ahead as usual")));
+      }
     } else if (problem.status === 404) {
       body.hidden = true;
       setText(state, " ");
@@ -180,7 +194,7 @@ export function forecastView() {
         return { store: name.slice(0, cut), product: name.slice(cut + 1) };
       };
       const near = problem.near.map(split);
-      fault.replaceChildren(h("section", { class: "notice", role: "alert" },
+      refill(fault, h("section", { class: "notice", role: "alert" },
         h("h2", {}, "No such series"),
         h("p", {}, problem.detail),
         near.length
@@ -192,7 +206,7 @@ export function forecastView() {
             + "first bucket closes.")));
     } else {
       body.hidden = !shown;
-      fault.replaceChildren(failure(problem, retry));
+      refill(fault, failure(problem, retry));
     }
   }
 
@@ -212,7 +226,7 @@ export function forecastView() {
       paintFault(problem, () => load(signal));
       return;
     }
-    fault.replaceChildren();
+    refill(fault);
     body.hidden = false;
     setText(note, "");
     setText(where, [store, shown.forecast.category].filter(Boolean).join(" · "));

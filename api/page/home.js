@@ -2,14 +2,14 @@
 
 import * as api from "./api.js";
 import { address } from "./address.js";
-import { failure, h, setText, skeleton, table } from "./dom.js";
+import { failure, h, refill, setText, skeleton, table } from "./dom.js";
 import * as f from "./format.js";
 
 const SHOWN = 15;
 
 function firstSale() {
   const sale = {
-    type: "sale", id: "till-1-000001", source: "till-1",
+    type: "sale", id: `till-1-${Date.now()}`, source: "till-1",
     time: new Date().toISOString().replace(/\.\d+Z$/, "Z"),
     store: "Main Street", product: "Espresso", quantity: 2, price: 3.5,
   };
@@ -45,7 +45,8 @@ function empty(received) {
     h("div", { class: "command" }, h("pre", { tabindex: "0" }, code), copy),
     h("p", { class: "muted" },
       "Many at once: send a JSON array, or one sale a line as application/x-ndjson. Sales of the "
-      + "past come first, oldest first, so that there is something to learn from. ",
+      + "past come first, oldest first, so that there is something to learn from. If writes need "
+      + "a key, it goes into the header X-API-Key. ",
       h("a", { href: "docs" }, "All fields are in the API reference"), "."));
 }
 
@@ -63,14 +64,14 @@ export function homeView() {
         if (!signal.aborted) {
           const received = partitions.reduce((sum, p) => sum + (p.log_end || 0), 0);
           // Not anew at each refresh: the reader may be copying from it.
-          if (received !== told) root.replaceChildren(empty(received));
+          if (received !== told) refill(root, empty(received));
           told = received;
         }
         return;
       }
     } catch (problem) {
       if (!signal.aborted && !listed) {
-        root.replaceChildren(failure(problem, () => load(signal)));
+        refill(root, failure(problem, () => load(signal)));
         told = null;
       }
       return;
@@ -78,7 +79,7 @@ export function homeView() {
     if (signal.aborted) return;
     listed = true;
     const digits = f.decimals(answer.items.map((item) => item.recent));
-    root.replaceChildren(
+    refill(root,
       h("h1", {}, "Busiest series"),
       h("p", { class: "lead" }, `${f.number(answer.total)} series are forecast. Search above, or `
         + "start with one that sells most."),
@@ -95,7 +96,7 @@ export function homeView() {
     root,
     title: () => "",
     async show(_, signal) {
-      if (!listed && told === null) root.replaceChildren(h("h1", {}, "Busiest series"), skeleton(12));
+      if (!listed && told === null) refill(root, h("h1", {}, "Busiest series"), skeleton(12));
       await load(signal);
     },
     refresh: load,

@@ -3,7 +3,7 @@
 import * as api from "./api.js";
 import { address } from "./address.js";
 import { drawQuality } from "./chart.js";
-import { choices, failure, h, skeleton, table } from "./dom.js";
+import { choices, failure, h, refill, skeleton, table } from "./dom.js";
 import * as f from "./format.js";
 
 const NAIVE = "seasonal_naive";
@@ -52,7 +52,7 @@ export function qualityView() {
     const better = advantage({ rows }, horizon);
     const champion = rows.find((row) => row.role === "champion" && row.horizon === horizon);
     const naive = rows.find((row) => row.model === NAIVE && row.horizon === horizon);
-    head.replaceChildren(
+    refill(head,
       h("h1", {}, better
         ? `${f.percent(Math.abs(better.gain), 1)} ${better.gain < 0 ? "worse" : "better"} than `
           + "seasonal naive"
@@ -63,7 +63,7 @@ export function qualityView() {
           + `against ${METRICS.wape.show(naive.wape)}, over ${f.number(champion.n, 0)} recent forecasts.`
         : "Every forecast is scored when its bucket closes, before it is learned from."));
     const to = (more) => address("quality", { metric, horizon, ...more });
-    controls.replaceChildren(
+    refill(controls,
       choices("Metric", Object.entries(METRICS).map(([name, { text }]) =>
         ({ text, on: name === metric, href: to({ metric: name }) }))),
       choices("Ahead", horizons.map((n) =>
@@ -79,7 +79,7 @@ export function qualityView() {
       values: horizons.map((n) => rows.find((row) =>
         row.model === model.model && row.horizon === n)?.[metric] ?? null),
     }));
-    legend.replaceChildren(...lines.map((line) =>
+    refill(legend, ...lines.map((line) =>
       h("li", { "data-kind": "line", "data-colour": line.colour, "data-dash": line.dash },
         line.name)));
     drawQuality(chart, { lines, horizons, bucket: "buckets ahead",
@@ -91,7 +91,7 @@ export function qualityView() {
       rows.find((row) => row.model === model.model && row.horizon === horizon)).filter(Boolean);
     const against = (metricName) => (row) => row.model === NAIVE ? f.NONE
       : f.percent(gain(rows, row, metricName), 1, true);
-    detail.replaceChildren(
+    refill(detail,
       h("h2", {}, `At ${horizon} ${horizon === 1 ? "bucket" : "buckets"} ahead`),
       table(`Models at ${horizon} ahead`, [
         { head: "Model", cell: (row) => words(row.model) },
@@ -117,18 +117,18 @@ export function qualityView() {
     } catch (problem) {
       if (!signal.aborted && !rows?.length) {
         plot.hidden = true;
-        head.replaceChildren(failure(problem, () => load(signal)));
-        detail.replaceChildren();
+        refill(head, failure(problem, () => load(signal)));
+        refill(detail);
       }
       return;
     }
     plot.hidden = rows.length === 0;
     if (rows.length) paint();
     else {
-      head.replaceChildren(h("h1", {}, "Not scored yet"),
+      refill(head, h("h1", {}, "Not scored yet"),
         h("p", { class: "lead" }, "A forecast is scored when the bucket it is for closes. The "
           + "first scores come one bucket after the first forecast."));
-      detail.replaceChildren();
+      refill(detail);
     }
   }
 
@@ -140,8 +140,8 @@ export function qualityView() {
       if (rows?.length) paint();
       else {
         chart.classList.add("loading");
-        head.replaceChildren(h("h1", {}, "Recent quality"), skeleton(1));
-        detail.replaceChildren(skeleton(6));
+        refill(head, h("h1", {}, "Recent quality"), skeleton(1));
+        refill(detail, skeleton(6));
       }
       await load(signal);
     },

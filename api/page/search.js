@@ -2,7 +2,7 @@
 
 import * as api from "./api.js";
 import { h, setText } from "./dom.js";
-import { number } from "./format.js";
+import { decimals, number } from "./format.js";
 
 const WAIT_MS = 120;
 const SHOWN = 12;
@@ -61,6 +61,7 @@ export function search(choose) {
     }
     if (signal.aborted || document.activeElement !== field) return;
     items = answer.items;
+    const digits = decimals(items.map((item) => item.recent));
     at = -1;
     setText(found, answer.failed || (answer.total === 0 ? "No series found"
       : answer.total > items.length ? `${items.length} of ${number(answer.total)} series`
@@ -72,7 +73,7 @@ export function search(choose) {
         h("span", { class: "result-name" }, item.product),
         h("span", { class: "result-where" },
           [item.store, item.category].filter(Boolean).join(" · ")),
-        h("span", { class: "result-recent num" }, number(item.recent)))));
+        h("span", { class: "result-recent num" }, number(item.recent, digits)))));
     popup.hidden = false;
     field.setAttribute("aria-expanded", "true");
     field.removeAttribute("aria-activedescendant");

@@ -2,7 +2,7 @@
 
 import * as api from "./api.js";
 import { address } from "./address.js";
-import { choices, failure, h, skeleton, table } from "./dom.js";
+import { choices, failure, h, refill, skeleton, table } from "./dom.js";
 import * as f from "./format.js";
 
 const STEP = 50;
@@ -25,13 +25,17 @@ function score(row) {
 const when = (iso) => h("time", { datetime: iso, title: iso }, f.moment(iso));
 
 function value(of) {
-  if (of !== null && typeof of === "object") return JSON.stringify(of);
+  if (Array.isArray(of)) return of.map(value).join(", ");
+  if (of !== null && typeof of === "object") {
+    return Object.entries(of).map(([name, one]) => `${name} ${value(one)}`).join(", ");
+  }
   return typeof of === "number" ? f.number(of) : String(of);
 }
 
 function list(title, values) {
   const entries = Object.entries(values || {});
-  return entries.length && h("section", {}, h("h2", {}, title),
+  if (!entries.length) return null;
+  return h("section", {}, h("h2", {}, title),
     h("dl", { class: "facts" }, entries.map(([name, of]) =>
       h("div", {}, h("dt", {}, name.replaceAll("_", " ")), h("dd", { class: "num" }, value(of))))));
 }
@@ -70,7 +74,7 @@ export function snapshotsView() {
     try {
       if (params.id) {
         const row = await api.snapshot(params.id, signal);
-        if (!signal.aborted) root.replaceChildren(...detail(row));
+        if (!signal.aborted) refill(root, ...detail(row));
         return;
       }
       const [answer, status] = await Promise.all(
@@ -79,13 +83,13 @@ export function snapshotsView() {
       partitions = status.partitions.map((p) => p.partition);
       paint(answer.items, limit);
     } catch (problem) {
-      if (!signal.aborted) root.replaceChildren(failure(problem, () => load(signal)));
+      if (!signal.aborted) refill(root, failure(problem, () => load(signal)));
     }
   }
 
   function paint(items, limit) {
     const to = (more) => address("snapshots", { ...params, ...more });
-    root.replaceChildren(
+    refill(root,
       h("h1", {}, "Snapshots"),
       h("p", { class: "lead" }, "Each is the whole state of a partition at a position of the log. "
         + "The active one is served, the head is learned on from."),
@@ -116,7 +120,7 @@ export function snapshotsView() {
     async show(next, signal) {
       params = next;
       if (shown !== (params.id || "list")) {
-        root.replaceChildren(h("h1", {}, params.id || "Snapshots"), skeleton(12));
+        refill(root, h("h1", {}, params.id || "Snapshots"), skeleton(12));
       }
       shown = params.id || "list";
       await load(signal);

@@ -2,7 +2,7 @@
 
 import * as api from "./api.js";
 import { address } from "./address.js";
-import { failure, h, skeleton, table } from "./dom.js";
+import { failure, h, refill, skeleton, table } from "./dom.js";
 import * as f from "./format.js";
 
 function condition(row) {
@@ -46,7 +46,7 @@ export function statusView() {
     try {
       status = await api.status(signal);
     } catch (problem) {
-      if (!signal.aborted) root.replaceChildren(failure(problem, () => load(signal)));
+      if (!signal.aborted) refill(root, failure(problem, () => load(signal)));
       loaded = false;
       return;
     }
@@ -54,7 +54,7 @@ export function statusView() {
     loaded = true;
     const { partitions } = status;
     const [title, text] = summary(status);
-    root.replaceChildren(
+    refill(root,
       h("h1", {}, title),
       h("p", { class: "lead" }, text),
       table("Partitions", [
@@ -80,7 +80,7 @@ export function statusView() {
     root,
     title: () => "Status",
     async show(_, signal) {
-      if (!loaded) root.replaceChildren(h("h1", {}, "Status"), skeleton(6));
+      if (!loaded) refill(root, h("h1", {}, "Status"), skeleton(6));
       await load(signal);
     },
     refresh: load,

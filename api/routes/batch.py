@@ -84,6 +84,8 @@ def _forecast_many(context: Context, body: bytes) -> bytes:
     by_origin: dict[str, list[tuple[View, Rows]]] = {}
     for partition in sorted(rows):
         view = state.views[partition]
+        if view.origin is None:
+            continue  # no bucket has closed yet, so there are no series
         if asked.horizon > len(view.serving.mean):
             raise short(asked.horizon, len(view.serving.mean))
         chosen = np.asarray(rows[partition], dtype=np.intp)
@@ -157,7 +159,7 @@ def _group(
         stores += [serving.stores[row] for row in places]
         products += [serving.products[row] for row in places]
         partition += [serving.partition] * len(places)
-        parts.append(answers.columns(serving, rows, asked.horizon, view.spread(asked.levels)[0]))
+        parts.append(answers.columns(serving, rows, asked.horizon, view.spread(asked.levels)))
         age_s = replica.age_s(view)
         states[str(serving.partition)] = {
             "origin": view.origin,

@@ -149,7 +149,7 @@ def _became(context: Context, receipt: str) -> dict[str, Any]:
             remedy="check the receipt; if the log was recreated, send the event again",
             more={"receipt": receipt, "state": "unknown"},
         )  # fmt: skip
-    why = context.log_watch.dead_letters.find(partition, offset, item)
+    why = context.log_watch.why(partition, offset, item) if folded else None
     found: dict[str, Any] = {
         "receipt": receipt,
         "state": "dead_letter" if why else "folded" if folded else "waiting",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from anyio.to_thread import run_sync
@@ -34,7 +35,7 @@ _PATH = "/v1/forecasts/{store}/{product:path}"
 _STATUS = {MISSING: "missing", CENSORED: "censored"}
 
 
-async def forecast(context: Context, raw_path: bytes, query: bytes) -> Response:
+async def forecast(context: Context, raw_path: bytes, query: bytes) -> bytes:
     """Answer a request for one series' forecast.
 
     Raises
@@ -48,8 +49,7 @@ async def forecast(context: Context, raw_path: bytes, query: bytes) -> Response:
     if asked.horizon > len(serving.mean):
         raise short(asked.horizon, len(serving.mean))
     age_s = replica.age_s(view)
-    _, spreads = view.spread(asked.levels)
-    return answer(
+    head = answers.encode(
         {
             "store": store,
             "product": product,
@@ -63,9 +63,9 @@ async def forecast(context: Context, raw_path: bytes, query: bytes) -> Response:
             "age_s": age_s,
             "stale": replica.stale(view, age_s),
             "frozen": replica.frozen(serving.partition),
-            "steps": answers.one(serving, row, asked.horizon, spreads, view.times, asked.names),
         }
     )
+    return b'%b,"steps":%b}' % (head[:-1], view.steps(row, asked))
 
 
 async def _known(replica: Replica, raw_path: bytes, prefix: bytes) -> tuple[View, int, str, str]:
@@ -73,25 +73,23 @@ async def _known(replica: Replica, raw_path: bytes, prefix: bytes) -> tuple[View
     store, product = named(raw_path, prefix)
     found = replica.find(store, product)
     if found is None:
-        raise await run_sync(unknown_series, replica.state, store, product)
+        raise await run_sync(unknown_series, replica.state.index, store, product)
     return *found, store, product
 
 
-class _Template:
-    """What the measuring of requests wants to know of a route."""
-
-    path = _PATH
-
-
 class FastLane:
-    """Answers forecasts of one series ahead of the router, which would double their cost."""
+    """Answers forecasts of one series ahead of everything else.
+
+    Measured: what an application does around its routes (middleware, routing, a response's
+    headers) costs twice the forecast itself.
+    """
 
     def __init__(self, app: ASGIApp, context: Context) -> None:
         self.app = app
         self.context = context
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer, or pass on what is no such request."""
+        """Answer and measure, or pass on what is no such request."""
         if (
             scope["type"] != "http"
             or scope["method"] != "GET"
@@ -99,12 +97,19 @@ class FastLane:
         ):
             await self.app(scope, receive, send)
             return
-        scope["route"] = _Template
+        started = time.perf_counter()
+        status, kind = 200, b"application/json"
         try:
-            response = await forecast(self.context, scope["raw_path"], scope["query_string"])
-        except Problem as problem:
-            response = problems.response(problem)
-        await response(scope, receive, send)
+            body = await forecast(self.context, scope["raw_path"], scope["query_string"])
+        except Exception as error:
+            problem = error if isinstance(error, Problem) else problems.unforeseen(scope)
+            status, kind = problem.status, problems.MEDIA_TYPE.encode()
+            body = answers.encode(problem.members)
+        headers = [(b"content-type", kind), (b"content-length", b"%d" % len(body))]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+        seconds = time.perf_counter() - started
+        self.context.telemetry.requested("GET", _PATH, str(status), seconds)
 
 
 def routes(context: Context) -> APIRouter:
@@ -115,7 +120,8 @@ def routes(context: Context) -> APIRouter:
 
     async def get_forecast(request: Request) -> Response:
         """Forecast one series: mean, median and quantiles of each of the next buckets."""
-        return await forecast(context, request.scope["raw_path"], request.scope["query_string"])
+        body = await forecast(context, request.scope["raw_path"], request.scope["query_string"])
+        return Response(body, media_type="application/json")
 
     async def history(request: Request, limit: int = Query(90, ge=1, le=MOST_HISTORY)) -> Response:
         """Closed buckets of a series, oldest first, as far back as they are kept."""

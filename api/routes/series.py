@@ -78,7 +78,8 @@ def pooled(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for row in rows:
         groups.setdefault((row["role"], row["model"], row["horizon"]), []).append(row)
     out = []
-    for (role, model, horizon), members in sorted(groups.items()):
+    for key in sorted(groups, key=lambda one: (one[0] != "champion", *one)):
+        (role, model, horizon), members = key, groups[key]
         one: dict[str, Any] = {"model": model, "role": role, "horizon": horizon}
         one["n"] = round(sum(row["n"] for row in members), 3)
         for name in ("rmsse", "wape", "bias"):

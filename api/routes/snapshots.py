@@ -10,7 +10,8 @@ from starlette.responses import Response
 from api import schemas
 from api.context import Context, answer, documented
 from api.problems import Problem
-from api.replica import iso
+from api.replica import as_of, iso
+from learner.snapshot import Manifest
 from learner.store import Pointers
 from stream.buckets import Calendar
 
@@ -79,18 +80,18 @@ def routes(context: Context) -> APIRouter:
     return router
 
 
-def _item(manifest: Any, pointers: dict[int, Pointers], calendar: Calendar) -> dict[str, Any]:
+def _item(manifest: Manifest, pointers: dict[int, Pointers], calendar: Calendar) -> dict[str, Any]:
     stands = pointers.get(manifest.partition, Pointers())
-    started = manifest.origin is not None
+    origin = manifest.origin
     return {
         "id": manifest.snapshot,
         "partition": manifest.partition,
         "position": manifest.position,
         "lineage": manifest.lineage,
         "parent": manifest.parent,
-        "as_of": iso(manifest.watermark_us) if started else None,
+        "as_of": as_of(manifest.watermark_us),
         "published_at": iso(manifest.created_us),
-        "origin": calendar.start(manifest.origin).isoformat() if started else None,
+        "origin": None if origin is None else calendar.start(origin).isoformat(),
         "size_bytes": manifest.size_bytes,
         "head": stands.head is not None and stands.head.snapshot == manifest.snapshot,
         "active": stands.active is not None and stands.active.snapshot == manifest.snapshot,

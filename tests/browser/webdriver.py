@@ -69,7 +69,9 @@ class Browser:
 
     def text(self, selector: str) -> str:
         """The text of the first element, as it is shown; empty if there is none."""
-        return str(self.run("return document.querySelector(arguments[0])?.innerText ?? ''", selector))
+        return str(
+            self.run("return document.querySelector(arguments[0])?.innerText ?? ''", selector)
+        )
 
     def type(self, selector: str, keys: str) -> None:
         """Type into an element, by real key events."""
@@ -80,6 +82,18 @@ class Browser:
         """Press keys one by one, wherever the focus is."""
         actions = [{"type": kind, "value": key} for key in keys for kind in ("keyDown", "keyUp")]
         self._ask("POST", "/actions", actions=[{"type": "key", "id": "keys", "actions": actions}])
+
+    def drag(self, start: tuple[float, float], end: tuple[float, float]) -> None:
+        """Press the mouse at one point of the window, move to another, let go."""
+        steps: list[dict[str, Any]] = [
+            {"type": "pointerMove", "duration": 50 * (i > 0), "x": round(x), "y": round(y)}
+            for i, (x, y) in enumerate((start, end))
+        ]
+        steps.insert(1, {"type": "pointerDown", "button": 0})
+        steps.append({"type": "pointerUp", "button": 0})
+        self._ask(
+            "POST", "/actions", actions=[{"type": "pointer", "id": "mouse", "actions": steps}]
+        )
 
     def wait(self, script: str, *arguments: Any, patience_s: float = PATIENCE_S) -> Any:
         """What an expression is on the page, once it is truthy.

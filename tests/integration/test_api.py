@@ -1,0 +1,687 @@
+"""The API over a real log, store and port, answering what its contract says."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from api.routes.series import pooled
+from stream.dead_letters import DeadLetter, DeadLetters
+from stream.errors import LogUnavailable, StoreUnavailable
+from stream.log import Entry, partition_of
+from tests.api_parts import ORIGIN, Deployment, Down, context_of, keys_of, running, until
+
+SALE: dict[str, Any] = {
+    "type": "sale", "id": "1", "source": "till", "time": "2025-03-01T10:00:00+01:00",
+    "store": "100", "product": "apple", "quantity": 2,
+}  # fmt: skip
+NDJSON = {"Content-Type": "application/x-ndjson"}
+WRITE = {"kind": "freeze", "who": "ada", "reason": "test"}
+
+
+@pytest.fixture(scope="module")
+def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    """Two partitions with a snapshot each; stores whose names need escaping among them."""
+    found = Deployment(tmp_path_factory.mktemp("api"), timezone="Europe/Paris")
+    keys = keys_of(["100", "Nord/Süd 50%"], ["apple", "a/b c?", "pear"])
+    for partition in (0, 1):
+        mine = [key for key in keys if partition_of(key[0], 2) == partition]
+        found.publish(partition, 3, keys=mine or [("1", "x")], seed=partition)
+    yield found
+    found.close()
+
+
+@pytest.fixture(scope="module")
+def client(deployment: Deployment) -> Iterator[httpx.Client]:
+    with running(deployment.app()) as found:
+        until(lambda: len(found.get("/v1/status").json()["partitions"]) == 2)
+        until(lambda: found.get("/v1/series").json()["total"] >= 6)
+        yield found
+
+
+def problem(answer: httpx.Response, status: int, field: str | None = None) -> dict[str, Any]:
+    """The members of a problem, which names its remedy, and its field where it has one."""
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    members: dict[str, Any] = answer.json()
+    assert members["status"] == status
+    assert members["title"] and members["detail"] and members["remedy"]
+    assert members.get("field") == field
+    return members
+
+
+# -- forecasts -------------------------------------------------------------------------------
+
+
+def test_a_forecast_has_a_step_a_bucket_from_the_close_on(client: httpx.Client) -> None:
+    found = client.get("/v1/forecasts/100/apple").raise_for_status().json()
+    assert (found["store"], found["product"], found["category"]) == ("100", "apple", "food")
+    assert (found["bucket"], found["timezone"], found["model"]) == ("day", "Europe/Paris", "bayes")
+    assert found["origin"] == "2025-03-01T00:00:00+01:00"
+    assert found["as_of"] == "2025-03-02T00:00:05+00:00"
+    assert (found["stale"], found["frozen"]) == (False, False)
+    assert len(found["steps"]) == 14
+    first = found["steps"][0]
+    assert first["start"] == "2025-03-02T00:00:00+01:00"
+    assert list(first["quantiles"]) == ["0.1", "0.5", "0.9"]
+    assert first["sold"] is not None
+    assert first["remains"] == pytest.approx(max(first["mean"] - first["sold"], 0), abs=1e-4)
+    for step, following in zip(found["steps"], found["steps"][1:], strict=False):
+        assert step["end"] == following["start"]
+        assert list(step["quantiles"].values()) == sorted(step["quantiles"].values())
+        assert following["sold"] is None
+
+
+@pytest.mark.parametrize(
+    "path", ["Nord%2FS%C3%BCd%2050%25/apple", "100/a%2Fb%20c%3F", "100/a/b%20c%3F"]
+)
+def test_names_may_hold_any_letter(client: httpx.Client, path: str) -> None:
+    for of in ("forecasts", "history"):
+        found = client.get(f"/v1/{of}/{path}").raise_for_status().json()
+        assert (found["store"], found["product"]) in {
+            ("Nord/Süd 50%", "apple"), ("100", "a/b c?"),
+        }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("query", "field"),
+    [
+        ("horizon=0", "horizon"), ("horizon=29", "horizon"), ("horizon=x", "horizon"),
+        ("horizon=1_0", "horizon"), ("quantiles=0", "quantiles"), ("quantiles=1", "quantiles"),
+        ("quantiles=nan", "quantiles"), ("quantiles=.1,,.2", "quantiles"),
+        ("quantiles=" + ",".join(str(i / 100) for i in range(1, 60)), "quantiles"),
+    ],
+)  # fmt: skip
+def test_a_bad_parameter_is_named_with_its_bounds(
+    client: httpx.Client, query: str, field: str
+) -> None:
+    problem(client.get(f"/v1/forecasts/100/apple?{query}"), 422, field)
+
+
+def test_an_unknown_series_comes_with_near_ones(client: httpx.Client) -> None:
+    assert problem(client.get("/v1/forecasts/100/appel"), 404, "product")["near"][0] == "100/apple"
+    assert problem(client.get("/v1/history/101/pear"), 404, "store")["near"][0] == "100/pear"
+
+
+def test_a_batch_has_the_numbers_of_single_answers(client: httpx.Client) -> None:
+    asked = [["100", "pear"], ["Nord/Süd 50%", "apple"], ["no", "such"], ["100", "apple"]]
+    body = {"series": asked, "horizon": 3, "quantiles": [0.25, 0.75]}
+    found = client.post("/v1/forecasts:batch", json=body).raise_for_status().json()
+    assert found["unknown"] == [["no", "such"]]
+    (group,) = found["groups"]
+    pairs = list(zip(group["store"], group["product"], strict=True))
+    assert sorted(pairs) == sorted(map(tuple, asked[:2] + asked[3:]))
+    for i, pair in enumerate(pairs):
+        path = "/".join(part.replace("%", "%25").replace("/", "%2F") for part in pair)
+        one = client.get(f"/v1/forecasts/{path}?horizon=3&quantiles=.25,.75").json()
+        for h, step in enumerate(one["steps"]):
+            assert (group["start"][h], group["end"][h]) == (step["start"], step["end"])
+            assert group["mean"][h][i] == pytest.approx(step["mean"], abs=1.1e-4)
+            assert group["median"][h][i] == pytest.approx(step["median"], abs=1.1e-4)
+            for level, value in step["quantiles"].items():
+                assert group["quantiles"][level][h][i] == pytest.approx(value, abs=1.1e-4)
+        assert group["partitions"][str(group["partition"][i])]["snapshot"] == one["snapshot"]
+
+
+def test_a_batch_of_all_and_of_a_store(client: httpx.Client) -> None:
+    total = client.get("/v1/series").json()["total"]
+    found = client.post("/v1/forecasts:batch", json={"all": True}).json()
+    assert sum(len(group["store"]) for group in found["groups"]) == total
+    found = client.post("/v1/forecasts:batch", json={"all": True, "store": "100"}).json()
+    assert [set(group["store"]) for group in found["groups"]] == [{"100"}]
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "field"),
+    [
+        ({}, 422, "series"),
+        ({"series": [["a"]]}, 422, "series"),
+        ({"series": [], "all": True}, 422, "series"),
+        ({"all": True, "horizon": 99}, 422, "horizon"),
+        ({"all": True, "quantiles": [2]}, 422, "quantiles"),
+        ({"serie": []}, 422, "serie"),
+        ({"store": "no such"}, 404, "store"),
+    ],
+)
+def test_a_bad_batch_names_its_field(
+    client: httpx.Client, body: Any, status: int, field: str
+) -> None:
+    problem(client.post("/v1/forecasts:batch", json=body), status, field)
+
+
+def test_origins_that_differ_are_groups_of_their_own(tmp_path: Path) -> None:
+    deployment = Deployment(tmp_path)
+    deployment.publish(0, 5, keys=[("a", "x")])
+    deployment.publish(1, 5, keys=[("b", "x")], origin=ORIGIN + 1)
+    app = deployment.app()
+    context_of(app).replica.refresh()
+    with running(app) as client:
+        found = client.post("/v1/forecasts:batch", json={"all": True, "horizon": 1}).json()
+    assert [group["store"] for group in found["groups"]] == [["a"], ["b"]]
+    assert found["groups"][0]["end"] == found["groups"][1]["start"]
+    deployment.close()
+
+
+def test_history_tells_missing_from_zero(client: httpx.Client) -> None:
+    found = client.get("/v1/history/100/apple?limit=5").raise_for_status().json()
+    *before, last = found["items"]
+    assert len(before) == 4
+    assert all(one["status"] == "observed" and one["units"] >= 0 for one in before)
+    assert (last["status"], last["units"], last["returns"]) == ("missing", None, 0.0)
+    assert last["start"] == "2025-03-01T00:00:00+01:00"
+    problem(client.get("/v1/history/100/apple?limit=0"), 422, "limit")
+
+
+def test_series_are_searched_and_paged(client: httpx.Client) -> None:
+    first = client.get("/v1/series", params={"limit": 2}).json()
+    assert len(first["items"]) == 2
+    seen, offset = list(first["items"]), first["next_offset"]
+    while offset is not None:
+        page = client.get("/v1/series", params={"limit": 2, "offset": offset}).json()
+        seen += page["items"]
+        offset = page["next_offset"]
+    assert len(seen) == first["total"] == len({(one["store"], one["product"]) for one in seen})
+    found = client.get("/v1/series", params={"q": "süd FOOD pear"}).json()
+    assert [(one["store"], one["product"]) for one in found["items"]] == [("Nord/Süd 50%", "pear")]
+    problem(client.get("/v1/series?limit=0"), 422, "limit")
+
+
+def test_quality_is_pooled_by_weight(client: httpx.Client) -> None:
+    found = client.get("/v1/quality").json()
+    assert found["partitions"] == [0, 1]
+    assert found["rows"] == [
+        {"model": "bayes", "role": "champion", "horizon": 1, "n": 26.0, "rmsse": 0.8,
+         "wape": 0.3, "bias": None}
+    ]  # fmt: skip
+
+
+def test_pooled_scores_are_weighted_and_the_champion_comes_first() -> None:
+    row = {"model": "a", "role": "challenger", "horizon": 1, "n": 1.0, "rmsse": 1.0, "wape": None,
+           "bias": -1.0}  # fmt: skip
+    best = row | {"model": "z", "role": "champion"}
+    found = pooled([row, row | {"n": 3.0, "rmsse": 2.0, "wape": 0.5}, best])
+    assert [one["model"] for one in found] == ["z", "a"]
+    assert found[1] == row | {"n": 4.0, "rmsse": 1.75, "wape": 0.5}
+
+
+# -- events ----------------------------------------------------------------------------------
+
+
+def test_what_is_accepted_is_in_the_log_as_it_was_sent(
+    client: httpx.Client, deployment: Deployment
+) -> None:
+    body = json.dumps(SALE, indent=2).encode()
+    answer = client.post("/v1/events", content=body)
+    assert answer.status_code == 200
+    found = answer.json()
+    assert (found["accepted"], found["refused"]) == (1, 0)
+    partition, offset, item = map(int, found["items"][0]["receipt"].split("-"))
+    assert (partition, item) == (partition_of("100", 2), 0)
+    assert deployment.events.read(partition, offset, 1)[0].value == body
+
+
+def test_answers_are_in_order_and_say_what_to_mend(client: httpx.Client) -> None:
+    answer = client.post("/v1/events", json=[SALE, SALE | {"quantity": "2"}, SALE | {"colour": 1}])
+    assert answer.status_code == 207
+    items = answer.json()["items"]
+    assert [item["status"] for item in items] == ["accepted", "refused", "refused"]
+    assert [item.get("field") for item in items] == [None, "quantity", "colour"]
+    assert all(item["remedy"] and item["detail"] for item in items[1:])
+
+
+def test_brief_answers_tell_only_what_was_refused(client: httpx.Client) -> None:
+    body = "\n".join(map(json.dumps, [SALE, {}, SALE, SALE | {"type": "tick"}]))
+    answer = client.post("/v1/events?brief=true", content=body, headers=NDJSON)
+    found = answer.json()
+    assert (answer.status_code, found["accepted"], found["refused"]) == (207, 2, 2)
+    assert [item["index"] for item in found["items"]] == [1, 3]
+
+
+def test_torn_lines_are_refused_one_by_one(client: httpx.Client) -> None:
+    whole = json.dumps(SALE)
+    body = f"{whole}\n{whole[:30]}\r\n\n{whole[30:]}\n{whole}"
+    found = client.post("/v1/events", content=body, headers=NDJSON).json()
+    assert [item["status"] for item in found["items"]] == [
+        "accepted", "refused", "refused", "accepted",
+    ]  # fmt: skip
+
+
+def test_when_all_is_refused_the_status_says_so(client: httpx.Client) -> None:
+    for body in (b"", b"{", b"[]", b"7", b"[1,2]", b"\xff\xfe", b"[" * 10_000):
+        answer = client.post("/v1/events", content=body)
+        assert answer.status_code == 422
+        assert answer.json()["accepted"] == 0
+        assert answer.json()["refused"] == len(answer.json()["items"]) > 0
+
+
+def test_a_body_too_large_or_encoded_is_refused(tmp_path: Path) -> None:
+    deployment = Deployment(tmp_path, max_body_bytes=2000)
+    with running(deployment.app()) as client:
+        for path in ("/v1/events", "/v1/forecasts:batch", "/v1/operations"):
+            problem(client.post(path, content=b" " * 2001), 413)
+
+        def unannounced() -> Iterator[bytes]:
+            yield from [b" " * 700] * 3
+
+        problem(client.post("/v1/events", content=unannounced()), 413)
+        answer = client.post("/v1/events", content=b"x", headers={"Content-Encoding": "gzip"})
+        problem(answer, 415, "Content-Encoding")
+        problem(client.post("/v1/events?brief=perhaps", json=SALE), 422, "brief")
+    assert sum(deployment.events.end().values()) == 0
+    deployment.close()
+
+
+def test_a_receipt_tells_waiting_folded_and_dead(
+    client: httpx.Client, deployment: Deployment
+) -> None:
+    partition = partition_of("100", 2)
+    folded = deployment.store.pointers(partition).head
+    assert folded is not None
+    until(lambda: deployment.events.end()[partition] > folded.position
+          or client.post("/v1/events", json=SALE))  # fmt: skip
+    receipt = client.post("/v1/events", json=SALE).json()["items"][0]["receipt"]
+    found = client.get(f"/v1/receipts/{receipt}").json()
+    assert found == {"receipt": receipt, "state": "waiting", "served": False}
+    found = client.get(f"/v1/receipts/{partition}-0-0").json()
+    assert (found["state"], found["served"], found["snapshot"]) == (
+        "folded", True, folded.snapshot,
+    )  # fmt: skip
+    letters = DeadLetters(deployment.dead_letters, deployment.events)
+    letters.append([DeadLetter(partition, 1, 0, "late", "too late", b"{}")])
+    url = f"/v1/receipts/{partition}-1-0"
+    found = client.get(url).json()
+    assert found["state"] == "dead_letter"
+    assert (found["reason"], found["detail"]) == ("late", "too late")
+    assert found["remedy"]
+
+
+def test_a_receipt_nobody_gave_is_unknown(client: httpx.Client) -> None:
+    for receipt in ("0-99999-0", "9-0-0", "0-0-5"):
+        members = problem(client.get(f"/v1/receipts/{receipt}"), 404, "receipt")
+        assert (members["receipt"], members["state"]) == (receipt, "unknown")
+    problem(client.get("/v1/receipts/0-0"), 422, "receipt")
+
+
+_BODIES = st.binary(max_size=200) | st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.sampled_from([*SALE, *WRITE, "series", "all", "to", "x"]), inner)
+    ),
+    max_leaves=10,
+).map(lambda value: json.dumps(value).encode())
+
+
+@hypothesis_settings(max_examples=150, deadline=None)
+@given(
+    st.sampled_from(["/v1/events", "/v1/forecasts:batch", "/v1/operations"]),
+    _BODIES,
+    st.sampled_from(["application/json", "application/x-ndjson", "text/plain", ""]),
+)
+def test_any_body_is_answered_below_500(
+    client: httpx.Client, path: str, body: bytes, kind: str
+) -> None:
+    answer = client.post(path, content=body, headers={"Content-Type": kind})
+    assert answer.status_code < 500, answer.text
+    answer.json()
+
+
+@hypothesis_settings(max_examples=100, deadline=None)
+@given(st.binary(max_size=40))
+def test_any_path_is_answered_below_500(client: httpx.Client, path: bytes) -> None:
+    quoted = "".join(f"%{byte:02X}" for byte in path)
+    for prefix in ("forecasts", "history", "receipts", "snapshots", "operations"):
+        answer = client.get(f"/v1/{prefix}/{quoted}")
+        assert answer.status_code < 500, answer.text
+
+
+# -- operations and snapshots ------------------------------------------------------------------
+
+
+def test_an_operation_by_http_and_its_trail(tmp_path: Path) -> None:
+    deployment = Deployment(tmp_path)
+    old = [deployment.publish(p, 5, seed=1) for p in (0, 1)]
+    new = [deployment.publish(p, 9, seed=2) for p in (0, 1)]
+    with running(deployment.app()) as client:
+        asked = WRITE | {"snapshots": old, "id": "op-1"}
+        dry = client.post("/v1/operations", json=asked | {"dry_run": True}).json()
+        assert (dry["dry_run"], dry["cut"]) == (True, {"0": old[0], "1": old[1]})
+        assert client.get("/v1/operations").json() == {"items": []}
+        done = client.post("/v1/operations", json=asked)
+        assert (done.status_code, done.json()["state"]) == (200, "applied")
+        assert client.post("/v1/operations", json=asked).json() == done.json()
+        problem(client.post("/v1/operations", json=asked | {"who": "eve"}), 409, "id")
+
+        def snapshots() -> list[str]:
+            rows = client.get("/v1/status").json()["partitions"]
+            return [row["snapshot"] for row in rows if row["frozen_by"] == "op-1"]
+
+        until(lambda: snapshots() == old)
+        assert client.get(f"/v1/forecasts/{_key(deployment, 0)}").json()["frozen"] is True
+        listed = client.get("/v1/snapshots").json()["items"]
+        assert {one["id"] for one in listed if one["active"]} == set(old)
+        assert {one["id"] for one in listed if one["head"]} == set(new)
+
+        resumed = client.post("/v1/operations", json=WRITE | {"kind": "resume"}).json()
+        until(lambda: {row["snapshot"] for row in client.get("/v1/status").json()["partitions"]}
+              == set(new))  # fmt: skip
+        problem(client.post("/v1/operations", json=WRITE | {"kind": "resume"}), 409)
+        back = client.post(
+            "/v1/operations", json=WRITE | {"kind": "rollback", "to": "2025-03-05T00:00:00Z"}
+        )
+        assert (back.status_code, back.json()["state"]) == (202, "pending")
+        trail = client.get("/v1/operations").json()["items"]
+        assert [one["id"] for one in trail] == [back.json()["id"], resumed["id"], "op-1"]
+        assert client.get("/v1/operations/op-1").json() == trail[-1]
+        problem(client.get("/v1/operations/none"), 404, "id")
+    deployment.close()
+
+
+def _key(deployment: Deployment, partition: int) -> str:
+    store = next(s for s in map(str, range(100, 120)) if partition_of(s, 2) == partition)
+    return f"{store}/apple"
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        (WRITE | {"kind": "melt"}, "kind"),
+        (WRITE | {"reason": ""}, "reason"),
+        ({"kind": "freeze", "reason": "r"}, "who"),
+        (WRITE | {"to": "2025-01-01T00:00:00"}, "to"),
+        (WRITE | {"extra": 1}, "extra"),
+        (WRITE | {"snapshots": ["no such"]}, "snapshots"),
+    ],
+)
+def test_a_bad_operation_names_its_field(client: httpx.Client, body: Any, field: str) -> None:
+    answer = client.post("/v1/operations", json=body)
+    problem(answer, 404 if field == "snapshots" else 422, field)
+
+
+def test_snapshots_are_listed_newest_first_and_shown_whole(
+    client: httpx.Client, deployment: Deployment
+) -> None:
+    found = client.get("/v1/snapshots").json()
+    assert found["unreadable"] == []
+    published = [one["published_at"] for one in found["items"]]
+    assert published == sorted(published, reverse=True)
+    one = found["items"][0]
+    assert client.get("/v1/snapshots", params={"partition": one["partition"]}).json()["items"] == [
+        one
+    ]
+    whole = client.get(f"/v1/snapshots/{one['id']}").json()
+    assert one.items() <= whole.items()
+    assert whole["counts"] == {"till-1": {"learned": 3}}
+    assert whole["settings"]["timezone"] == "Europe/Paris"
+    assert {part["name"] for part in whole["parts"]} >= {"keys", "forecast", "ring.units"}
+    problem(client.get("/v1/snapshots/none"), 404, "id")
+    problem(client.get("/v1/snapshots?limit=x"), 422, "limit")
+
+
+def test_a_snapshot_before_the_first_close_serves_nothing_and_breaks_nothing(
+    tmp_path: Path,
+) -> None:
+    deployment = Deployment(tmp_path)
+    early = deployment.publish(0, 1, keys=[], origin=None)
+    deployment.publish(1, 5, keys=[("b", "x")])
+    with running(deployment.app()) as client:
+        until(lambda: client.get("/v1/series").json()["total"] == 1)
+        row = client.get("/v1/status").json()["partitions"][0]
+        assert (row["snapshot"], row["as_of"], row["series"]) == (early, None, 0)
+        found = client.post("/v1/forecasts:batch", json={"all": True}).json()
+        assert [group["store"] for group in found["groups"]] == [["b"]]
+        items = client.get("/v1/snapshots?partition=0").json()["items"]
+        assert [(one["as_of"], one["origin"]) for one in items] == [(None, None)]
+        asked = WRITE | {"kind": "rollback", "to": "1995-01-01T00:00:00Z"}
+        problem(client.post("/v1/operations", json=asked), 404, "to")
+    deployment.close()
+
+
+# -- keys, probes, failures ---------------------------------------------------------------------
+
+
+def test_writes_need_the_key_and_reads_do_not(tmp_path: Path) -> None:
+    deployment = Deployment(tmp_path, api_key="sésame")
+    with running(deployment.app()) as client:
+        wrong: list[dict[str, str]] = [
+            {}, {"X-API-Key": "no"}, {"Authorization": "Bearer no"}, {"Authorization": "Basic x"},
+        ]  # fmt: skip
+        for path, body in (("/v1/events", SALE), ("/v1/operations", WRITE)):
+            for headers in wrong:
+                problem(client.post(path, json=body, headers=headers), 401, "X-API-Key")
+        right = "sésame".encode()
+        for name, value in ((b"X-API-Key", right), (b"Authorization", b"Bearer " + right)):
+            answer = client.post("/v1/events", json=SALE, headers={name: value})
+            assert answer.status_code == 200
+        for path in ("/v1/status", "/v1/operations", "/v1/series"):
+            assert client.get(path).status_code == 200
+    assert sum(deployment.events.end().values()) == 2
+    deployment.close()
+
+
+def test_forecasts_are_answered_while_log_and_store_are_down(tmp_path: Path) -> None:
+    deployment = Deployment(tmp_path)
+    deployment.publish(0, 5, keys=[("100", "apple")])
+    events = Down(deployment.events, LogUnavailable("no log"))
+    store = Down(deployment.store, StoreUnavailable("no store"))
+    with running(deployment.app(events=events, store=store)) as client:
+        until(lambda: client.get("/readyz").status_code == 200)
+        events.down = store.down = True
+        for path in ("/v1/forecasts/100/apple", "/v1/history/100/apple", "/v1/series", "/readyz"):
+            assert client.get(path).status_code == 200
+        answer = client.post("/v1/events", json=SALE)
+        problem(answer, 503)
+        assert int(answer.headers["retry-after"]) > 0
+        for path in ("/v1/snapshots", "/v1/snapshots/x", "/v1/receipts/0-9-0"):
+            problem(client.get(path), 503)
+        until(lambda: not client.get("/v1/status").json()["store_up"])
+        until(lambda: b'dependency_up{dependency="log"} 0.0' in client.get("/metrics").content)
+        store.down = events.down = False
+        deployment.publish(0, 9, keys=[("100", "apple"), ("100", "pear")], seed=1)
+        until(lambda: client.get("/v1/forecasts/100/pear").status_code == 200)
+        assert client.post("/v1/events", json=SALE).status_code == 200
+    deployment.close()
+
+
+def test_readiness_needs_a_snapshot_once_there_are_events(tmp_path: Path) -> None:
+    deployment = Deployment(tmp_path)
+    with running(deployment.app()) as client:
+        assert client.get("/livez").status_code == 200
+        until(lambda: client.get("/startupz").status_code == 200)
+        until(lambda: client.get("/readyz").status_code == 200)
+        assert client.post("/v1/events", json=SALE).status_code == 200
+        until(lambda: client.get("/readyz").status_code == 503)
+        assert client.get("/readyz").json()["reasons"]
+        deployment.publish(0, 1)
+        until(lambda: client.get("/readyz").status_code == 200)
+    deployment.close()
+
+
+def test_an_unforeseen_error_says_nothing_of_its_insides(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    deployment = Deployment(tmp_path)
+    app = deployment.app()
+
+    def broken() -> None:
+        raise RuntimeError("a secret of the inside")
+
+    app.add_api_route("/broken", broken)
+    with running(app) as client:
+        answer = client.get("/broken")
+    problem(answer, 500)
+    assert "secret" not in answer.text
+    assert "secret" in caplog.text
+    deployment.close()
+
+
+def test_unknown_paths_and_methods_are_problems(client: httpx.Client) -> None:
+    problem(client.get("/v1/nothing"), 404)
+    problem(client.get("/static/../app.py"), 404)
+    problem(client.get("/static/..%2fapp.py"), 404)
+    answer = client.post("/v1/series")
+    problem(answer, 405)
+    assert answer.headers["allow"] == "GET"
+
+
+def test_metrics_count_by_template(client: httpx.Client) -> None:
+    client.get("/v1/forecasts/100/apple")
+    text = client.get("/metrics").text
+    assert 'route="/v1/forecasts/{store}/{product:path}",status="200"' in text
+    assert "apple" not in text
+    assert 'salescast_replica_position_offset{partition="0"} 3.0' in text
+
+
+def test_the_page_and_its_script_are_served(client: httpx.Client) -> None:
+    page = client.get("/")
+    assert page.headers["content-type"].startswith("text/html")
+    assert "Salescast" in page.text
+    assert len(client.get("/static/plotly.min.js").content) > 1_000_000
+
+
+def test_openapi_knows_every_route_and_every_reference(client: httpx.Client) -> None:
+    found = client.get("/openapi.json").json()
+    assert {
+        "/v1/events", "/v1/receipts/{receipt}", "/v1/series", "/v1/forecasts/{store}/{product}",
+        "/v1/forecasts:batch", "/v1/history/{store}/{product}", "/v1/quality", "/v1/snapshots",
+        "/v1/snapshots/{id}", "/v1/operations", "/v1/operations/{id}", "/v1/status",
+        "/v1/updates", "/metrics", "/livez", "/readyz", "/startupz",
+    } == set(found["paths"])  # fmt: skip
+    references = {part.split('"')[0] for part in json.dumps(found).split('"#/')[1:]}
+    for reference in references:
+        at = found
+        for name in reference.split("/"):
+            at = at[name]
+    for path, methods in found["paths"].items():
+        for method, operation in methods.items():
+            assert operation["description"], (method, path)
+            for name in [part[1:-1] for part in path.split("/") if part.startswith("{")]:
+                declared = [one["name"] for one in operation.get("parameters", [])]
+                assert declared.count(name) == 1, (path, declared)
+    problems = found["paths"]["/v1/forecasts/{store}/{product}"]["get"]["responses"]["404"]
+    assert "application/problem+json" in problems["content"]
+
+
+# -- news, and the process ----------------------------------------------------------------------
+
+
+def _events(lines: Iterator[str], count: int) -> list[dict[str, Any]]:
+    """The next server-sent events."""
+    found: list[dict[str, Any]] = []
+    now: dict[str, Any] = {}
+    while len(found) < count:
+        line = next(lines)
+        name, _, value = line.partition(": ")
+        if line == "" and "data" in now:
+            found.append({"id": now["id"], "event": now["event"], **json.loads(now["data"])})
+        now = {} if line == "" else now | {name: value}
+    return found
+
+
+def test_news_of_snapshots_come_as_they_are_swapped_in_and_what_was_missed_first(
+    tmp_path: Path,
+) -> None:
+    deployment = Deployment(tmp_path)
+    app = deployment.app()
+    with running(app) as client:
+        until(lambda: client.get("/startupz").status_code == 200)
+        with client.stream("GET", "/v1/updates") as stream:
+            assert stream.headers["content-type"].startswith("text/event-stream")
+            lines = stream.iter_lines()
+            assert next(lines) == "retry: 2000"
+            one = deployment.publish(0, 5)
+            (first,) = _events(lines, 1)
+            assert (first["event"], first["partition"], first["snapshot"]) == ("snapshot", 0, one)
+            assert first["origin"] == "2025-03-01T00:00:00+00:00"
+        two = deployment.publish(0, 9, seed=1)
+        three = deployment.publish(1, 9, seed=2)
+        until(lambda: {v.serving.snapshot for v in context_of(app).replica.state.views.values()}
+              == {two, three})  # fmt: skip
+        with client.stream("GET", "/v1/updates", headers={"Last-Event-ID": first["id"]}) as stream:
+            missed = _events(stream.iter_lines(), 2)
+        assert {one["snapshot"] for one in missed} == {two, three}
+        with client.stream("GET", "/v1/updates", headers={"Last-Event-ID": "other-9"}) as stream:
+            present = _events(stream.iter_lines(), 2)
+        assert {one["snapshot"] for one in present} == {two, three}
+    deployment.close()
+
+
+def test_a_stream_of_news_does_not_keep_the_server_from_stopping(tmp_path: Path) -> None:
+    deployment = Deployment(tmp_path)
+    with running(deployment.app()) as client:
+        stream = client.send(client.build_request("GET", "/v1/updates"), stream=True)
+        lines = stream.iter_lines()
+        assert next(lines) == "retry: 2000"
+        began = datetime.now(UTC)
+    assert (datetime.now(UTC) - began).total_seconds() < 8
+    stream.close()
+    deployment.close()
+
+
+def test_the_process_serves_until_sigterm_and_leaves_with_zero(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    code = (
+        "import sys; from stream.settings import Settings; from api.server import serve; "
+        "sys.exit(serve(Settings(data_dir=sys.argv[1], port=int(sys.argv[2]))))"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path), str(port)], env={**os.environ}
+    )
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
+
+            def ready() -> bool:
+                assert process.poll() is None
+                try:
+                    return client.get("/readyz").status_code == 200
+                except httpx.TransportError:
+                    return False
+
+            until(ready)
+            assert client.post("/v1/events", json=SALE).status_code == 200
+            stream = client.send(client.build_request("GET", "/v1/updates"), stream=True)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(20) == 0
+            stream.close()
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_log_that_is_down_at_the_start_is_opened_later(tmp_path: Path) -> None:
+    from api.later_log import LaterLog
+
+    deployment = Deployment(tmp_path)
+    up = False
+
+    def open_log() -> Any:
+        if not up:
+            raise LogUnavailable("no broker answers")
+        return deployment.events
+
+    log = LaterLog(open_log, "sales.events", 2)
+    assert (log.topic, log.topic_id, log.partitions) == ("sales.events", "", 2)
+    with running(deployment.app(events=log)) as client:
+        problem(client.post("/v1/events", json=SALE), 503)
+        assert client.get("/v1/status").json()["log_up"] is False
+        up = True
+        until(lambda: client.post("/v1/events", json=SALE).status_code == 200)
+    assert log.read(partition_of("100", 2), 0)[0] is not None
+    log.append([Entry(0, None, b"{}")])
+    deployment.close()

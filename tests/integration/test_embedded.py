@@ -1,0 +1,192 @@
+"""The embedded mode as a user runs it: processes, kills, operations."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.deployment import Deployment, days_of_sales, deployment, until
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[Deployment]:
+    with deployment(tmp_path, "learner", "api") as one:
+        yield one
+
+
+def test_a_sale_goes_in_and_a_forecast_comes_out(running: Deployment) -> None:
+    sent = running.send(days_of_sales(range(30)))
+    running.settle()
+    found = running.api.get(
+        "/v1/forecasts/store-1/product-2", params={"horizon": 3, "quantiles": ".1,.9"}
+    ).json()
+    assert found["origin"].startswith("2024-01-29")
+    assert [step["start"][:10] for step in found["steps"]] == [
+        "2024-01-30", "2024-01-31", "2024-02-01"
+    ]  # fmt: skip
+    today = found["steps"][0]
+    assert today["sold"] == days_of_sales(range(29, 30))[6]["quantity"]
+    assert today["mean"] >= today["sold"]
+    assert today["remains"] == pytest.approx(today["mean"] - today["sold"], abs=1e-3)
+    for step in found["steps"]:
+        assert step["quantiles"]["0.1"] <= step["median"] <= step["quantiles"]["0.9"]
+    receipt = sent["items"][0]["receipt"]
+    assert running.api.get(f"/v1/receipts/{receipt}").json()["state"] == "folded"
+    rows = running.api.get("/v1/quality").json()["rows"]
+    assert {row["model"] for row in rows} >= {"bayes", "seasonal_naive", "level_phase"}
+    text = running.learner.get("/metrics").text
+    assert "salescast_closes_total" in text and "salescast_forecast_rmsse_ratio" in text
+
+
+def test_what_is_refused_in_the_log_is_kept_with_its_reason(running: Deployment) -> None:
+    late = days_of_sales(range(1))[0] | {"id": "straggler"}
+    running.send(days_of_sales(range(10)))
+    running.settle()
+    receipt = running.send([late])["items"][0]["receipt"]
+    found = until(
+        lambda: (
+            one
+            if (one := running.api.get(f"/v1/receipts/{receipt}").json())["state"] == "dead_letter"
+            else None
+        ),
+        "the dead letter",
+    )
+    assert found["reason"] == "late"
+    assert "replay" in found["remedy"]
+
+
+def test_kill_9_at_any_moment_loses_nothing_and_counts_nothing_twice(tmp_path: Path) -> None:
+    events = days_of_sales(range(40))
+    chance = random.Random(7)
+    with deployment(_made(tmp_path / "calm"), "learner", "api") as calm:
+        for at in range(0, len(events), 60):
+            calm.send(events[at : at + 60])
+        calm.settle()
+        wanted = calm.digests()
+        forecast = calm.api.get("/v1/forecasts/store-3/product-1").json()["steps"]
+    with deployment(_made(tmp_path / "harsh"), "learner", "api") as harsh:
+        for at in range(0, len(events), 60):
+            harsh.send(events[at : at + 60])
+            time.sleep(chance.uniform(0, 0.3))
+            if chance.random() < 0.3:
+                harsh.end("learner", signal.SIGKILL)
+                harsh.start("learner")
+            if chance.random() < 0.2:
+                harsh.end("api", signal.SIGKILL)
+                harsh.start("api")
+                harsh.send(events[at : at + 60])  # the producer cannot know, and sends again
+        harsh.settle()
+        assert harsh.digests() == wanted
+        assert harsh.api.get("/v1/forecasts/store-3/product-1").json()["steps"] == forecast
+        items = harsh.api.get("/v1/snapshots", params={"limit": 200}).json()["items"]
+        learned = 0
+        for one in items:
+            if one["head"]:
+                detail = harsh.api.get(f"/v1/snapshots/{one['id']}").json()
+                learned += sum(line.get("learned", 0) for line in detail["counts"].values())
+        assert learned == len(events)
+
+
+def test_an_operator_freezes_resumes_and_rolls_back(running: Deployment) -> None:
+    running.send(days_of_sales(range(20)))
+    parts = running.settle()
+    good = {part["partition"]: part["snapshot"] for part in parts}
+    said = running.cli("freeze", "--reason", "a promotion looks wrong", "--who", "ann")
+    assert "freeze applied" in said
+    running.send(days_of_sales(range(20, 30)))
+
+    def learned_behind() -> bool | None:
+        items = running.api.get("/v1/snapshots", params={"limit": 200}).json()["items"]
+        heads = {one["partition"]: one["id"] for one in items if one["head"]}
+        return True if all(heads[p] != good[p] for p in good) else None
+
+    until(learned_behind, "learning behind the freeze")
+    status = running.api.get("/v1/status").json()["partitions"]
+    assert {part["partition"]: part["snapshot"] for part in status} == good
+    assert all(part["frozen"] for part in status)
+    frozen = running.api.get("/v1/forecasts/store-1/product-1").json()
+    assert frozen["frozen"] and frozen["origin"].startswith("2024-01-19")
+
+    assert "resume applied" in running.cli("resume", "--reason", "it was right", "--who", "ann")
+    running.settle()
+    assert not running.api.get("/v1/forecasts/store-1/product-1").json()["frozen"]
+
+    shown = running.cli(
+        "rollback", *good.values(), "--reason", "try", "--who", "ann", "--dry-run"
+    )
+    assert "would be done" in shown
+    before = running.api.get("/v1/history/store-1/product-1").json()["items"]
+    said = running.cli("rollback", *good.values(), "--reason", "models drifted", "--who", "bob")
+    assert "rollback applied" in said
+    running.settle()
+    assert running.api.get("/v1/history/store-1/product-1").json()["items"] == before
+    trail = json.loads(running.cli("operations", "--json"))["items"]
+    assert [(one["kind"], one["who"], one["state"]) for one in trail] == [
+        ("rollback", "bob", "applied"), ("resume", "ann", "applied"), ("freeze", "ann", "applied")
+    ]  # fmt: skip
+    assert "models drifted" in running.cli("operations")
+
+
+def test_up_starts_again_what_dies_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    one = Deployment(tmp_path)
+    try:
+        one.start("up")
+        one.send(days_of_sales(range(15)))
+        one.settle()
+        victims = _children(one.processes["up"].pid)
+        assert len(victims) == 2
+        for pid in victims:
+            os.kill(pid, signal.SIGKILL)
+        until(
+            lambda: True if _children(one.processes["up"].pid).isdisjoint(victims) else None,
+            "new processes",
+        )
+        until(lambda: True if one.api.get("/livez").status_code == 200 else None, "the API")
+        one.send(days_of_sales(range(15, 20)))
+        one.settle()
+        orphans = _children(one.processes["up"].pid)
+        one.end("up", signal.SIGKILL)
+        until(
+            lambda: True if not any(_alive(pid) for pid in orphans) else None,
+            "the children of a killed parent to leave",
+        )
+    finally:
+        one.close()
+
+
+def test_a_second_learner_on_the_same_log_is_told_who_owns_it(running: Deployment) -> None:
+    running.environ["SALESCAST_METRICS_PORT"] = "0"
+    said = running.cli("learner", status=2)
+    assert str(running.processes["learner"].pid) in said
+    assert "Stop the other learner" in said
+
+
+def test_other_settings_than_the_snapshots_are_refused_by_name(tmp_path: Path) -> None:
+    with deployment(tmp_path, "learner", "api") as one:
+        one.send(days_of_sales(range(5)))
+        one.settle()
+    one = Deployment(tmp_path, bucket="week")
+    said = one.cli("learner", status=2)
+    assert "bucket: 'day', now 'week'" in said
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
+def _children(pid: int) -> set[int]:
+    listed = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return {int(child) for child in listed}
+
+
+def _alive(pid: int) -> bool:
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
