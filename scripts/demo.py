@@ -329,7 +329,9 @@ def _watch(watch: Watch, children: list[Child], stopping: Stopping, exit_after: 
                 out.print(watch.render())
             if watch.progress["done"] and ended is None:
                 ended = time.monotonic()
-            if ended is not None and (watch.settled or time.monotonic() - ended > SETTLE_S):
+            waited = 0.0 if ended is None else time.monotonic() - ended
+            # What the API knows of the log's end is a moment old.
+            if (waited > 3.0 and watch.settled) or waited > SETTLE_S:
                 break
             time.sleep(0.3)
     out.print(watch.render())
