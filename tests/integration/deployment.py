@@ -118,6 +118,10 @@ class Deployment:
             self.sent[partition] = max(offset, self.sent.get(partition, -1))
         return found
 
+    def note(self, sent: Any) -> None:
+        """Remember what kafka-python acknowledged."""
+        self.sent[sent.partition] = max(sent.offset, self.sent.get(sent.partition, -1))
+
     def settle(self) -> list[dict[str, Any]]:
         """Wait until all that was sent is folded and served; the partitions' status."""
 
