@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, Phase, settings
 
 pytest_plugins = ["tests.kafka_fixtures", "tests.redis_fixtures"]
 
-_usual = {"deadline": None, "suppress_health_check": list(HealthCheck)}
-settings.register_profile("thorough", max_examples=150, **_usual)
-settings.register_profile("hasty", max_examples=60, phases=[Phase.generate], **_usual)
+_usual = settings(deadline=None, suppress_health_check=list(HealthCheck))
+settings.register_profile("thorough", _usual, max_examples=150)
+settings.register_profile("hasty", _usual, max_examples=60, phases=[Phase.generate])
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "thorough"))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kafka import KafkaProducer
+from kafka import KafkaProducer  # type: ignore[import-untyped]
 
 from learner.keys import make_keys
 from tests.integration.deployment import Deployment, days_of_sales, deployment, until
