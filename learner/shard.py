@@ -105,6 +105,7 @@ class Shard:
         self,
         records: Sequence[Record],
         resolve: Callable[[str], Rollback | str] | None = None,
+        excluded: Callable[[AnyEvent, Record], bool] | None = None,
     ) -> Folded:
         """Fold records of this partition, in the log's order, from ``position`` on.
 
@@ -112,6 +113,8 @@ class Shard:
         ----------
         resolve
             Says what a marker's operation is, or why there is none to carry out.
+        excluded
+            Whether an event is to be passed over; it does not move time either.
         """
         closes = 0
         done: list[tuple[str, int, str | None]] = []
@@ -126,7 +129,7 @@ class Shard:
                 return self._mark(event, record, resolve, done)
             return self._know(event)
 
-        letters = self.window.fold(records, close=close, apply=apply)
+        letters = self.window.fold(records, close=close, apply=apply, excluded=excluded)
         if records:
             self.position = records[-1].offset + 1
         return Folded(letters=letters, closes=closes, operations=done)

@@ -150,9 +150,7 @@ def _demo(
         out.print("stopped; `make demo` goes on from here")
 
 
-def demo_environ(
-    chosen: Settings, environ: dict[str, str], config: str | None
-) -> dict[str, str]:
+def demo_environ(chosen: Settings, environ: dict[str, str], config: str | None) -> dict[str, str]:
     """The children's environment: the data's time zone, and a free port for the metrics."""
     if config is not None:
         environ["SALESCAST_CONFIG"] = config
@@ -266,9 +264,7 @@ class Watch:
         """Whether all that was sent is folded and served."""
         parts = self.status["partitions"]
         return (
-            bool(self.progress["done"])
-            and bool(parts)
-            and all(part["lag"] == 0 for part in parts)
+            bool(self.progress["done"]) and bool(parts) and all(part["lag"] == 0 for part in parts)
         )
 
     def render(self) -> Group:
@@ -283,12 +279,13 @@ class Watch:
         facts.add_row("event date", f"[bold]{day}[/]", "events sent",
                       f"{self.progress['sent']:,}  ({self.rate:,.0f}/s)")  # fmt: skip
         facts.add_row("series", f"{series:,}", "refused", f"{self.progress['refused']:,}")
-        facts.add_row("buckets closed", f"{self.sums.get('salescast_closes_total', 0):,.0f}",
-                      "snapshots", f"{self.sums.get('salescast_snapshots_total', 0):,.0f}")  # fmt: skip
+        closes, taken = (self.sums.get(f"salescast_{name}_total", 0.0)
+                         for name in ("closes", "snapshots"))  # fmt: skip
+        facts.add_row("buckets closed", f"{closes:,.0f}", "snapshots", f"{taken:,.0f}")
         facts.add_row("records to fold", f"{lag:,}", "restarts",
                       str(sum(child.restarts for child in self.children)))  # fmt: skip
         bar = ProgressBar(total=1.0, completed=min(share, 1.0), width=60)
-        return Group(Text(""), bar, facts, Text(""), scores(self.quality))
+        return Group(Text(""), bar, Text(""), facts, Text(""), scores(self.quality))
 
 
 def scores(rows: list[dict[str, Any]]) -> Table | Text:
@@ -349,5 +346,3 @@ def _watch(watch: Watch, children: list[Child], stopping: Stopping, exit_after: 
         while not stopping.asked:
             look_after(children)
             time.sleep(0.3)
-
-

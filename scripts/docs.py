@@ -33,9 +33,7 @@ def settings_table() -> str:
 def event_schema() -> dict[str, Any]:
     """JSON Schema of one event, of the types that producers send."""
     own = {kind.__name__ for kind in RESERVED}
-    _, parts = msgspec.json.schema_components(
-        [AnyEvent], ref_template="#/$defs/{name}"
-    )
+    _, parts = msgspec.json.schema_components([AnyEvent], ref_template="#/$defs/{name}")
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Salescast event",

@@ -135,6 +135,7 @@ class Window:
         *,
         close: Callable[[Closed], Sequence[Key]],
         apply: Callable[[AnyEvent, Record], Refusal | bool],
+        excluded: Callable[[AnyEvent, Record], bool] | None = None,
     ) -> list[Letter]:
         """Fold records in order.
 
@@ -144,6 +145,8 @@ class Window:
             Called for each bucket that closes; returns the series it refused to list.
         apply
             Called for plans, products, availability and markers; ``False``: seen before.
+        excluded
+            Whether an event is to be passed over, as if it had never come but for its count.
 
         Returns
         -------
@@ -161,6 +164,10 @@ class Window:
                     self._refuse("", record.offset, item, event, letters)  # type: ignore[arg-type]
                     continue
                 assert not isinstance(event, Refusal)
+                if excluded is not None and excluded(event, record):
+                    # Judged before anything else, so that it does not move time either.
+                    self._count(event.source, EXCLUDED)
+                    continue
                 at = time_us(event.time)
                 refusal = self._misplaced(event, at, latest)
                 if refusal is None and kind is Sale:

@@ -118,9 +118,7 @@ def test_an_operator_freezes_resumes_and_rolls_back(running: Deployment) -> None
     running.settle()
     assert not running.api.get("/v1/forecasts/store-1/product-1").json()["frozen"]
 
-    shown = running.cli(
-        "rollback", *good.values(), "--reason", "try", "--who", "ann", "--dry-run"
-    )
+    shown = running.cli("rollback", *good.values(), "--reason", "try", "--who", "ann", "--dry-run")
     assert "would be done" in shown
     before = running.api.get("/v1/history/store-1/product-1").json()["items"]
     said = running.cli("rollback", *good.values(), "--reason", "models drifted", "--who", "bob")

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from learner.serving import CENSORED, MISSING, OBSERVED
 from learner.shard import Shard
 from learner.snapshot import lay_down, take_up
+from stream.event import Refusal, decode, encode
 from stream.log import Record
 from stream.settings import Settings
 from stream.window import OUTCOMES
@@ -96,8 +97,6 @@ def test_a_snapshot_and_restore_at_any_record_changes_nothing(
 
 @given(logs())
 def test_every_item_has_exactly_one_outcome(drawn: tuple[World, list[Record]]) -> None:
-    from stream.event import decode
-
     world, records = drawn
     shard, letters = fold(world.settings, world.partition, records)
     items = sum(len(decode(record.value)) for record in records)
@@ -105,3 +104,30 @@ def test_every_item_has_exactly_one_outcome(drawn: tuple[World, list[Record]]) -
     assert all(n >= 0 for line in shard.window.counts.values() for n in line)
     counts = shard.counts()
     assert len(letters) == counts["refused"] + counts["late"]
+
+
+@given(logs(hostile=False))
+def test_what_is_excluded_leaves_nothing_but_its_count(drawn: tuple[World, list[Record]]) -> None:
+    world, records = drawn
+    away = world.sources[-1]
+    kept = [
+        record._replace(value=b"[" + b",".join(encode(one) for one in items) + b"]")
+        for record in records
+        if (
+            items := [
+                one
+                for one in decode(record.value)
+                if not isinstance(one, Refusal) and one.source != away
+            ]
+        )
+    ]
+    without, _ = fold(world.settings, world.partition, kept)
+    shard = Shard(world.settings, world.partition)
+    shard.fold(records, excluded=lambda event, record: event.source == away)
+    assert shard.digest() == without.digest()
+    counts = counted(shard)
+    excluded = sum(len(decode(record.value)) for record in records) - sum(
+        len(decode(record.value)) for record in kept
+    )
+    assert counts.pop((away, "excluded"), 0) == excluded
+    assert counts == counted(without)
