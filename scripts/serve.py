@@ -59,6 +59,11 @@ def api(
     raise typer.Exit(serve(chosen))
 
 
+def collect_seldom() -> None:
+    """Look for cycles seldom: what the fold keeps is kept for long and holds none (10 % of CPU)."""
+    gc.set_threshold(200_000, 20, 100)
+
+
 def run_learner(chosen: Settings) -> None:
     """Run the worker until SIGTERM or Ctrl-C."""
     from learner.adapters import open_store
@@ -69,8 +74,7 @@ def run_learner(chosen: Settings) -> None:
     from stream.adapters import open_log
     from stream.dead_letters import DeadLetters
 
-    # What the fold keeps is kept for long and holds no cycles: look for them seldom (10 % of CPU).
-    gc.set_threshold(200_000, 20, 100)
+    collect_seldom()
     stop = threading.Event()
 
     def leave(number: int, frame: FrameType | None) -> None:

@@ -181,15 +181,14 @@ def decode(value: bytes) -> Sequence[AnyEvent | Refusal]:
     >>> [item.reason for item in decode(b'[1, {"type": "sail"}]')]
     ['invalid_field', 'unknown_type']
     """
-    if len(value) > MAX_RECORD_BYTES:
-        return (Refusal("too_large", f"record of more than {MAX_RECORD_BYTES} bytes"),)
     try:
-        if value[:1] == b"{":
+        if value.startswith(b"{") and len(value) <= MAX_RECORD_BYTES:
             event = _events.decode(value)
             return (event if _plain(event) else _checked(event),)
-        many = _many.decode(value)
-        if 0 < len(many) <= MAX_ITEMS:
-            return [event if _plain(event) else _checked(event) for event in many]
+        if len(value) <= MAX_RECORD_BYTES:
+            many = _many.decode(value)
+            if 0 < len(many) <= MAX_ITEMS:
+                return [event if _plain(event) else _checked(event) for event in many]
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         pass
     return _decode_slowly(value)
@@ -207,6 +206,8 @@ def decode_item(raw: bytes | msgspec.Raw) -> AnyEvent | Refusal:
 
 def _decode_slowly(value: bytes) -> Sequence[AnyEvent | Refusal]:
     """Decode item by item, so that one bad item does not cost its neighbours."""
+    if len(value) > MAX_RECORD_BYTES:
+        return (Refusal("too_large", f"record of more than {MAX_RECORD_BYTES} bytes"),)
     if value.lstrip(b" \t\r\n")[:1] != b"[":
         return (decode_item(value),)
     try:
@@ -237,11 +238,10 @@ def _refusal(message: str) -> Refusal:
 
 def _plain(event: AnyEvent) -> bool:
     """Whether an event is a sale that nothing more can be wrong with: nearly all are."""
-    return (
-        type(event) is Sale
-        and event.x is None
-        and (event.price is None or -MAX_REVENUE <= event.quantity * event.price <= MAX_REVENUE)
-    )
+    if type(event) is not Sale or event.x is not None:
+        return False
+    price = event.price
+    return price is None or -MAX_REVENUE <= event.quantity * price <= MAX_REVENUE
 
 
 def _checked(event: AnyEvent) -> AnyEvent | Refusal:

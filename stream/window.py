@@ -243,11 +243,19 @@ class Window:
             if not self.listed(key):
                 self.orphans.append((key, identity))
             return None
-        self._remember(identity, content | _LIVE, bucket)
-        self._count(source, LEARNED)
+        self.seen[identity] = content | _LIVE
         found = self.open.get(bucket)
         if found is None:
             found = self.open[bucket] = Open()
+        there = self.seen_in.get(bucket)
+        if there is None:
+            there = self.seen_in[bucket] = []
+        there.append(identity)
+        line = self.counts.get(source)
+        if line is None:
+            self._count(source, LEARNED)
+        else:
+            line[LEARNED] += 1
         cell = found.cells.get(key)
         if cell is None:
             cell = found.cells[key] = [0, 0, 0, 0, 0]

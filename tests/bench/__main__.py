@@ -23,8 +23,10 @@ STAGES = {
 
 def main(arguments: list[str]) -> int:
     """Measure the stages asked for and print their tables; 1 if a goal was missed."""
+    from scripts.serve import collect_seldom
     from tests.bench.measure import Options, Skipped, lines, machine
 
+    collect_seldom()  # as a learner does
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("stages", nargs="*", metavar="stage", help=", ".join(STAGES))
     parser.add_argument("--quick", action="store_true", help="less data, two rounds")

@@ -1,0 +1,318 @@
+"""The panel: what a closed bucket means, amendments of it, and windows over many."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from learner.panel import Panel
+from learner.serving import CENSORED, MISSING, OBSERVED
+from learner.shard import Shard
+from stream.event import AnyEvent, Availability, Product
+from tests.learner_parts import Told, chosen, complete, day, plan, sale, tick, told, void
+
+
+def stock_out(first: float, last: float, *, available: bool = False) -> Availability:
+    return Availability(id=f"{first} {last} {available}", source="hq", time=day(0, 0),
+                        start=day(first, 0), end=day(last, 0), store="s", product="p",
+                        available=available)  # fmt: skip
+
+
+def product(name: str = "p", *, category: str | None = None, listed: float | None = None,
+            delisted: float | None = None, n: float = 0) -> Product:  # fmt: skip
+    return Product(id=f"product {name} {n}", source="hq", time=day(n, 0), product=name,
+                   category=category, listed=None if listed is None else day(listed, 0),
+                   delisted=None if delisted is None else day(delisted, 0))  # fmt: skip
+
+
+def mean(one: Told, upto: float, days: int = 28) -> tuple[float, float]:
+    """Mean units of the window of s/p, and in how many buckets."""
+    units, seen = one.shard.panel.window(one.bucket(upto), days)
+    row = one.shard.panel.rows["s", "p"]
+    return float(units[row]), float(seen[row])
+
+
+# -- what absence means --------------------------------------------------------------------
+
+
+def test_a_day_without_sales_is_zero_where_the_store_sold_something_else() -> None:
+    one = told(sale(0, 3), sale(1, product="other"), tick(2))
+    assert (one.fact("status", 1), one.fact("units", 1)) == (OBSERVED, 0)
+
+
+def test_a_day_on_which_the_store_was_silent_is_missing_not_zero() -> None:
+    one = told(sale(0, 3), sale(1, store="another"), tick(2))
+    assert one.fact("status", 1) == MISSING
+    assert math.isnan(one.fact("units", 1))
+
+
+def test_complete_makes_a_day_without_sales_zero() -> None:
+    one = told(sale(0, 3), complete(2), tick(2))
+    assert (one.fact("status", 1), one.fact("units", 1)) == (OBSERVED, 0)
+
+
+def test_missing_days_count_in_no_mean() -> None:
+    one = told(sale(0, 4), tick(2), sale(2, 8), tick(3))
+    assert mean(one, 2) == (6, 2)
+
+
+def test_a_series_is_listed_from_its_first_sale_and_missing_before() -> None:
+    one = told(sale(0, product="other"), sale(1, product="other"), sale(2, 5), tick(3))
+    assert math.isnan(one.fact("units", 1)) and one.fact("status", 1) == MISSING
+    assert mean(one, 2) == (5, 1)
+    assert one.shard.panel.column("listed").tolist() == [one.bucket(0), one.bucket(2)]
+
+
+def test_a_planned_closure_makes_silence_missing_but_a_sale_still_counts() -> None:
+    other = [sale(n, store="s", product="open") for n in (1, 2)]
+    one = told(sale(0), plan("shut", 1, 3, product="p", closed=True), other[0], other[1],
+               sale(2, 7, hour=13), tick(3))  # fmt: skip
+    assert one.fact("status", 1) == MISSING
+    assert (one.fact("status", 2), one.fact("units", 2)) == (OBSERVED, 7)
+
+
+def test_a_store_closed_by_plan_is_missing_even_where_it_says_complete() -> None:
+    one = told(sale(0), plan("holiday", 1, 2, store="s", closed=True), complete(3), tick(3))
+    assert [one.fact("status", n) for n in (0, 1, 2)] == [OBSERVED, MISSING, OBSERVED]
+
+
+def test_a_delisted_product_is_missing_from_the_day_it_goes() -> None:
+    one = told(sale(0), product(delisted=2), complete(4), tick(4))
+    assert [one.fact("status", n) for n in range(4)] == [OBSERVED, OBSERVED, MISSING, MISSING]
+
+
+def test_a_product_is_missing_until_the_day_it_is_listed() -> None:
+    one = told(sale(0), product(listed=2), complete(4), tick(4))
+    assert [one.fact("status", n) for n in range(4)] == [OBSERVED, MISSING, OBSERVED, OBSERVED]
+
+
+def test_returns_stand_beside_demand_and_lower_it_only_where_demand_is_net() -> None:
+    events = (sale(0, 5), sale(0, -2, hour=13), tick(1))
+    assert told(*events).fact("units", 0) == 5
+    net = told(*events, target="net")
+    assert (net.fact("units", 0), net.fact("returns", 0)) == (3, 2)
+
+
+def test_net_demand_is_never_negative() -> None:
+    one = told(sale(0, 1), sale(0, -4, hour=13), tick(1), target="net")
+    assert (one.fact("units", 0), one.fact("returns", 0)) == (0, 4)
+
+
+def test_the_price_of_a_bucket_is_what_was_paid_per_unit() -> None:
+    one = told(sale(0, 3, price=2.0), sale(0, 1, price=4.0), sale(0, 9), tick(1))
+    assert one.fact("price", 0) == 2.5
+    one.tell(sale(1, 2), tick(2))
+    assert math.isnan(one.fact("price", 1))
+
+
+def test_the_usual_price_follows_prices_paid_slowly() -> None:
+    one = told(sale(0, price=2.0), sale(1, price=4.0), tick(2))
+    assert one.shard.panel.column("usual_price").tolist() == pytest.approx([2.1])
+
+
+# -- censored ------------------------------------------------------------------------------
+
+
+def test_a_sale_under_a_stock_out_is_censored() -> None:
+    one = told(sale(0, 5), stock_out(1, 2), sale(1, 2), complete(3), tick(3))
+    assert [one.fact("status", n) for n in (0, 1, 2)] == [OBSERVED, CENSORED, OBSERVED]
+    assert one.fact("units", 1) == 2
+
+
+def test_the_end_of_a_stock_out_takes_it_back() -> None:
+    events = (sale(0, 5), stock_out(1, 3), stock_out(2, 3, available=True), complete(3), tick(3))
+    one = told(*events)
+    assert [one.fact("status", n) for n in (1, 2)] == [CENSORED, OBSERVED]
+
+
+@pytest.mark.parametrize(("censored", "level"), [(0, 10.0), (4, 10.0), (10, 10.0), (40, 20.0)])
+def test_a_censored_bucket_may_raise_a_level_never_lower_it(censored: int, level: float) -> None:
+    one = told(sale(0, 10), sale(1, 10), stock_out(2, 3), sale(2, censored), tick(3))
+    assert one.fact("status", 2) == CENSORED
+    assert mean(one, 2)[0] == pytest.approx(level)
+
+
+@pytest.mark.parametrize("quantity", [0.5, 3, 30])
+def test_a_revision_of_a_censored_bucket_never_lowers_a_level(quantity: float) -> None:
+    events = (sale(0, 10), sale(1, 10), stock_out(2, 3), sale(2, 4), tick(3))
+    one = told(*events, sale(2, quantity, id="straggler"), tick(4))
+    assert one.fact("units", 2) == 4 + quantity
+    assert mean(one, 2)[0] == pytest.approx(10 if quantity < 6 else (20 + 4 + quantity) / 3)
+
+
+def test_a_void_in_a_censored_bucket_never_lowers_a_level() -> None:
+    small, large = sale(2, 4, id="small"), sale(2, 60, id="large")
+    events = (sale(0, 10), sale(1, 10), stock_out(2, 3), small, large, tick(3))
+    one = told(*events)
+    assert mean(one, 2)[0] > 10
+    one.tell(void(large), tick(4))
+    assert one.fact("units", 2) == 4
+    assert mean(one, 3) == mean(one, 1) == (10, 2)
+    one.tell(void(small), tick(5))
+    assert mean(one, 4) == (10, 2)
+
+
+def test_stock_outs_that_are_over_are_not_remembered() -> None:
+    one = told(sale(0), *(stock_out(n, n + 1) for n in range(30)), stock_out(20, 90), tick(40))
+    assert list(one.shard.panel.stockouts.values()) == [
+        [(int(day(20, 0).timestamp() * 1e6), int(day(90, 0).timestamp() * 1e6), False)]
+    ]
+    one.tell(tick(95))
+    assert one.shard.panel.stockouts == {}
+
+
+# -- amendments ----------------------------------------------------------------------------
+
+
+def test_a_revision_amends_the_fact_and_the_means_of_later_buckets() -> None:
+    one = told(sale(0, 4), sale(1, 2), tick(2), sale(0, 6, id="straggler"), tick(3))
+    assert one.fact("units", 0) == 10
+    assert mean(one, 1) == (6, 2)
+    assert mean(one, 2) == (6, 2)
+
+
+def test_a_sale_that_comes_late_makes_a_silent_day_observed() -> None:
+    one = told(sale(0, 4), tick(2), sale(1, 6), tick(3))
+    assert (one.fact("status", 1), one.fact("units", 1)) == (OBSERVED, 6)
+    assert mean(one, 2) == (5, 2)
+
+
+def test_a_void_of_a_closed_bucket_takes_its_units_out_and_leaves_a_zero() -> None:
+    gone = sale(1, 6)
+    one = told(sale(0, 4), gone, tick(2), void(gone), tick(3))
+    assert (one.fact("status", 1), one.fact("units", 1)) == (OBSERVED, 0)
+    assert mean(one, 1) == (2, 2)
+
+
+def test_a_void_never_makes_a_missing_bucket_look_like_a_zero() -> None:
+    back = sale(1, -2)  # a return to a closed store: not a day of sales
+    one = told(sale(0, 4), plan("shut", 1, 2, store="s", closed=True), back, tick(2))
+    assert one.fact("status", 1) == MISSING
+    one.tell(void(back), tick(3))
+    assert one.fact("status", 1) == MISSING
+    assert math.isnan(one.fact("units", 1))
+    assert one.fact("returns", 1) == 0
+    assert mean(one, 2) == (4, 1)
+
+
+def test_amended_sums_are_exact_however_large_the_bucket() -> None:
+    large = sale(0, 987_654.321)
+    one = told(large, sale(0, 0.3, id="rest"), tick(1), void(large), tick(2))
+    assert one.fact("units", 0) == np.float32(0.3)
+    assert mean(one, 1) == (0.3, 1)
+
+
+def test_a_revision_of_a_series_that_is_not_listed_is_dropped_whole() -> None:
+    one = told(sale(0, product="other"), tick(1), sale(0, 3), tick(2), sale(2, 1), tick(3))
+    assert math.isnan(one.fact("units", 0))
+    assert mean(one, 2) == (1, 1)
+
+
+# -- sums over time ------------------------------------------------------------------------
+
+quantities = st.integers(0, 50_000).map(lambda n: n / 1000)
+
+
+@given(
+    st.lists(st.none() | st.tuples(quantities, st.none() | quantities), min_size=1, max_size=120),
+    st.integers(1, 84),
+    st.integers(0, 20),
+)
+def test_windows_equal_a_plain_recomputation(
+    days: Sequence[tuple[float, float | None] | None], length: int, back: int
+) -> None:
+    one = told()
+    plainly: dict[int, list[float]] = {}
+    for n, sold in enumerate(days):
+        if sold is not None:
+            one.tell(sale(n, sold[0], id=f"{n}"))
+            plainly[n] = [sold[0]]
+        one.tell(tick(n + 1))
+        if sold is not None and sold[1] is not None:
+            one.tell(sale(n, sold[1], id=f"{n} late"))
+            plainly[n].append(sold[1])
+    one.tell(tick(len(days) + 1))
+    panel = one.shard.panel
+    if not panel.size:
+        return
+    origin = len(days) - back
+    if origin < 0:
+        return
+    first = max(origin - length + 1, len(days) - panel.ring + 2)
+    inside = [sum(plainly[n]) for n in range(first, origin + 1) if n in plainly]
+    expected = sum(inside) / len(inside) if inside else 0.0
+    assert mean(one, origin, length) == (pytest.approx(expected, abs=1e-6), len(inside))
+
+
+def test_silence_longer_than_the_ring_leaves_nothing_of_before_in_a_window() -> None:
+    one = told(*(sale(n, 5) for n in range(20)), sale(400, 3), tick(401))
+    assert mean(one, 400, 56) == (3, 1)
+    assert one.shard.panel.first == one.bucket(0)
+
+
+def test_silence_jumped_over_equals_silence_lived_through() -> None:
+    events = [sale(n, n + 1) for n in range(10)]
+    jumped = told(*events, tick(500))
+    lived = told(*events, *(tick(n) for n in range(11, 501)))
+    assert jumped.shard.digest() == lived.shard.digest()
+
+
+def test_growing_room_for_series_changes_nothing() -> None:
+    def fold(*, at_once: bool) -> Shard:
+        shard = Shard(chosen(), 0)
+        if at_once:  # room for all before the first is listed
+            panel = shard.panel
+            panel._list([("s", f"p{n:03}") for n in range(200)], 0)
+            panel.keys.clear()
+            panel.rows.clear()
+            panel.stores.texts.clear()
+            panel.stores.codes.clear()
+            panel.product_codes.texts.clear()
+            panel.product_codes.codes.clear()
+        one = Told(shard)
+        for n in range(20):
+            for p in range(10 * n, 10 * n + 10):
+                one.tell(sale(n, 1 + p % 7, product=f"p{p:03}"))
+        one.tell(tick(21))
+        return shard
+
+    grown, roomy = fold(at_once=False), fold(at_once=True)
+    assert grown.panel.capacity >= 200
+    assert grown.digest() == roomy.digest()
+
+
+def test_a_new_category_starts_from_the_profile_of_all_whenever_room_was_made() -> None:
+    one = told(*(sale(n, 9 if n % 7 == 5 else 3) for n in range(60)), product("q", category="a"),
+               product("r", category="b"), product("t", category="c"))  # fmt: skip
+    one.tell(sale(60, product="q", hour=13), tick(61))
+    before = one.shard.panel.phases[0].copy()
+    one.tell(product("u", category="d", n=61), product("v", category="e", n=61))
+    one.tell(sale(61, product="u", hour=13), sale(61, product="v", hour=13))
+    panel = one.shard.panel
+    for name in ("d", "e"):
+        if name in panel.categories.codes:
+            assert panel.phases[panel.categories.codes[name]].tolist() == before.tolist()
+    one.tell(tick(62))
+    assert {"d", "e"} <= panel.categories.codes.keys()
+
+
+def test_series_get_their_rows_in_key_order_at_the_close() -> None:
+    events: list[AnyEvent] = [sale(0, product=name) for name in "cab"]
+    one = told(*events, tick(1), sale(1, product="aa"), tick(2))
+    assert one.shard.panel.keys == [("s", name) for name in ("a", "b", "c", "aa")]
+
+
+def test_a_category_told_later_moves_the_series_to_it() -> None:
+    one = told(sale(0), tick(1))
+    panel: Panel = one.shard.panel
+    assert panel.categories.texts[panel.column("category")[0]] == ""
+    one.tell(product(category="dairy", n=1))
+    assert panel.categories.texts[panel.column("category")[0]] == "dairy"
+    one.tell(msgspec.structs.replace(product(category="food", n=1), id="again"))
+    assert panel.categories.texts[panel.column("category")[0]] == "food"
