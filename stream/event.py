@@ -248,7 +248,7 @@ def _checked(event: AnyEvent) -> AnyEvent | Refusal:
     """Refuse what no single field shows: sums that overflow, spans that end before they start."""
     if event.x is not None and _depth(event.x) > MAX_DEPTH:
         return Refusal("malformed", "nested too deeply", "x")
-    if isinstance(event, (Sale, Void)):  # noqa: UP038 - a union is made anew each time
+    if isinstance(event, (Sale, Void)):
         if event.price is not None and abs(event.quantity * event.price) > MAX_REVENUE:
             return Refusal("out_of_range", f"quantity × price exceeds {MAX_REVENUE:g}", "price")
         if isinstance(event, Void) and event.voids == event.id:

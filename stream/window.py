@@ -29,7 +29,6 @@ from stream.event import (
     Tick,
     Void,
     decode,
-    time_us,
 )
 from stream.log import Record, partition_of
 from stream.settings import Settings

@@ -40,8 +40,16 @@ def sale(
 
 
 def void(of: Sale, id: str | None = None) -> Void:
-    return Void(id=id or f"void {of.id}", source=of.source, voids=of.id, time=of.time,
-                store=of.store, product=of.product, quantity=of.quantity, price=of.price)  # fmt: skip
+    return Void(
+        id=id or f"void {of.id}",
+        source=of.source,
+        voids=of.id,
+        time=of.time,
+        store=of.store,
+        product=of.product,
+        quantity=of.quantity,
+        price=of.price,
+    )
 
 
 def tick(n: float, hour: float = 0) -> Tick:

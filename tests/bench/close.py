@@ -10,7 +10,7 @@ import time
 from functools import partial
 
 import numpy as np
-import pandas as pd
+import pandas as pd  # type: ignore[import-untyped]
 from river import linear_model
 
 from learner.features import NAMES, features

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Sequence
+from functools import partial
 
 import msgspec
 
@@ -73,16 +74,17 @@ def run(options: Options) -> list[Row]:
         records = sales.records(count, size)
         packed = [record.value for record in records]
         many = size > 1
-        whole, without, decoded, dictionary = [], [], [], []
+        whole: list[float] = []
+        without: list[float] = []
+        decoded: list[float] = []
+        dictionary: list[float] = []
         for _ in range(options.rounds):
             for values, value in zip((whole, without), fold(records, count), strict=True):
                 values.append(value)
-            decoded.append(
-                rate(count, lambda p=packed, m=many: decode_only(p, m), time.process_time)()
-            )  # type: ignore[misc]
-            dictionary.append(
-                rate(count, lambda p=packed, m=many: plain_dictionary(p, m), time.process_time)()
-            )  # type: ignore[misc]
+            decoding = partial(decode_only, packed, many)
+            decoded.append(rate(count, decoding, time.process_time)())
+            summing = partial(plain_dictionary, packed, many)
+            dictionary.append(rate(count, summing, time.process_time)())
         rows += [
             Row(what=f"{name}, closes included", figure=Series(tuple(whole)), unit="events/s",
                 limit="plain dictionary", bare=Series(tuple(dictionary))),

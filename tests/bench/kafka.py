@@ -15,7 +15,7 @@ from tests.bench.sqlite import POLL, WAIT_S, entries, fold_rate, reading_rate
 
 def bare_rate(bootstrap: str, topic: str, records: int, events: int) -> float:
     """Events/s of a loop over kafka-python's ``poll`` that does nothing with what comes."""
-    from kafka import KafkaConsumer, TopicPartition
+    from kafka import KafkaConsumer, TopicPartition  # type: ignore[import-untyped]
 
     consumer = KafkaConsumer(
         bootstrap_servers=bootstrap,

@@ -1,4 +1,4 @@
-"""A small load generator for HTTP/1.1: raw sockets, connections kept open, no parsing to speak of."""
+"""A small load generator for HTTP/1.1: raw sockets, connections kept, hardly any parsing."""
 
 from __future__ import annotations
 

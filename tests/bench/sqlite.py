@@ -7,6 +7,7 @@ import sqlite3
 import tempfile
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from learner.shard import Shard
@@ -108,15 +109,15 @@ def run(options: Options) -> list[Row]:
             appended, inserted = turns(
                 options.rounds,
                 rate(len(values), append),
-                rate(len(values), lambda bare=bare, values=values: bare_inserts(bare, values)),  # type: ignore[misc]
+                rate(len(values), partial(bare_inserts, bare, values)),
             )
             records = log.read(0, 0, len(values))[: len(values)]
             polled, selected, folded, memory = turns(
                 options.rounds,
-                lambda log=log, n=len(values): reading_rate(log, n, n, fold=False),  # type: ignore[misc]
-                rate(len(values), lambda bare=bare: bare_select(bare)),  # type: ignore[misc]
-                lambda log=log, n=len(values): reading_rate(log, n, count, fold=True),  # type: ignore[misc]
-                lambda records=records: fold_rate(records, count),  # type: ignore[misc]
+                partial(reading_rate, log, len(values), len(values), fold=False),
+                rate(len(values), partial(bare_select, bare)),
+                partial(reading_rate, log, len(values), count, fold=True),
+                partial(fold_rate, records, count),
             )
             log.close()
             rows += [

@@ -29,12 +29,17 @@ KEPT = [
 
 
 def operation(id: str = "op", **changed: Any) -> Operation:
-    values = {"kind": "rollback", "who": "ann", "reason": "drift", "cut": {0: "a", 1: "d"}}
+    values: dict[str, Any] = {
+        "kind": "rollback",
+        "who": "ann",
+        "reason": "drift",
+        "cut": {0: "a", 1: "d"},
+    }
     return Operation(id=id, time=NOON, **(values | changed))
 
 
 def outcome(partition: int, said: Any = "applied", **changed: Any) -> Outcome:
-    values = {"operation": "op", "time": NOON, "offset": 7}
+    values: dict[str, Any] = {"operation": "op", "time": NOON, "offset": 7}
     return Outcome(partition=partition, outcome=said, **(values | changed))
 
 
