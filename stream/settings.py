@@ -47,8 +47,8 @@ class Settings:
     )
     kafka_ssl_cafile: str = _s("", "CA certificates for Kafka (PEM file); empty: the system's")
     kafka_sasl_mechanism: str = _s("", "SASL mechanism, such as SCRAM-SHA-512")
-    kafka_username: str = _s("", "SASL user")
-    kafka_password: str = _s("", "SASL password", secret=True)
+    kafka_username: str = _s("", "User for SASL")
+    kafka_password: str = _s("", "Password for SASL", secret=True)
     kafka_group: str = _s("salescast", "Consumer group, for the display of lag")
     kafka_replication: int = _s(1, "Replication factor of topics that Salescast creates")
     redis_url: str = _s("redis://127.0.0.1:6379/0", "Redis, as a URL", secret=True)
@@ -277,7 +277,7 @@ def _check(settings: Settings) -> None:
             raise SettingsError(f"setting `{name}` must be at least {least:g}")
     try:
         zoneinfo.ZoneInfo(settings.timezone)
-    except (zoneinfo.ZoneInfoNotFoundError, ValueError):
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):  # a folder of zones is no zone
         near = difflib.get_close_matches(
             settings.timezone, sorted(zoneinfo.available_timezones()), n=1
         )
@@ -304,7 +304,7 @@ def day_start_minutes(settings: Settings) -> int:
         ``day_start`` is not HH:MM on a quarter of an hour.
     """
     hours, _, minutes = settings.day_start.partition(":")
-    if hours.isdigit() and minutes.isdigit():
+    if settings.day_start.isascii() and hours.isdigit() and minutes.isdigit():
         total = int(hours) * 60 + int(minutes)
         if int(hours) < 24 and int(minutes) < 60 and total % 15 == 0:
             return total

@@ -82,28 +82,31 @@ class River:
 
 def run(options: Options) -> list[Row]:
     """2,000, 20,000 and 100,000 series of days."""
-    rows = []
-    for series in (2_000, 20_000) if options.quick else (2_000, 20_000, 100_000):
-        closing = Closing(series)
-        scored, ahead = len(closing.shard.scored), closing.settings.horizons
-        river = River(closing)
-        river.work()
-        micro = 1e6 / (series * scored)
+    sizes = (2_000, 20_000) if options.quick else (2_000, 20_000, 100_000)
+    return [row for series in sizes for row in _measure(options, series)]
 
-        def served(closing: Closing = closing) -> float:
-            closing.shard._mean = None
-            return seconds(closing.shard.forecast, time.process_time)
 
-        closed, bare, forecast = turns(
-            options.rounds,
-            lambda closing=closing, micro=micro: closing.close() * micro,  # type: ignore[misc]
-            lambda river=river, micro=micro: seconds(river.work, time.process_time) * micro,  # type: ignore[misc]
-            lambda served=served, n=series * ahead: served() * 1e6 / n,  # type: ignore[misc]
-        )
-        rows += [
-            Row(what=f"close, {series:,} series, {scored} scored horizons", figure=closed,
-                unit="µs/series, horizon", limit="River alone, two models", bare=bare, goal=5.0),
-            Row(what=f"what is served, {series:,} series, {ahead} horizons", figure=forecast,
-                unit="µs/series, horizon"),
-        ]  # fmt: skip
-    return rows
+def _measure(options: Options, series: int) -> list[Row]:
+    closing = Closing(series)
+    shard = closing.shard
+    scored, ahead = len(shard.scored), closing.settings.horizons
+    river = River(closing)
+    river.work()
+    micro = 1e6 / (series * scored)
+
+    def serve() -> float:
+        shard._mean = None
+        return seconds(shard.forecast, time.process_time) * 1e6 / (series * ahead)
+
+    closed, bare, served = turns(
+        options.rounds,
+        lambda: closing.close() * micro,
+        lambda: seconds(river.work, time.process_time) * micro,
+        serve,
+    )
+    return [
+        Row(what=f"close, {series:,} series, {scored} scored horizons", figure=closed,
+            unit="µs/series, horizon", limit="River alone, two models", bare=bare, goal=5.0),
+        Row(what=f"what is served, {series:,} series, {ahead} horizons", figure=served,
+            unit="µs/series, horizon"),
+    ]  # fmt: skip

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Sequence
-from functools import partial
 
 import msgspec
 
@@ -69,28 +68,32 @@ def plain_dictionary(packed: Sequence[bytes], many: bool) -> dict[tuple[str, str
 def run(options: Options) -> list[Row]:
     """Single events, and records of 100."""
     count = 50_000 if options.quick else 200_000
-    rows = []
-    for size, name in ((1, "one event a record"), (100, "100 a record")):
-        records = sales.records(count, size)
-        packed = [record.value for record in records]
-        many = size > 1
-        whole: list[float] = []
-        without: list[float] = []
-        decoded: list[float] = []
-        dictionary: list[float] = []
-        for _ in range(options.rounds):
-            for values, value in zip((whole, without), fold(records, count), strict=True):
-                values.append(value)
-            decoding = partial(decode_only, packed, many)
-            decoded.append(rate(count, decoding, time.process_time)())
-            summing = partial(plain_dictionary, packed, many)
-            dictionary.append(rate(count, summing, time.process_time)())
-        rows += [
-            Row(what=f"{name}, closes included", figure=Series(tuple(whole)), unit="events/s",
-                limit="plain dictionary", bare=Series(tuple(dictionary))),
-            Row(what=f"{name}, without closes", figure=Series(tuple(without)), unit="events/s",
-                limit="plain dictionary", bare=Series(tuple(dictionary)), goal=150_000),
-            Row(what=f"{name}, without closes", figure=Series(tuple(without)), unit="events/s",
-                limit="msgspec decode", bare=Series(tuple(decoded))),
-        ]  # fmt: skip
-    return rows
+    return [
+        *_measure(options, count, 1, "one event a record"),
+        *_measure(options, count, 100, "100 a record"),
+    ]
+
+
+def _measure(options: Options, count: int, size: int, name: str) -> list[Row]:
+    records = sales.records(count, size)
+    packed = [record.value for record in records]
+    many = size > 1
+    decode = rate(count, lambda: decode_only(packed, many), time.process_time)
+    dictionary = rate(count, lambda: plain_dictionary(packed, many), time.process_time)
+    folds: list[tuple[float, float]] = []
+    decoded: list[float] = []
+    summed: list[float] = []
+    for _ in range(options.rounds):
+        folds.append(fold(records, count))
+        decoded.append(decode())
+        summed.append(dictionary())
+    whole, without = (Series(values) for values in zip(*folds, strict=True))
+    plain = Series(tuple(summed))
+    return [
+        Row(what=f"{name}, closes included", figure=whole, unit="events/s",
+            limit="plain dictionary", bare=plain),
+        Row(what=f"{name}, without closes", figure=without, unit="events/s",
+            limit="plain dictionary", bare=plain, goal=150_000),
+        Row(what=f"{name}, without closes", figure=without, unit="events/s",
+            limit="msgspec decode", bare=Series(tuple(decoded))),
+    ]  # fmt: skip

@@ -125,6 +125,8 @@ def _one(options: Options, ours: int, bare: int, keys: list[tuple[str, str]]) ->
         b"GET /v1/forecasts/%b/%b HTTP/1.1\r\nHost: bench\r\n\r\n" % (s.encode(), p.encode())
         for s, p in (keys * (count // len(keys) + 1))[:count]
     ]
+    for port in (ours, bare):
+        load.closed_loop(port, requests[:1000], CLIENTS)  # what is made at the first request
     asked, limit = turns(
         options.rounds,
         lambda: load.closed_loop(ours, requests, CLIENTS),

@@ -7,7 +7,6 @@ import sqlite3
 import tempfile
 import time
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 from learner.shard import Shard
@@ -94,38 +93,41 @@ def bare_select(path: Path) -> None:
 def run(options: Options) -> list[Row]:
     """One event a record, and 100."""
     count = 20_000 if options.quick else 100_000
-    rows = []
-    with tempfile.TemporaryDirectory(prefix="salescast-bench-") as name:
-        for size, title in ((1, "one event a record"), (100, "100 a record")):
-            values = sales.packed(count, size)
-            batches = entries(values)
-            bare = Path(name) / f"bare-{size}.db"
-            log = SqliteLog(Path(name) / f"log-{size}.db", "bench.events", 1)
+    with tempfile.TemporaryDirectory(prefix="salescast-bench-") as folder:
+        return [
+            *_measure(options, Path(folder), count, 1, "one event a record"),
+            *_measure(options, Path(folder), count, 100, "100 a record"),
+        ]
 
-            def append(log: SqliteLog = log, batches: list[list[Entry]] = batches) -> None:
-                for one in batches:
-                    log.append(one)
 
-            appended, inserted = turns(
-                options.rounds,
-                rate(len(values), append),
-                rate(len(values), partial(bare_inserts, bare, values)),
-            )
-            records = log.read(0, 0, len(values))[: len(values)]
-            polled, selected, folded, memory = turns(
-                options.rounds,
-                partial(reading_rate, log, len(values), len(values), fold=False),
-                rate(len(values), partial(bare_select, bare)),
-                partial(reading_rate, log, len(values), count, fold=True),
-                partial(fold_rate, records, count),
-            )
-            log.close()
-            rows += [
-                Row(what=f"append, {title}, {APPEND} a commit", figure=appended,
-                    unit="records/s", limit="plain INSERTs", bare=inserted),
-                Row(what=f"poll, {title}", figure=polled, unit="records/s",
-                    limit="plain SELECT", bare=selected),
-                Row(what=f"poll and fold, {title}, closes included", figure=folded,
-                    unit="events/s", limit="fold from memory", bare=memory, goal=150_000),
-            ]  # fmt: skip
-    return rows
+def _measure(options: Options, folder: Path, count: int, size: int, title: str) -> list[Row]:
+    values = sales.packed(count, size)
+    n = len(values)
+    batches = entries(values)
+    bare = folder / f"bare-{size}.db"
+    log = SqliteLog(folder / f"log-{size}.db", "bench.events", 1)
+
+    def append() -> None:
+        for one in batches:
+            log.append(one)
+
+    appended, inserted = turns(
+        options.rounds, rate(n, append), rate(n, lambda: bare_inserts(bare, values))
+    )
+    records = log.read(0, 0, n)[:n]
+    polled, selected, folded, memory = turns(
+        options.rounds,
+        lambda: reading_rate(log, n, n, fold=False),
+        rate(n, lambda: bare_select(bare)),
+        lambda: reading_rate(log, n, count, fold=True),
+        lambda: fold_rate(records, count),
+    )
+    log.close()
+    return [
+        Row(what=f"append, {title}, {APPEND} a commit", figure=appended,
+            unit="records/s", limit="plain INSERTs", bare=inserted),
+        Row(what=f"poll, {title}", figure=polled, unit="records/s",
+            limit="plain SELECT", bare=selected),
+        Row(what=f"poll and fold, {title}, closes included", figure=folded,
+            unit="events/s", limit="fold from memory", bare=memory, goal=150_000),
+    ]  # fmt: skip

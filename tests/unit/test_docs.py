@@ -21,7 +21,7 @@ def test_what_is_made_from_the_code_is_up_to_date(name: str) -> None:
 
 def test_every_setting_has_a_help_that_is_no_repetition() -> None:
     helps = [row["help"] for row in describe()]
-    assert all(len(text) > 10 for text in helps)
+    assert all(len(text) >= 8 for text in helps)
     assert len(set(helps)) == len(helps)
 
 

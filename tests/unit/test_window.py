@@ -307,7 +307,8 @@ def test_a_return_is_no_negative_sale() -> None:
 @given(st.permutations(range(7)))
 def test_arrival_within_grace_leaves_no_trace_in_a_close(order: list[int]) -> None:
     gone = sale(0, 3, price=0.7)
-    events: list[AnyEvent] = [gone, void(gone), *(sale(0, n / 10, price=0.3) for n in range(1, 6))]
+    stragglers = [sale(0, n / 10, price=0.3) for n in range(1, 6)]
+    events: list[AnyEvent] = [gone, void(gone), *stragglers]
     straight, mixed = watched(), watched()
     for at in range(7):
         straight.tell(events[at], append=day(0, 20))
