@@ -397,6 +397,10 @@ class Panel:
         mean, seen = self.window(origin, length)
         listed = np.asarray(self.column("listed"))
         young = np.flatnonzero((listed > origin - length) & (listed <= origin) & (seen > 0))
+        slot = listed[young] % self.ring
+        counts = self.rings["sum_observed"]
+        # One that was censored or missing is in no sum, and has no weight to take away.
+        young = young[counts[slot, young] != counts[slot - 1, young]]
         first = np.nan_to_num(self.rings["units"][listed[young] % self.ring, young])
         rest = seen[young] - (1.0 - FIRST_WEIGHT)
         mean[young] = (mean[young] * seen[young] - (1.0 - FIRST_WEIGHT) * first) / rest

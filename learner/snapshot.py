@@ -126,13 +126,15 @@ class Verifier:
         """
         try:
             sealed = msgspec.msgpack.decode(envelope, type=Envelope)
+            if sealed.key != self.name:
+                raise InvalidSignature
             self._key.verify(sealed.signature, sealed.manifest)
             manifest = msgspec.json.decode(sealed.manifest, type=Manifest)
         except InvalidSignature:
             raise SnapshotCorrupt(
                 f"snapshot {snapshot} is not signed by the key {self.name}"
             ) from None
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise SnapshotCorrupt(f"snapshot {snapshot} cannot be read: {error}") from None
         if (manifest.partition, manifest.snapshot) != (partition, snapshot):
             raise SnapshotCorrupt(f"snapshot {snapshot} holds another one, {manifest.snapshot}")

@@ -34,7 +34,7 @@ from learner.snapshot import (
 from learner.store import Pointer, SnapshotStore
 from learner.telemetry import Telemetry
 from stream.dead_letters import DeadLetters
-from stream.errors import LogUnavailable, SalescastError, StoreUnavailable
+from stream.errors import AlreadyOwned, LogUnavailable, SalescastError, StoreUnavailable
 from stream.event import Tick, encode
 from stream.log import Consumer, Entry, EventLog, Record
 from stream.settings import Settings
@@ -46,6 +46,8 @@ MIN_INTERVAL_S = 1.0
 #: Longest wait for records; also how soon a stop is noticed.
 POLL_S = 0.2
 RETRY_S = 1.0
+#: How long a learner that is being replaced may take to publish and leave.
+LEAVING_S = 8.0
 #: Records folded at a time; a record may hold many events.
 SLICE = 50
 #: Publications of a partition between two clean-ups of old snapshots.
@@ -108,7 +110,7 @@ class Worker:
         """
         self.stop = stop
         check_topic(self.settings, self.events)
-        consumer = self.events.consume(dict.fromkeys(range(self.events.partitions), 0))
+        consumer = self._own()
         try:
             for partition in range(self.events.partitions):
                 self._restore(partition, consumer)
@@ -119,6 +121,16 @@ class Worker:
                 self._publish_if(owned, consumer, due=owned.folded > 0)
         finally:
             consumer.close()
+
+    def _own(self) -> Consumer:
+        """Own the log; an owner that is just leaving is given a moment."""
+        end = time.monotonic() + LEAVING_S
+        while True:
+            try:
+                return self.events.consume(dict.fromkeys(range(self.events.partitions), 0))
+            except AlreadyOwned:
+                if time.monotonic() > end or self.stop.wait(0.2):
+                    raise
 
     def step(self, consumer: Consumer, timeout_s: float) -> None:
         """Poll once, fold what came, publish what is due."""

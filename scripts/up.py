@@ -16,6 +16,9 @@ from scripts.supervise import Child
 from stream.errors import SettingsError
 from stream.settings import Settings
 
+#: How long an API that is being replaced may take to leave.
+LEAVING_S = 8.0
+
 
 def register(app: typer.Typer) -> None:
     """Add the subcommand."""
@@ -75,16 +78,21 @@ def make_children(chosen: Settings, environ: dict[str, str], *, logs: bool = Fal
 
 
 def check_port(chosen: Settings) -> None:
-    """Say at once when somebody else listens on the API's port."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((chosen.host, chosen.port))
-        except OSError as error:
-            raise SettingsError(
-                f"cannot listen on {chosen.host}:{chosen.port}: {error.strerror}",
-                remedy="Choose another port, for example SALESCAST_PORT=8001",
-            ) from None
+    """Say so when somebody else listens on the API's port."""
+    end = time.monotonic() + LEAVING_S
+    while True:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((chosen.host, chosen.port))
+                return
+            except OSError as error:
+                if time.monotonic() > end:
+                    raise SettingsError(
+                        f"cannot listen on {chosen.host}:{chosen.port}: {error.strerror}",
+                        remedy="Choose another port, for example SALESCAST_PORT=8001",
+                    ) from None
+        time.sleep(0.2)
 
 
 def look_after(children: list[Child]) -> None:

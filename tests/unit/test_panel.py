@@ -318,3 +318,16 @@ def test_a_category_told_later_moves_the_series_to_it() -> None:
     assert panel.categories.texts[panel.column("category")[0]] == "dairy"
     one.tell(msgspec.structs.replace(product(category="food", n=1), id="again"))
     assert panel.categories.texts[panel.column("category")[0]] == "food"
+
+
+def test_the_bucket_that_listed_a_series_counts_for_a_quarter_in_its_level() -> None:
+    one = told(sale(0, 9), sale(1, 2), complete(2), tick(2))
+    level, weight = one.shard.panel.level(one.bucket(1), 28)
+    assert (level.tolist(), weight.tolist()) == (pytest.approx([(9 / 4 + 2) / 1.25]), [1.25])
+
+
+def test_a_listing_bucket_that_counts_for_nothing_has_no_weight_to_lose() -> None:
+    one = told(stock_out(0, 1), sale(0, 9), sale(1, 2), sale(2, 4), tick(3))
+    assert one.fact("status", 0) == CENSORED
+    level, weight = one.shard.panel.level(one.bucket(2), 28)
+    assert (level.tolist(), weight.tolist()) == ([3], [2])

@@ -54,10 +54,10 @@ def sale(day: int, product: str, quantity: float, **changed: Any) -> Sale:
 def days(first: int, last: int) -> list[list[AnyEvent]]:
     """Sales of six products by day, with facts of other kinds among them."""
     drawn = np.random.default_rng(11)
-    quantities = drawn.poisson(6.0, (DAYS + 20, 6)).astype(float)
+    quantities = drawn.poisson(6.0, (DAYS + 20, 6)).astype(float).tolist()
     out: list[list[AnyEvent]] = []
     for day in range(first, last):
-        today: list[AnyEvent] = [sale(day, f"p{n}", quantities[day, n]) for n in range(6)]
+        today: list[AnyEvent] = [sale(day, f"p{n}", quantities[day][n]) for n in range(6)]
         if day == 3:
             today += [
                 Product(id="about p1", source="hq", time=at(3), product="p1", category="fruit"),
@@ -67,9 +67,9 @@ def days(first: int, last: int) -> list[list[AnyEvent]]:
                              start=at(10, 0), end=at(12, 0)),
             ]  # fmt: skip
         if day == 30:
-            taken = sale(30, "p0", quantities[30, 0])
+            taken = sale(30, "p0", quantities[30][0])
             today.append(Void(id="void", source="till", voids=taken.id, time=taken.time, store="s",
-                              product="p0", quantity=taken.quantity, price=taken.price))  # fmt: skip
+                              product="p0", quantity=taken.quantity, price=2.5))  # fmt: skip
         out.append(today)
     return out
 

@@ -234,8 +234,9 @@ def test_a_void_before_its_sale_leaves_nothing_behind() -> None:
 
 def test_a_pair_counts_as_void_in_either_order() -> None:
     gone = sale(0, 3, price=2.0)
-    for order in ([gone, void(gone)], [void(gone), gone]):
-        one = watched(sale(0, 1), *order)
+    for order in ((gone, void(gone)), (void(gone), gone)):
+        one = watched(sale(0, 1))
+        one.tell(*order)
         assert one.counts == {"learned": 1, "void": 2}
         assert one.gross(0) == MICRO
 
