@@ -34,8 +34,8 @@ from stream.settings import Settings
 
 #: Days of 2017 that pass in a second.
 DAYS_PER_S = 2.0
-#: How long the end of the stream may take to be folded and served, s.
-SETTLE_S = 120.0
+#: How long all must have been folded to be over; and how long nothing may move before that, s.
+SETTLED_S, SETTLE_S = 3.0, 120.0
 PROGRESS = "demo-progress.json"
 
 
@@ -260,6 +260,11 @@ class Watch:
             self.first_score_s = now - self.started
 
     @property
+    def lag(self) -> int:
+        """Records that are not served yet."""
+        return sum(part["lag"] or 0 for part in self.status["partitions"])
+
+    @property
     def settled(self) -> bool:
         """Whether all that was sent is folded and served."""
         parts = self.status["partitions"]
@@ -273,7 +278,6 @@ class Watch:
         span = self.known.last.timestamp() - self.known.first.timestamp()
         share = 0.0 if at is None else (at - self.known.first.timestamp()) / span
         day = "" if at is None else time.strftime("%a %d %b %Y", time.gmtime(at - 5 * 3600))
-        lag = sum(part["lag"] or 0 for part in self.status["partitions"])
         series = sum(part["series"] for part in self.status["partitions"])
         facts = Table.grid(padding=(0, 3))
         facts.add_row("event date", f"[bold]{day}[/]", "events sent",
@@ -282,7 +286,7 @@ class Watch:
         closes, taken = (self.sums.get(f"salescast_{name}_total", 0.0)
                          for name in ("closes", "snapshots"))  # fmt: skip
         facts.add_row("buckets closed", f"{closes:,.0f}", "snapshots", f"{taken:,.0f}")
-        facts.add_row("records to fold", f"{lag:,}", "restarts",
+        facts.add_row("records to fold", f"{self.lag:,}", "restarts",
                       str(sum(child.restarts for child in self.children)))  # fmt: skip
         bar = ProgressBar(total=1.0, completed=min(share, 1.0), width=60)
         return Group(Text(""), bar, Text(""), facts, Text(""), scores(self.quality))
@@ -313,7 +317,8 @@ def scores(rows: list[dict[str, Any]]) -> Table | Text:
 def _watch(watch: Watch, children: list[Child], stopping: Stopping, exit_after: bool) -> None:
     """Show what happens until the stream is served, or Ctrl-C; then go on serving."""
     ended: float | None = None
-    said = 0.0
+    said = moved = 0.0
+    lag = -1
     terminal = out.is_terminal
     with Live(console=out, auto_refresh=False, transient=terminal) as live:
         while not stopping.asked:
@@ -326,9 +331,12 @@ def _watch(watch: Watch, children: list[Child], stopping: Stopping, exit_after: 
                 out.print(watch.render())
             if watch.progress["done"] and ended is None:
                 ended = time.monotonic()
-            waited = 0.0 if ended is None else time.monotonic() - ended
+            if watch.lag != lag:
+                lag, moved = watch.lag, time.monotonic()
             # What the API knows of the log's end is a moment old.
-            if (waited > 3.0 and watch.settled) or waited > SETTLE_S:
+            if ended is not None and time.monotonic() - max(ended, moved) > (
+                SETTLED_S if watch.settled else SETTLE_S
+            ):
                 break
             time.sleep(0.3)
     out.print(watch.render())

@@ -19,6 +19,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from learner import file_store, shard, worker
+from learner.features import features
 from learner.file_store import FileStore
 from learner.operations import Operation
 from learner.ownership import take
@@ -220,8 +221,6 @@ def test_learning_goes_on_while_the_store_is_away(place: Place) -> None:
 def test_what_no_reason_names_stops_one_partition_and_loses_nothing(
     pair: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    features = shard.features
-
     def failing(panel: Any, *rest: Any) -> Any:
         if any(store == HOME[1] for store, _ in panel.keys):
             raise RuntimeError("nobody thought of this")
