@@ -311,7 +311,7 @@ class Worker:
         self._publish_if(
             owned,
             consumer,
-            due=bool(owned.finished)
+            due=(bool(owned.finished) and waited >= RETRY_S)
             # Publishing takes at most a fifth of the time, however fast buckets close.
             or (owned.closes > 0 and waited >= max(MIN_INTERVAL_S, 4 * owned.publish_s))
             or (owned.folded > 0 and waited >= self.settings.snapshot_interval_s),
@@ -340,7 +340,8 @@ class Worker:
     def publish(self, owned: Owned) -> bool:
         """Publish a shard as it stands. A crash between any two steps leaves the last one whole.
 
-        1. Dead letters are durable.
+        1. Dead letters are durable, and so is what became of operations: should the rest
+           fail, the same records say the same again, and only the first counts.
         2. Chunks that the store does not hold.
         3. The signed manifest.
         4. Head, and active with it, by compare-and-set.
@@ -358,6 +359,8 @@ class Worker:
             self.dead_letters.append(owned.letters)
             self.telemetry.dead_lettered(shard.partition, len(owned.letters))
             owned.letters = []
+        if owned.finished:
+            self._report(owned)
         # 2.
         tables, chunks = cut(lay_down(shard))
         manifest = describe(
@@ -381,15 +384,16 @@ class Worker:
         owned.head, owned.chunks = manifest.snapshot, manifest.chunks
         owned.folded = owned.closes = 0
         owned.published_s = time.monotonic()
-        if owned.finished:
-            self._report(owned)
         owned.publish_s = seconds = time.perf_counter() - started
         self.telemetry.published(
             shard.partition, manifest.size_bytes, written, seconds, self.clock()
         )
         self._publications += 1
         if self._publications % (PRUNE_EVERY * len(self.owned)) == 0:
-            self._prune()
+            try:
+                self._prune()
+            except (LogUnavailable, StoreUnavailable) as error:
+                logger.warning("old snapshots stay for now: %s", error)
         return True
 
     def _prune(self) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from learner.features import NAMES, Batch
 from learner.shard import Folded, Rollback, Shard
-from stream.event import AnyEvent, Complete, Plan, Sale, Tick, Void, encode, time_us
+from stream.event import AnyEvent, Availability, Complete, Plan, Sale, Tick, Void, encode, time_us
 from stream.log import Record
 from stream.settings import Settings
 
@@ -64,6 +64,13 @@ def complete(n: float, store: str = "s", hour: float = 0) -> Complete:
 def plan(id: str, first: float, last: float, *, said: float = 0, **what: Any) -> Plan:
     """A plan over the days [first, last), told on the day ``said``."""
     return Plan(id=id, source="hq", time=day(said), start=day(first, 0), end=day(last, 0), **what)
+
+
+def stock_outs(first: float, last: float, *, available: bool = False) -> Availability:
+    """The product ``p`` of the store ``s`` was out over the days [first, last)."""
+    return Availability(id=f"{first} {last} {available}", source="hq", time=day(0, 0),
+                        start=day(first, 0), end=day(last, 0), store="s", product="p",
+                        available=available)  # fmt: skip
 
 
 @dataclass(slots=True)

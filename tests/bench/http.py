@@ -35,8 +35,8 @@ START_S = 60.0
 
 
 @contextmanager
-def server(arguments: list[str], port: int, path: str, environ: dict[str, str]) -> Iterator[None]:
-    """A Python process that answers 200 at ``path`` from now on, and is gone afterwards."""
+def server(arguments: list[str], port: int, path: str, environ: dict[str, str]) -> Iterator[int]:
+    """A Python process that answers 200 at ``path`` from now on, and is gone afterwards: its id."""
     process = subprocess.Popen(
         [sys.executable, *arguments],
         env=os.environ | environ,
@@ -54,7 +54,7 @@ def server(arguments: list[str], port: int, path: str, environ: dict[str, str]) 
             assert process.poll() is None, f"{arguments} ended with {process.returncode}"
             assert time.monotonic() < deadline, f"{arguments} did not serve within {START_S:g} s"
             time.sleep(0.05)
-        yield
+        yield process.pid
     finally:
         process.terminate()
         try:
@@ -62,6 +62,15 @@ def server(arguments: list[str], port: int, path: str, environ: dict[str, str]) 
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def cpu_s(process: int) -> float:
+    """CPU seconds a process has used so far; 0 where there is no /proc."""
+    about = Path(f"/proc/{process}/stat")
+    if not about.exists():
+        return 0.0
+    fields = about.read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def ask(
@@ -111,27 +120,36 @@ def run(options: Options) -> list[Row]:
             "OPENBLAS_NUM_THREADS": "1",
         }  # fmt: skip
         api = ["-m", "scripts.cli", "api", "--port", str(ours)]
-        stack.enter_context(server(api, ours, path, environ))
-        stack.enter_context(
+        api_id = stack.enter_context(server(api, ours, path, environ))
+        bare_id = stack.enter_context(
             server(["-m", "tests.bench.bare_server", str(bare)], bare, path, environ)
         )
-        return [*_one(options, ours, bare, keys), *_many(options, ours, bare, keys),
+        both = (ours, api_id), (bare, bare_id)
+        return [*_one(options, both, keys), *_many(options, ours, bare, keys),
                 *_events(options, ours, bare)]  # fmt: skip
 
 
-def _one(options: Options, ours: int, bare: int, keys: list[tuple[str, str]]) -> list[Row]:
+def _one(
+    options: Options, both: tuple[tuple[int, int], tuple[int, int]], keys: list[tuple[str, str]]
+) -> list[Row]:
     count = 3_000 if options.quick else 15_000
     requests = [
         b"GET /v1/forecasts/%b/%b HTTP/1.1\r\nHost: bench\r\n\r\n" % (s.encode(), p.encode())
         for s, p in (keys * (count // len(keys) + 1))[:count]
     ]
-    for port in (ours, bare):
+    used: dict[int, list[float]] = {port: [] for port, _ in both}
+
+    def closed_loop(port: int, process: int) -> float:
+        before = cpu_s(process)
+        found = load.closed_loop(port, requests, CLIENTS)
+        used[port].append(count / max(cpu_s(process) - before, 1e-3))
+        return found
+
+    for port, _ in both:
         load.closed_loop(port, requests[:1000], CLIENTS)  # what is made at the first request
-    asked, limit = turns(
-        options.rounds,
-        lambda: load.closed_loop(ours, requests, CLIENTS),
-        lambda: load.closed_loop(bare, requests, CLIENTS),
-    )
+    asked, limit = turns(options.rounds, *(partial(closed_loop, *one) for one in both))
+    per_cpu_s, bare_per_cpu_s = (Series(tuple(values)) for values in used.values())
+    ours = both[0][0]
 
     middle, late = [], []
     for _ in range(options.rounds):
@@ -142,6 +160,8 @@ def _one(options: Options, ours: int, bare: int, keys: list[tuple[str, str]]) ->
     return [
         Row(what=f"one forecast, {CLIENTS} clients", figure=asked, unit="requests/s",
             limit="Starlette route", bare=limit, goal=0.8, goal_of="ratio"),
+        Row(what="  the same by CPU time of the server", figure=per_cpu_s, unit="requests/CPU s",
+            limit="Starlette route", bare=bare_per_cpu_s),
         Row(what="one forecast at half that rate, p50", figure=Series(tuple(middle)), unit="ms"),
         Row(what="one forecast at half that rate, p99", figure=Series(tuple(late)), unit="ms",
             goal=10.0),

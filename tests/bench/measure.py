@@ -71,7 +71,7 @@ class Row:
     @property
     def is_rate(self) -> bool:
         """Whether more is better."""
-        return self.unit.endswith("/s")
+        return self.unit.endswith(("/s", "/CPU s"))
 
     @property
     def ratio(self) -> float | None:

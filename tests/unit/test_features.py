@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -109,7 +110,7 @@ def learned(last: float) -> list[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any
         def predict(self, batch: Batch) -> np.ndarray[Any, Any]:
             return batch.level_phase
 
-        def learn(self, batches: list[tuple[Batch, np.ndarray[Any, Any]]]) -> None:
+        def learn(self, batches: Sequence[tuple[Batch, np.ndarray[Any, Any]]]) -> None:
             heard.extend((batch.X.copy(), demand.copy()) for batch, demand in batches)
 
         def digest(self) -> list[np.ndarray[Any, Any]]:

@@ -165,6 +165,18 @@ def test_a_stock_out_known_at_the_close_censors_what_it_touches() -> None:
     assert days(known_later)[2] == (1.0, "observed")
 
 
+def test_of_two_availabilities_that_touch_a_bucket_the_last_to_come_counts() -> None:
+    def said(name: str, available: bool) -> Availability:
+        return Availability(id=name, source="hq", time=at(1), start=at(1), end=at(2, 0),
+                            store="7", product="milk", available=available)  # fmt: skip
+
+    out, back = said("1", False), said("2", True)
+    milk = sale("1", at(1))
+    assert days(reading(out, back, milk, tick(at(3))))[1] == (1.0, "observed")
+    assert days(reading(back, out, milk, tick(at(3))))[1] == (1.0, "censored")
+    assert days(reading(out, back, out, milk, tick(at(3))))[1] == (1.0, "observed")
+
+
 def test_an_hour_is_observed_once_the_business_day_has_had_a_sale() -> None:
     hours = Settings(partitions=1, grace_s=0, bucket="hour", day_start="04:00")
     found = reading(
@@ -258,6 +270,14 @@ def test_a_void_that_repeats_the_sale_wrongly_is_refused_and_not_remembered() ->
     found = reading(milk, wrong, voided(milk, "v"))
     assert found.refusals == [(1, 0, "void_mismatch")]
     assert found.counts == {("till", "refused"): 1, ("till", "void"): 2}
+
+
+def test_a_second_void_that_repeats_other_content_is_a_mismatch_not_a_duplicate() -> None:
+    milk = sale("1", at(1), 2.0)
+    wrong = voided(sale("1", at(1), 3.0), "w")
+    for first in (milk, voided(milk, "v")):
+        found = reading(first, voided(milk, "v"), wrong)
+        assert reasons(found) == ["void_mismatch"]
 
 
 def test_a_tombstone_refuses_a_sale_of_other_content() -> None:

@@ -14,14 +14,19 @@ from hypothesis import strategies as st
 from learner.panel import Panel
 from learner.serving import CENSORED, MISSING, OBSERVED
 from learner.shard import Shard
-from stream.event import AnyEvent, Availability, Product
-from tests.learner_parts import Told, chosen, complete, day, plan, sale, tick, told, void
-
-
-def stock_out(first: float, last: float, *, available: bool = False) -> Availability:
-    return Availability(id=f"{first} {last} {available}", source="hq", time=day(0, 0),
-                        start=day(first, 0), end=day(last, 0), store="s", product="p",
-                        available=available)  # fmt: skip
+from stream.event import AnyEvent, Product
+from tests.learner_parts import (
+    Told,
+    chosen,
+    complete,
+    day,
+    plan,
+    sale,
+    stock_outs,
+    tick,
+    told,
+    void,
+)
 
 
 def product(name: str = "p", *, category: str | None = None, listed: float | None = None,
@@ -120,27 +125,27 @@ def test_the_usual_price_follows_prices_paid_slowly() -> None:
 
 
 def test_a_sale_under_a_stock_out_is_censored() -> None:
-    one = told(sale(0, 5), stock_out(1, 2), sale(1, 2), complete(3), tick(3))
+    one = told(sale(0, 5), stock_outs(1, 2), sale(1, 2), complete(3), tick(3))
     assert [one.fact("status", n) for n in (0, 1, 2)] == [OBSERVED, CENSORED, OBSERVED]
     assert one.fact("units", 1) == 2
 
 
 def test_the_end_of_a_stock_out_takes_it_back() -> None:
-    events = (sale(0, 5), stock_out(1, 3), stock_out(2, 3, available=True), complete(3), tick(3))
+    events = (sale(0, 5), stock_outs(1, 3), stock_outs(2, 3, available=True), complete(3), tick(3))
     one = told(*events)
     assert [one.fact("status", n) for n in (1, 2)] == [CENSORED, OBSERVED]
 
 
 @pytest.mark.parametrize(("censored", "level"), [(0, 10.0), (4, 10.0), (10, 10.0), (40, 20.0)])
 def test_a_censored_bucket_may_raise_a_level_never_lower_it(censored: int, level: float) -> None:
-    one = told(sale(0, 10), sale(1, 10), stock_out(2, 3), sale(2, censored), tick(3))
+    one = told(sale(0, 10), sale(1, 10), stock_outs(2, 3), sale(2, censored), tick(3))
     assert one.fact("status", 2) == CENSORED
     assert mean(one, 2)[0] == pytest.approx(level)
 
 
 @pytest.mark.parametrize("quantity", [0.5, 3, 30])
 def test_a_revision_of_a_censored_bucket_never_lowers_a_level(quantity: float) -> None:
-    events = (sale(0, 10), sale(1, 10), stock_out(2, 3), sale(2, 4), tick(3))
+    events = (sale(0, 10), sale(1, 10), stock_outs(2, 3), sale(2, 4), tick(3))
     one = told(*events, sale(2, quantity, id="straggler"), tick(4))
     assert one.fact("units", 2) == 4 + quantity
     assert mean(one, 2)[0] == pytest.approx(10 if quantity < 6 else (20 + 4 + quantity) / 3)
@@ -148,7 +153,7 @@ def test_a_revision_of_a_censored_bucket_never_lowers_a_level(quantity: float) -
 
 def test_a_void_in_a_censored_bucket_never_lowers_a_level() -> None:
     small, large = sale(2, 4, id="small"), sale(2, 60, id="large")
-    events = (sale(0, 10), sale(1, 10), stock_out(2, 3), small, large, tick(3))
+    events = (sale(0, 10), sale(1, 10), stock_outs(2, 3), small, large, tick(3))
     one = told(*events)
     assert mean(one, 2)[0] > 10
     one.tell(void(large), tick(4))
@@ -159,7 +164,7 @@ def test_a_void_in_a_censored_bucket_never_lowers_a_level() -> None:
 
 
 def test_stock_outs_that_are_over_are_not_remembered() -> None:
-    one = told(sale(0), *(stock_out(n, n + 1) for n in range(30)), stock_out(20, 90), tick(40))
+    one = told(sale(0), *(stock_outs(n, n + 1) for n in range(30)), stock_outs(20, 90), tick(40))
     assert list(one.shard.panel.stockouts.values()) == [
         [(int(day(20, 0).timestamp() * 1e6), int(day(90, 0).timestamp() * 1e6), False)]
     ]
@@ -327,7 +332,7 @@ def test_the_bucket_that_listed_a_series_counts_for_a_quarter_in_its_level() -> 
 
 
 def test_a_listing_bucket_that_counts_for_nothing_has_no_weight_to_lose() -> None:
-    one = told(stock_out(0, 1), sale(0, 9), sale(1, 2), sale(2, 4), tick(3))
+    one = told(stock_outs(0, 1), sale(0, 9), sale(1, 2), sale(2, 4), tick(3))
     assert one.fact("status", 0) == CENSORED
     level, weight = one.shard.panel.level(one.bucket(2), 28)
     assert (level.tolist(), weight.tolist()) == ([3], [2])

