@@ -66,7 +66,8 @@ def features(panel: Panel, origin: int, horizon: int) -> Batch:
     Parameters
     ----------
     panel
-        Facts; those after ``origin`` are not looked at.
+        Facts; demand after ``origin`` is not looked at. Usual prices and the groups' profiles of
+        the season are taken as they are now, slow as they move.
     origin
         A bucket the panel keeps.
     horizon

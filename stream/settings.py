@@ -271,10 +271,23 @@ _AT_LEAST: dict[str, float] = {
 }  # fmt: skip
 
 
+#: Upper bounds: what is beyond is a slip, or would overflow a clock.
+_AT_MOST: dict[str, float] = {
+    "partitions": 10_000, "grace_s": 31 * 86400, "max_future_s": 366 * 86400,
+    "tick_idle_s": 86400, "live_edge_s": 366 * 86400, "snapshot_interval_s": 86400,
+    "metrics_port": 65535, "port": 65535, "replica_poll_s": 3600, "stale_after_s": 366 * 86400,
+    "poll_records": 1_000_000, "max_series": 100_000_000, "snapshots_kept": 100_000,
+    "max_body_bytes": 2**31, "kafka_replication": 100,
+}  # fmt: skip
+
+
 def _check(settings: Settings) -> None:
     for name, least in _AT_LEAST.items():
         if not getattr(settings, name) >= least:
             raise SettingsError(f"setting `{name}` must be at least {least:g}")
+    for name, most in _AT_MOST.items():
+        if not getattr(settings, name) <= most:
+            raise SettingsError(f"setting `{name}` must be at most {most:.12g}")
     try:
         zoneinfo.ZoneInfo(settings.timezone)
     except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):  # a folder of zones is no zone

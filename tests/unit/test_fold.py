@@ -46,6 +46,8 @@ def test_the_fold_reads_a_log_as_the_oracle_does(drawn: tuple[World, list[Record
     shard, letters = fold(world.settings, world.partition, records)
     assert counted(shard) == said.counts
     assert letters == said.refusals
+    if said.watermark is not None:
+        assert shard.window.watermark_us == (said.watermark - EPOCH) // timedelta(microseconds=1)
     assert sorted(shard.panel.keys) == sorted(said.facts)
     for key, facts in said.facts.items():
         row = shard.panel.rows[key]

@@ -81,7 +81,8 @@ def test_a_quantile_is_right_as_often_as_it_says(
     found = intervals.quantiles(tables, SCORED, mean, 7, np.array([level]))[0]
     actual = counts(np.random.default_rng(9), mean, dispersion)
     below, at_most = (actual < found - 0.5).mean(), (actual <= found + 0.5).mean()
-    assert below - 0.05 <= level <= at_most + 0.05
+    off = 0.05 if level < 0.95 else 0.015
+    assert below - off <= level <= at_most + off
 
 
 def test_a_wider_scatter_makes_wider_intervals() -> None:

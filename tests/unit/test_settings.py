@@ -214,3 +214,17 @@ def test_horizons_follow_the_bucket_unless_told() -> None:
     assert Settings(bucket="hour").horizons == 72
     assert Settings(bucket="week").scored_horizons == (1, 4, 13, 26)
     assert Settings(horizon=7).scored_horizons == (1, 7)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("port", "99999999"),
+        ("stale_after_s", "inf"),
+        ("stale_after_s", "nan"),
+        ("grace_s", "9" * 20),
+    ],
+)
+def test_a_value_beyond_all_bounds_is_refused_by_name(name: str, value: str) -> None:
+    with pytest.raises(SettingsError, match=f"`{name}` must be at"):
+        load({f"SALESCAST_{name.upper()}": value})

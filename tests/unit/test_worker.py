@@ -1,140 +1,198 @@
-"""The only loop, over a real log and a real store: what it recovers, and what it refuses."""
+"""The worker on a real log and a real store: what it survives, and what it says of the rest."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import logging
+import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import httpx
 import msgspec
-import numpy as np
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from learner import file_store, shard, worker
-from learner.features import features
+from learner import worker as module
 from learner.file_store import FileStore
+from learner.keys import ensure_keys, load_signer
 from learner.operations import Operation
-from learner.ownership import take
+from learner.ownership import Owned
 from learner.probes import Probes
-from learner.snapshot import Signer, read_manifest
+from learner.shard import Shard
+from learner.snapshot import load_models, read_manifest, read_parts, read_shard
 from learner.store import Pointer
 from learner.telemetry import Telemetry
 from learner.worker import Worker
+from stream.adapters import open_log
 from stream.dead_letters import DeadLetters
-from stream.errors import StoreUnavailable, TopicMismatch
-from stream.event import AnyEvent, Marker, Sale, encode
-from stream.log import Consumer, Entry, partition_of
+from stream.errors import (
+    AlreadyOwned,
+    FingerprintMismatch,
+    LogUnavailable,
+    OffsetExpired,
+    SnapshotCorrupt,
+    TopicMismatch,
+)
+from stream.event import AnyEvent, Marker, Sale, Tick, decode, encode
+from stream.log import Consumer, Entry, EventLog, Record, partition_of
 from stream.settings import Settings
 from stream.sqlite_log import SqliteLog
+from tests.learner_parts import chosen, day, market, sale
 
-WAIT_S = 20.0
-START = datetime(2024, 1, 1, 12, tzinfo=UTC)
-#: A store of each of two partitions.
-HOME = {partition_of(name, 2): name for name in ("a", "b", "c", "d", "e", "f")}
+WAIT_S = 30.0
 
 
-def until(true: Callable[[], object]) -> None:
-    """Wait until something is true that nobody tells of."""
-    deadline = time.monotonic() + WAIT_S
+@pytest.fixture(autouse=True)
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Retries, and snapshots of a shard whose buckets close, wait hundredths of a second."""
+    for name in ("RETRY_S", "MIN_INTERVAL_S", "POLL_S"):
+        monkeypatch.setattr(module, name, 0.02)
+
+
+def until(true: Callable[[], bool], what: str) -> None:
+    end = time.monotonic() + WAIT_S
     while not true():
-        assert time.monotonic() < deadline, "it did not come true"
+        assert time.monotonic() < end, f"waited {WAIT_S:g} s for {what}"
         time.sleep(0.005)
 
 
-def sales(first: int, last: int, store: str) -> list[AnyEvent]:
-    return [
-        Sale(id=f"{store}/{day}/{n}", source="till", time=START + timedelta(days=day), store=store,
-             product=f"p{n}", quantity=float(1 + (day * 7 + n * 3) % 5))
-        for day in range(first, last)
-        for n in range(6)
-    ]  # fmt: skip
-
-
-class Store(FileStore):
-    """A folder that can be away for a while, and lets somebody else go first."""
-
-    away = False
-    meanwhile: Callable[[], None] | None = None
-
-    def missing(self, digests: Any) -> set[str]:
-        if self.away:
-            raise StoreUnavailable("the store is away")
-        return super().missing(digests)
-
-    def move_head(self, partition: int, parent: str | None, to: Pointer) -> bool:
-        other, self.meanwhile = self.meanwhile, None
-        if other is not None:
-            other()
-        return super().move_head(partition, parent, to)
-
-
+@dataclass(slots=True)
 class Place:
-    """A deployment in a folder."""
+    """A data folder with the logs, the store and the keys of a deployment."""
 
-    def __init__(self, folder: Path, **changed: Any) -> None:
-        self.folder = folder
-        values: dict[str, Any] = {"partitions": 1, "grace_s": 0, "snapshot_interval_s": 0.05,
-                                  "metrics_port": 0, "data_dir": str(folder)}  # fmt: skip
-        self.settings = Settings(**(values | changed))
-        self.clock = time.time
-        self.signer = Signer(Ed25519PrivateKey.generate())
-        self.store = Store(folder / "snapshots")
-        self.open()
+    settings: Settings
+    events: EventLog
+    control: EventLog
+    letters: EventLog
+    store: FileStore
 
-    def open(self) -> None:
-        count = self.settings.partitions
-        file = self.folder / "log.db"
-        self.events = SqliteLog(file, "sales.events", count, clock=lambda: self.clock())
-        self.control = SqliteLog(file, "sales.control", 1)
-        self.letters = SqliteLog(file, "sales.dead_letters", count)
+    @classmethod
+    def at(cls, folder: Path, **changed: Any) -> Place:
+        settings = chosen(**{"data_dir": str(folder), "partitions": 2, "metrics_port": 0,
+                             "snapshot_interval_s": 0.05, **changed})  # fmt: skip
+        ensure_keys(settings)
+        return cls(
+            settings,
+            open_log(settings, "events"),
+            open_log(settings, "control"),
+            open_log(settings, "dead_letters"),
+            FileStore(folder / "snapshots"),
+        )
 
     def close(self) -> None:
-        for one in (self.events, self.control, self.letters):
-            one.close()
+        for log in (self.events, self.control, self.letters):
+            log.close()
 
     def worker(self, **changed: Any) -> Worker:
-        values: dict[str, Any] = {"events": self.events, "control": self.control,
-            "dead_letters": DeadLetters(self.letters, self.events), "store": self.store,
-            "signer": self.signer, "telemetry": Telemetry(), "clock": self.clock}  # fmt: skip
-        return Worker(changed.pop("settings", self.settings), **(values | changed))
+        parts = {
+            "events": self.events,
+            "control": self.control,
+            "dead_letters": DeadLetters(self.letters, self.events),
+            "store": self.store,
+            "signer": load_signer(self.settings),
+            "telemetry": Telemetry(),
+        }
+        return Worker(self.settings, **{**parts, **changed})
 
-    def send(self, events: list[AnyEvent], partition: int = 0) -> None:
-        self.events.append([Entry(partition, None, encode(one)) for one in events])
+    def put(self, *events: AnyEvent, partition: int | None = None) -> list[int]:
+        """Append events where they belong; their offsets."""
+        return self.events.append([
+            Entry(partition_of(e.store, 2) if partition is None else partition, None, encode(e))
+            for e in events
+        ])  # fmt: skip
 
-    def fold(self) -> Worker:
-        """Fold all there is in a worker's life, and publish it."""
-        one = self.worker()
-        with running(one):
-            until(lambda: one.started and self.reached(one))
-        return one
-
-    def reached(self, one: Worker) -> bool:
+    def folded(self, worker: Worker) -> bool:
+        """Whether all that is in the log is folded and published."""
         ends = self.events.end()
-        return all(owned.shard.position == ends[p] for p, owned in one.owned.items())
+        heads = {p: self.store.pointers(p).head for p in ends}
+        return all(
+            ends[p] == 0 or (head is not None and head.position == ends[p])
+            for p, head in heads.items()
+        )
 
-    def head(self, partition: int = 0) -> Pointer:
+    def fold(self, **changed: Any) -> Worker:
+        """Run a worker until all is folded and published, then stop it."""
+        worker = self.worker(**changed)
+        with running(worker):
+            until(lambda: self.folded(worker), "the whole log to be published")
+        return worker
+
+    def undisturbed(self, partition: int) -> Shard:
+        """The shard of one process that read the whole log and nothing else."""
+        shard = Shard(self.settings, partition)
+        shard.fold(self.records(partition))
+        return shard
+
+    def records(self, partition: int) -> list[Record]:
+        out: list[Record] = []
+        while more := self.events.read(partition, len(out)):
+            out += more
+        return out
+
+    def head(self, partition: int) -> Pointer:
         head = self.store.pointers(partition).head
         assert head is not None
         return head
 
+    def shard(self, partition: int, snapshot: str | None = None) -> Shard:
+        """A published shard; by default the head's."""
+        verifier = load_signer(self.settings).verifier
+        name = snapshot or self.head(partition).snapshot
+        manifest = read_manifest(self.store, partition, name, verifier)
+        return read_shard(self.store, manifest, self.settings)
+
+    def models(self, partition: int, snapshot: str) -> list[bytes]:
+        verifier = load_signer(self.settings).verifier
+        manifest = read_manifest(self.store, partition, snapshot, verifier)
+        return said(load_models(read_parts(self.store, manifest, ["models"])["models"]))
+
+    def operate(self, kind: Any, cut: dict[int, str], id: str = "op") -> Operation:
+        operation = Operation(id=id, kind=kind, who="tester", reason="a test", time=day(0), cut=cut)
+        self.control.append([Entry(0, None, msgspec.json.encode(operation))])
+        return operation
+
+    def outcomes(self) -> list[tuple[str, int, str, str]]:
+        read = [json.loads(record.value) for record in self.control.read(0, 0)]
+        return [(x["operation"], x["partition"], x["outcome"], x.get("detail", ""))
+                for x in read if x["type"] == "outcome"]  # fmt: skip
+
+    def kept_aside(self) -> list[tuple[int, str, bytes]]:
+        """Dead letters as (offset, reason, bytes)."""
+        out = []
+        for partition in range(2):
+            for record in self.letters.read(partition, 0):
+                about = dict(record.headers)
+                offset = int(about["__connect.errors.offset"])
+                out.append((offset, about["salescast.reason"].decode(), record.value))
+        return out
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    one = Place.at(tmp_path)
+    yield one
+    one.close()
+
 
 @contextmanager
-def running(one: Worker) -> Iterator[None]:
-    stop, errors = threading.Event(), []
+def running(worker: Worker) -> Iterator[None]:
+    """A worker in a thread, stopped at the end; what it raised is raised here."""
+    stop, raised = threading.Event(), []
 
     def run() -> None:
         try:
-            one.run(stop)
+            worker.run(stop)
         except BaseException as error:
-            errors.append(error)
+            raised.append(error)
 
     thread = threading.Thread(target=run)
     thread.start()
@@ -144,228 +202,614 @@ def running(one: Worker) -> Iterator[None]:
         stop.set()
         thread.join(WAIT_S)
         assert not thread.is_alive()
-    assert errors == []
+    if raised:
+        raise raised[0]
 
 
-@pytest.fixture
-def place(tmp_path: Path) -> Iterator[Place]:
-    one = Place(tmp_path)
-    yield one
-    one.close()
-
-
-@pytest.fixture
-def pair(tmp_path: Path) -> Iterator[Place]:
-    one = Place(tmp_path, partitions=2)
-    yield one
-    one.close()
-
-
-def test_a_worker_goes_on_where_the_last_one_left(place: Place) -> None:
-    place.send(sales(0, 20, "s"))
-    first = place.fold().owned[0]
-    assert place.head().position == 120
-    place.send(sales(20, 25, "s"))
-    second = place.fold().owned[0]
-    assert second.shard.counts()["learned"] == 150
-    assert second.shard.counts()["duplicate"] == 0
-    assert second.head != first.head
-
-
-def test_a_recreated_topic_is_refused(place: Place) -> None:
-    place.send(sales(0, 3, "s"))
-    place.fold()
-    place.close()
-    for file in place.folder.glob("log.db*"):
-        file.unlink()
-    place.open()
-    with pytest.raises(TopicMismatch, match="belongs to another topic"):
-        place.worker().run(threading.Event())
-
-
-def test_a_log_that_lost_records_is_refused(place: Place) -> None:
-    place.send(sales(0, 3, "s"))
-    place.close()
-    shutil.copy(place.folder / "log.db", place.folder / "old")
-    place.open()
-    place.send(sales(3, 6, "s"))
-    place.fold()
-    place.close()
-    for file in place.folder.glob("log.db*"):
-        file.unlink()
-    (place.folder / "old").rename(place.folder / "log.db")
-    place.open()
-    with pytest.raises(TopicMismatch, match="ends at offset 18"):
-        place.worker().run(threading.Event())
-
-
-def test_another_partition_count_is_refused(place: Place) -> None:
-    other = Settings(partitions=3)
-    with pytest.raises(TopicMismatch, match="has 1 partitions, the setting `partitions` says 3"):
-        place.worker(settings=other).run(threading.Event())
-
-
-def test_learning_goes_on_while_the_store_is_away(place: Place) -> None:
-    one = place.worker()
-    with running(one):
-        until(lambda: one.started)
-        place.store.away = True
-        place.send(sales(0, 20, "s"))
-        until(lambda: place.reached(one))
-        assert place.store.pointers(0).head is None
-        place.store.away = False
-        until(lambda: place.store.pointers(0).head is not None)
-    assert place.head().position == 120
-
-
-def test_what_no_reason_names_stops_one_partition_and_loses_nothing(
-    pair: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def failing(panel: Any, *rest: Any) -> Any:
-        if any(store == HOME[1] for store, _ in panel.keys):
-            raise RuntimeError("nobody thought of this")
-        return features(panel, *rest)
-
-    for partition in (0, 1):
-        pair.send(sales(0, 5, HOME[partition]), partition)
-    one = pair.worker()
-    with monkeypatch.context() as patch, Probes(pair.settings, one.telemetry) as probes:
-        patch.setattr(shard, "features", failing)
-        probes.worker = one
-        with running(one), httpx.Client(trust_env=False) as client:
-            until(lambda: 1 in one.owned and one.owned[1].stopped)
-            until(lambda: (head := pair.store.pointers(0).head) and head.position == 30)
-            answer = client.get(f"http://127.0.0.1:{probes.port}/readyz")
-            assert answer.status_code == 503
-            (reason,) = answer.json()["reasons"]
-            assert "partition 1 stands still" in reason and "nobody thought of this" in reason
-    assert pair.store.pointers(1).head is None
-    again = pair.fold()
-    assert [again.owned[p].shard.counts()["learned"] for p in (0, 1)] == [30, 30]
-
-
-def begun(one: Worker) -> Consumer:
+@contextmanager
+def stepping(worker: Worker) -> Iterator[Consumer]:
     """A worker that has restored and is stepped by hand."""
-    consumer = one.events.consume(dict.fromkeys(range(one.events.partitions), 0))
-    for partition in range(one.events.partitions):
-        one._restore(partition, consumer)
-    return consumer
-
-
-def test_a_tick_comes_only_after_a_live_event_and_only_when_idle(
-    place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    now = [1000.0]
-    monkeypatch.setattr(worker, "time", SimpleNamespace(
-        monotonic=lambda: now[0], perf_counter=time.perf_counter, sleep=time.sleep))  # fmt: skip
-    place.clock = lambda: (START + timedelta(days=30)).timestamp()
-    one = place.worker()
-    consumer = begun(one)
-
-    def ends_after(seconds: float) -> int:
-        now[0] += seconds
-        one.step(consumer, 0.0)
-        return place.events.end()[0]
-
+    consumer = worker.events.consume(dict.fromkeys(range(2), 0))
     try:
-        place.send(sales(0, 1, "s"))
-        assert ends_after(1) == 6
-        assert ends_after(1000) == 6, "history is not idleness"
-        place.send(sales(30, 31, "s"))
-        assert ends_after(1) == 12
-        assert ends_after(59) == 12, "not idle for long enough"
-        assert ends_after(2) == 13
-        assert [ends_after(20) for _ in range(3)] == [13, 13, 13]
-        assert ends_after(41) == 14
+        for partition in range(2):
+            worker._restore(partition, consumer)
+        worker.started = True
+        yield consumer
     finally:
         consumer.close()
 
 
-def marker(id: str) -> Marker:
-    return Marker(id=id, source="salescast", time=START)
+def step_until(worker: Worker, consumer: Consumer, true: Callable[[], bool], what: str) -> None:
+    def step() -> bool:
+        worker.step(consumer, 0.01)
+        return true()
+
+    until(step, what)
 
 
-def test_a_marker_of_no_operation_becomes_a_dead_letter(place: Place) -> None:
-    place.send([*sales(0, 2, "s"), marker("invented")])
+def said(models: Mapping[str, Any]) -> list[bytes]:
+    return [array.tobytes() for name in models for array in models[name].digest()]
+
+
+def two_stores(days: int, first: int = 0) -> list[Sale]:
+    """Sales of two stores, one a partition."""
+    away = next(name for name in "abcdefgh" if partition_of(name, 2) != partition_of("s", 2))
+    here = market(days, first=first)
+    there = [msgspec.structs.replace(one, store=away, id=f"away {one.id}") for one in here]
+    return [one for pair in zip(here, there, strict=True) for one in pair]
+
+
+def home() -> int:
+    return partition_of("s", 2)
+
+
+def get(port: int, path: str) -> tuple[int, Any]:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=WAIT_S) as answer:
+            return int(answer.status), json.loads(answer.read())
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, json.loads(error.read())
+
+
+# -- taking up -----------------------------------------------------------------------------
+
+
+def test_it_goes_on_where_it_left_and_ends_as_if_it_had_never_stopped(place: Place) -> None:
+    whole = two_stores(40)
+    for at in range(0, len(whole), 60):
+        place.put(*whole[at : at + 60], *whole[:3])
+        place.fold()
+    for partition in range(2):
+        plain, published = place.undisturbed(partition), place.shard(partition)
+        assert published.digest() == plain.digest()
+        assert published.counts() == plain.counts()
+        assert published.position == place.events.end()[partition]
+        assert published.forecast().tobytes() == plain.forecast().tobytes()
+
+
+def test_what_was_folded_and_not_published_is_folded_again(place: Place) -> None:
+    place.put(*two_stores(20))
     place.fold()
-    (letter,) = place.letters.read(0, 0)
-    assert b"unknown_operation" in b"".join(value for _, value in letter.headers) + letter.value
-    assert place.head().position == 13
+    place.put(*two_stores(5, first=20))
+    worker = place.worker()
+    with stepping(worker) as consumer:  # and killed before it publishes
+        worker.publish = lambda owned: pytest.fail("published")  # type: ignore[method-assign]
+        worker._publish_if_due = lambda owned, consumer: None  # type: ignore[method-assign]
+        ends = place.events.end()
+        step_until(
+            worker, consumer,
+            lambda: all(o.shard.position == ends[p] for p, o in worker.owned.items()), "a fold",
+        )  # fmt: skip
+    place.fold()
+    for partition in range(2):
+        assert place.shard(partition).digest() == place.undisturbed(partition).digest()
+        assert place.shard(partition).counts() == place.undisturbed(partition).counts()
 
 
-def models(one: Worker) -> list[bytes]:
-    return [a.tobytes() for m in one.owned[0].shard.models.values() for a in m.digest()]
+def test_a_stop_publishes_what_was_folded(place: Place) -> None:
+    place.settings = replace(place.settings, snapshot_interval_s=3600.0)
+    place.put(sale(0), sale(0, 2))
+    worker = place.worker()
+    with running(worker):
+        until(lambda: worker.started and worker.owned[home()].shard.position == 2, "a fold")
+        assert place.store.pointers(home()).head is None
+    assert place.head(home()).position == 2
 
 
-def test_a_rollback_takes_models_back_and_keeps_facts(place: Place) -> None:
-    place.send(sales(0, 40, "s"))
-    good = models(place.fold())
-    cut = place.head().snapshot
-    place.send(sales(40, 50, "s"))
-    before = place.fold()
-    assert models(before) != good
-    asked = Operation(id="op", kind="rollback", who="ann", reason="drift", time=START,
-                      cut={0: cut})  # fmt: skip
-    place.control.append([Entry(0, None, msgspec.json.encode(asked))])
-    place.send([marker("op")])
-    after = place.fold()
-    assert models(after) == good
-    for name, ring in after.owned[0].shard.panel.rings.items():
-        assert np.array_equal(ring, before.owned[0].shard.panel.rings[name], equal_nan=True)
-    place.send(sales(50, 55, "s"))
-    learned = models(place.fold())
-    assert learned != good
-    place.send([marker("op")])
-    assert models(place.fold()) == learned
-    assert len(place.control.read(0, 0)) == 2, "the operation and one outcome"
-    assert after.operations()["op"].state == "applied"
-
-
-def test_who_finds_head_moved_goes_back_to_it(place: Place) -> None:
-    place.send(sales(0, 5, "s"))
-    one, other = place.worker(), place.worker(store=FileStore(place.folder / "snapshots"))
-
-    def first() -> None:
-        place.send(sales(5, 7, "s"))
-        owned = take(place.settings, place.events, other.store, place.signer.verifier, 0)
-        owned.shard.fold(place.events.read(0, 0))
-        other.owned[0] = owned
-        assert other.publish(owned)
-
-    place.store.meanwhile = first
-    with running(one):
-        until(lambda: one.started and one.owned[0].shard.position == 42)
-    assert place.head() == Pointer(other.owned[0].head or "", 1, 42)
-    assert one.owned[0].head == other.owned[0].head
-    assert one.owned[0].shard.counts()["learned"] == 42
-
-
-def test_pruning_keeps_what_is_pinned_served_or_recovered_from(
+def test_one_owner_folds_a_log_and_another_is_told_so(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker, "PRUNE_EVERY", 1)
-    monkeypatch.setattr(file_store, "YOUNG_S", -1.0)
-    place.settings = Settings(partitions=1, grace_s=0, snapshots_kept=2)
-    one = place.worker()
-    one.owned[0] = owned = take(place.settings, place.events, place.store, place.signer.verifier, 0)
-    made: list[str] = []
-    for day in range(8):
-        place.send(sales(day, day + 1, "s"))
-        owned.shard.fold(place.events.read(0, owned.shard.position))
-        assert one.publish(owned)
-        made.append(place.head().snapshot)
-        if day == 1:
-            asked = Operation(id="op", kind="rollback", who="ann", reason="drift", time=START,
-                              cut={0: made[0]})  # fmt: skip
-            place.control.append([Entry(0, None, msgspec.json.encode(asked))])
-        if day == 3:
-            assert place.store.move_active(0, place.head(), "freeze", 1)
-    kept = place.store.snapshots(0)
-    assert kept == [made[0], made[3], made[6], made[7]]
-    named = set()
-    for name in kept:
-        chunks = read_manifest(place.store, 0, name, place.signer.verifier).chunks
-        assert place.store.missing(chunks) == set()
-        named |= chunks
-    files = (place.folder / "snapshots" / "chunks").glob("*/*")
-    assert {file.name for file in files} == named
+    monkeypatch.setattr(module, "LEAVING_S", 0.05)
+    with running(place.worker()):
+        until(lambda: not _free(place.events), "the owner")
+        with pytest.raises(AlreadyOwned, match="folded already by process"):
+            place.worker().run(threading.Event())
+
+
+def _free(events: EventLog) -> bool:
+    try:
+        events.consume({0: 0}).close()
+    except AlreadyOwned:
+        return False
+    return True
+
+
+# -- a log that is not the one -------------------------------------------------------------
+
+
+def test_a_recreated_topic_is_not_taken_for_the_old_one(place: Place, tmp_path: Path) -> None:
+    place.put(*two_stores(3))
+    place.fold()
+    place.close()
+    for file in tmp_path.glob("log.db*"):
+        file.unlink()
+    again = Place.at(tmp_path)
+    again.put(*two_stores(3))
+    with pytest.raises(TopicMismatch, match=r"belongs to another topic.*Restore the topic"):
+        again.worker().run(threading.Event())
+    again.close()
+
+
+def test_a_log_that_lost_records_is_not_folded(place: Place, tmp_path: Path) -> None:
+    place.put(*two_stores(3))
+    place.close()
+    shutil.copy(tmp_path / "log.db", tmp_path / "yesterday.db")
+    later = Place.at(tmp_path)
+    later.put(*two_stores(3, first=3))
+    later.fold()
+    later.close()
+    for file in tmp_path.glob("log.db*"):
+        file.unlink()
+    shutil.move(tmp_path / "yesterday.db", tmp_path / "log.db")
+    restored = Place.at(tmp_path)
+    with pytest.raises(TopicMismatch, match=r"ends at offset 9.*folded up to 18"):
+        restored.worker().run(threading.Event())
+    restored.close()
+
+
+class Trimmed(SqliteLog):
+    """A log that no longer keeps its first records."""
+
+    def begin(self) -> Mapping[int, int]:
+        return dict.fromkeys(range(self.partitions), 7)
+
+
+def test_an_expired_offset_is_loud(place: Place, tmp_path: Path) -> None:
+    place.put(*two_stores(1))
+    place.fold()
+    place.put(*two_stores(3, first=1))
+    trimmed = Trimmed(tmp_path / "log.db", "sales.events", 2)
+    with pytest.raises(OffsetExpired, match=r"begins at offset 7.*ends at 3"):
+        place.worker(events=trimmed).run(threading.Event())
+    shutil.rmtree(tmp_path / "snapshots")
+    place.store = FileStore(tmp_path / "snapshots")
+    with pytest.raises(OffsetExpired, match="no snapshot covers what came before"):
+        place.worker(events=trimmed).run(threading.Event())
+    trimmed.close()
+
+
+def test_another_number_of_partitions_is_refused_with_the_setting_to_change(place: Place) -> None:
+    place.settings = replace(place.settings, partitions=3)
+    with pytest.raises(TopicMismatch, match=r"has 2 partitions.*Set `partitions` to 2"):
+        place.worker().run(threading.Event())
+
+
+# -- a snapshot that is not the one --------------------------------------------------------
+
+
+def test_a_head_that_cannot_be_taken_up_is_never_replaced_by_an_empty_one(
+    place: Place, tmp_path: Path
+) -> None:
+    place.put(*two_stores(3))
+    place.fold()
+    head = place.head(home())
+    (manifest,) = (tmp_path / "snapshots" / f"p{home()}").glob(f"*.{head.snapshot}.manifest")
+    manifest.write_bytes(manifest.read_bytes()[:-1] + b"?")
+    with pytest.raises(SnapshotCorrupt):
+        place.worker().run(threading.Event())
+    assert place.head(home()) == head
+
+
+def test_settings_that_change_the_state_are_refused_by_name(place: Place) -> None:
+    place.put(*two_stores(3))
+    place.fold()
+    place.settings = replace(place.settings, grace_s=1, week_start="sunday")
+    with pytest.raises(FingerprintMismatch, match=r"grace_s: 0, now 1, week_start"):
+        place.worker().run(threading.Event())
+
+
+# -- a store or a log that is away ---------------------------------------------------------
+
+
+def test_learning_goes_on_while_the_store_is_away_and_is_published_later(
+    place: Place, tmp_path: Path
+) -> None:
+    place.put(*two_stores(5))
+    place.fold()
+    there, away = tmp_path / "snapshots", tmp_path / "away"
+    worker = place.worker()
+    with running(worker):
+        until(lambda: worker.started, "the start")
+        there.rename(away)
+        there.write_text("a file where the folder was")
+        place.put(*two_stores(30, first=5))
+        ends = place.events.end()
+        until(
+            lambda: all(o.shard.position == ends[p] for p, o in worker.owned.items()),
+            "learning without a store",
+        )
+        until(
+            lambda: b'salescast_dependency_up{dependency="store"} 0.0' in worker.telemetry.render(),
+            "the metric that says so",
+        )
+        there.unlink()
+        away.rename(there)
+        until(lambda: place.folded(worker), "what was learned to be published")
+        assert b'salescast_dependency_up{dependency="store"} 1.0' in worker.telemetry.render()
+    for partition in range(2):
+        assert place.shard(partition).digest() == place.undisturbed(partition).digest()
+
+
+class Deaf(DeadLetters):
+    """A dead-letter topic that cannot be reached."""
+
+    def append(self, letters: Collection[Any]) -> None:
+        if letters:
+            raise LogUnavailable("the dead letters are away")
+
+
+def test_nothing_is_published_before_its_dead_letters_are_kept(place: Place) -> None:
+    place.put(sale(0))
+    place.events.append([Entry(home(), None, b"no event at all")])
+    worker = place.worker(dead_letters=Deaf(place.letters, place.events))
+    with running(worker):
+        until(lambda: worker.started and worker.owned[home()].shard.position == 2, "a fold")
+        until(
+            lambda: worker.owned[home()].published_s > worker.owned[home()].last_record_s, "a try"
+        )
+    assert place.store.pointers(home()).head is None
+    place.fold()
+    assert place.kept_aside() == [(1, "malformed", b"no event at all")]
+
+
+def test_each_dead_letter_holds_its_items_own_bytes(place: Place) -> None:
+    good, odd = encode(sale(0)), b'{"type": "sail"}'
+    place.events.append([Entry(home(), None, b"[" + good + b"," + odd + b"]")])
+    place.fold()
+    assert place.kept_aside() == [(0, "unknown_type", odd)]
+
+
+# -- what no reason names ------------------------------------------------------------------
+
+
+def test_an_unforeseen_error_stops_its_partition_alone_and_loses_nothing(
+    place: Place, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    place.put(*two_stores(10))
+    place.fold()
+    before = place.head(home())
+    close = Shard._close
+
+    def faulty(shard: Shard, closed: Any) -> Any:
+        if shard.partition == home() and closed.bucket >= shard.calendar.index(_us(day(15))):
+            raise ZeroDivisionError("a fault nobody thought of")
+        return close(shard, closed)
+
+    monkeypatch.setattr(Shard, "_close", faulty)
+    place.put(*two_stores(20, first=10))
+    other, worker = 1 - home(), place.worker()
+    with Probes(place.settings, worker.telemetry) as probes:
+        status, said = get(probes.port, "/readyz")
+        assert (status, said["reasons"]) == (503, ["restoring"])
+        probes.worker = worker
+        with running(worker), caplog.at_level(logging.CRITICAL):
+            until(lambda: bool(worker.owned.get(home()) and worker.owned[home()].stopped), "a stop")
+            end = place.events.end()[other]
+            until(lambda: place.head(other).position == end, "the other partition")
+            status, said = get(probes.port, "/readyz")
+            assert status == 503
+            assert said["reasons"] == [
+                f"partition {home()} stands still: ZeroDivisionError: a fault nobody thought of"
+            ]
+            assert get(probes.port, "/livez") == (200, {"status": "ok"})
+            assert get(probes.port, "/startupz")[0] == 200
+    stopped = place.head(home())
+    assert before.position <= stopped.position < place.events.end()[home()]
+    assert place.shard(home(), stopped.snapshot).panel.last == _bucket(place, stopped), (
+        "nothing half folded was published"
+    )
+    monkeypatch.undo()
+    place.fold()
+    for partition in range(2):
+        assert place.shard(partition).digest() == place.undisturbed(partition).digest()
+        assert place.shard(partition).counts() == place.undisturbed(partition).counts()
+
+
+def _us(moment: datetime) -> int:
+    return int(moment.timestamp() * 1e6)
+
+
+def _bucket(place: Place, at: Pointer) -> int | None:
+    shard = Shard(place.settings, home())
+    shard.fold(place.records(home())[: at.position])
+    return shard.panel.last
+
+
+def test_readiness_says_ok_once_all_is_restored(place: Place) -> None:
+    worker = place.worker()
+    with Probes(place.settings, worker.telemetry) as probes:
+        probes.worker = worker
+        assert get(probes.port, "/readyz")[0] == 503
+        with running(worker):
+            until(lambda: worker.started, "the start")
+            assert get(probes.port, "/readyz") == (200, {"status": "ok", "reasons": []})
+            assert get(probes.port, "/nothing")[0] == 404
+
+
+# -- ticks ---------------------------------------------------------------------------------
+
+
+def ticks(place: Place) -> list[Tick]:
+    items = [one for p in range(2) for r in place.records(p) for one in decode(r.value)]
+    return [one for one in items if isinstance(one, Tick)]
+
+
+def test_history_alone_is_no_reason_to_tick(place: Place) -> None:
+    place.put(*two_stores(3))
+    worker = place.worker()
+    with stepping(worker) as consumer:
+        step_until(worker, consumer, lambda: place.folded(worker), "a fold")
+        for owned in worker.owned.values():
+            worker._tick(owned, time.monotonic() + 1e6)
+    assert ticks(place) == []
+
+
+def test_a_live_partition_ticks_when_it_is_idle_and_only_then(place: Place) -> None:
+    now = datetime.now(UTC)
+    place.put(msgspec.structs.replace(sale(0), time=now))
+    worker = place.worker(clock=lambda: (now + timedelta(minutes=5)).timestamp())
+    with stepping(worker) as consumer:
+        step_until(worker, consumer, lambda: place.folded(worker), "a fold")
+        last = worker.owned[home()].last_record_s
+        for after in (1.0, 59.9, 60.0, 61.0, 119.0, 120.5):
+            for owned in worker.owned.values():
+                owned_last = owned.last_record_s if owned.shard.window.live else last
+                assert owned_last >= last
+                worker._tick(owned, last + after)
+    found = ticks(place)
+    assert [one.time for one in found] == [now + timedelta(minutes=5)] * 2
+    assert len(place.records(1 - home())) == 0, "the other partition was never live"
+
+
+def test_a_tick_lets_time_pass_without_a_sale(place: Place) -> None:
+    then = datetime.now(UTC) - timedelta(hours=30)
+    place.put(msgspec.structs.replace(sale(0), time=then))
+    worker = place.worker()
+    with stepping(worker) as consumer:
+        step_until(worker, consumer, lambda: place.folded(worker), "a fold")
+        owned = worker.owned[home()]
+        assert owned.shard.panel.last is None
+        worker._tick(owned, time.monotonic() + 61)
+        step_until(worker, consumer, lambda: place.folded(worker), "the tick")
+        assert owned.shard.panel.last is not None
+        assert owned.shard.counts()["applied"] == 1
+
+
+# -- operations ----------------------------------------------------------------------------
+
+
+def marker(id: str = "op") -> Marker:
+    return Marker(id=id, source="salescast", time=day(0))
+
+
+def test_a_marker_of_no_operation_is_refused_and_said_so(place: Place) -> None:
+    place.put(sale(0))
+    place.put(marker("nobody asked"), partition=home())
+    place.fold()
+    assert [(offset, reason) for offset, reason, _ in place.kept_aside()] == [
+        (1, "unknown_operation")
+    ]
+    until(lambda: bool(place.outcomes()), "the outcome")
+    assert place.outcomes() == [
+        ("nobody asked", home(), "refused", "the control log holds no such operation")
+    ]
+
+
+def test_a_marker_of_another_partitions_operation_is_refused(place: Place) -> None:
+    place.put(sale(0))
+    place.operate("rollback", {1 - home(): "p1-l1-o5-00000000"})
+    place.operate("freeze", {home(): "p1-l1-o5-00000000"}, id="freeze")
+    place.put(marker(), marker("freeze"), partition=home())
+    place.fold()
+    assert {(x[0], x[2], x[3]) for x in place.outcomes()} == {
+        (name, "refused", "the operation does not concern this partition")
+        for name in ("op", "freeze")
+    }
+
+
+def test_a_rollback_to_a_snapshot_that_is_not_there_is_refused(place: Place) -> None:
+    place.put(*two_stores(3))
+    place.operate("rollback", {home(): f"p{home()}-l1-o1-00000000"})
+    place.put(marker(), partition=home())
+    place.put(*two_stores(1, first=3))
+    place.fold()
+    ((_, _, outcome, detail),) = place.outcomes()
+    assert outcome == "refused" and "no snapshot" in detail
+    assert place.shard(home()).operations == {}
+
+
+def test_a_rollback_returns_to_the_cuts_models_and_keeps_the_facts(place: Place) -> None:
+    place.put(*two_stores(30))
+    place.fold()
+    good = place.head(home()).snapshot
+    place.put(*(msgspec.structs.replace(one, quantity=40.0 + one.quantity)
+                for one in two_stores(20, first=30)))  # fmt: skip
+    place.fold()
+    poisoned = place.shard(home())
+    assert place.models(home(), good) != said(poisoned.models)
+    place.operate("rollback", {home(): good})
+    (at,) = place.put(marker(), partition=home())
+    place.fold()
+    after = place.shard(home())
+    assert said(after.models) == place.models(home(), good)
+    assert after.histogram.tobytes() == place.shard(home(), good).histogram.tobytes()
+    for ring, held in poisoned.panel.rings.items():
+        assert after.panel.rings[ring].tobytes() == held.tobytes(), ring
+    for column, values in poisoned.panel.columns.items():
+        assert after.panel.columns[column].tobytes() == values.tobytes(), column
+    assert after.window.open == poisoned.window.open
+    assert after.position == poisoned.position + 1
+    assert after.operations == {"op": at}
+    assert after.forecast().tobytes() != poisoned.forecast().tobytes()
+    assert place.outcomes() == [("op", home(), "applied", "")]
+    assert place.shard(1 - home()).operations == {}, "the other partition was not concerned"
+
+
+def test_a_marker_repeated_does_nothing(place: Place) -> None:
+    place.put(*two_stores(30))
+    place.fold()
+    good = place.head(home()).snapshot
+    place.operate("rollback", {home(): good})
+    place.put(marker(), partition=home())
+    place.put(*two_stores(5, first=30))
+    place.fold()
+    before = place.shard(home())
+    place.put(marker(), marker(), partition=home())
+    place.fold()
+    after = place.shard(home())
+    assert after.digest() == before.digest()
+    assert after.operations == before.operations
+    assert after.counts()["duplicate"] == before.counts()["duplicate"] + 2
+    assert len(place.outcomes()) == 1
+
+
+def test_a_rollback_folded_twice_by_a_crash_is_carried_out_as_once(place: Place) -> None:
+    place.put(*two_stores(30))
+    place.fold()
+    good = place.head(home()).snapshot
+    place.operate("rollback", {home(): good})
+    place.put(marker(), partition=home())
+    place.put(*two_stores(5, first=30))
+    crashed = place.worker()
+    with stepping(crashed) as consumer:
+        crashed._publish_if_due = lambda owned, consumer: None  # type: ignore[method-assign]
+        end = place.events.end()[home()]
+        step_until(crashed, consumer, lambda: crashed.owned[home()].shard.position == end, "a fold")
+        digest = crashed.owned[home()].shard.digest()
+    place.fold()
+    assert place.shard(home()).digest() == digest
+
+
+class OnceAway:
+    """A control log whose first append fails."""
+
+    def __init__(self, log: EventLog) -> None:
+        self.log = log
+        self.failed = 0
+
+    def append(self, entries: Any) -> list[int]:
+        if not self.failed:
+            self.failed += 1
+            raise LogUnavailable("the control log is away")
+        return self.log.append(entries)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.log, name)
+
+
+def test_what_became_of_an_operation_is_told_though_the_control_log_was_away(
+    place: Place,
+) -> None:
+    place.put(*two_stores(3))
+    place.put(marker("nobody asked"), partition=home())
+    control = OnceAway(place.control)
+    worker = place.worker(control=control)
+    with running(worker):
+        until(lambda: bool(place.outcomes()), "the outcome")
+    assert control.failed == 1
+    assert [(x[0], x[2]) for x in place.outcomes()] == [("nobody asked", "refused")]
+
+
+# -- publishing ----------------------------------------------------------------------------
+
+
+def test_who_finds_that_another_has_published_goes_back_to_the_head(place: Place) -> None:
+    """A zombie: both fold the same records, one publishes first."""
+    place.put(*two_stores(5))
+    zombie = place.worker()
+    with stepping(zombie) as consumer:
+        step_until(zombie, consumer, lambda: place.folded(zombie), "a fold")
+        owned = zombie.owned[home()]
+        place.put(*two_stores(1, first=5))
+        consumer.close()
+        place.fold()
+        head = place.head(home())
+        owned.shard.fold(place.records(home())[owned.shard.position :][:2])
+        with stepping(zombie) as again:
+            zombie.owned[home()] = owned
+            zombie._publish_if(owned, again, due=True)
+            assert zombie.owned[home()] is not owned
+            assert zombie.owned[home()].head == head.snapshot
+    assert place.head(home()) == head
+    assert place.shard(home()).digest() == place.undisturbed(home()).digest()
+
+
+def test_pruning_keeps_the_newest_the_pinned_the_head_and_the_active(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PRUNE_EVERY", 1)
+    place.settings = replace(place.settings, snapshots_kept=2)
+    names: list[str] = []
+    place.put(*two_stores(1))
+    for n in range(8):
+        place.put(*two_stores(1, first=n + 1))
+        place.fold()
+        names.append(place.head(home()).snapshot)
+        if n == 1:
+            place.operate("freeze", {home(): names[1]})
+        if n == 3:
+            head = place.head(home())
+            assert place.store.move_active(home(), head, "op", control_offset=1)
+        _age(tmp_path / "snapshots")
+    kept = place.store.snapshots(home())
+    assert {names[1], names[3], *names[-2:]} <= set(kept)
+    assert names[0] not in kept and names[2] not in kept and names[4] not in kept
+    assert len(kept) < 8
+    verifier = load_signer(place.settings).verifier
+    for partition in range(2):
+        for snapshot in place.store.snapshots(partition):
+            manifest = read_manifest(place.store, partition, snapshot, verifier)
+            assert place.store.missing(manifest.chunks) == set(), "chunks in use stay"
+            read_shard(place.store, manifest, place.settings)
+    assert place.shard(home()).digest() == place.undisturbed(home()).digest()
+
+
+def _age(folder: Path) -> None:
+    """Make every chunk older than those that may belong to a snapshot being written."""
+    for path in (folder / "chunks").rglob("*"):
+        if path.is_file():
+            os.utime(path, (time.time() - 7200, time.time() - 7200))
+
+
+def test_chunks_that_no_snapshot_names_are_swept(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PRUNE_EVERY", 1)
+    orphan = b"of a snapshot that was never published"
+    digest = hashlib.sha256(orphan).hexdigest()
+    place.store.put_chunk(digest, orphan)
+    _age(tmp_path / "snapshots")
+    place.put(*two_stores(2))
+    place.fold()
+    place.put(*two_stores(2, first=2))
+    place.fold()
+    assert place.store.missing({digest}) == {digest}
+
+
+def test_a_snapshot_names_the_one_it_follows(place: Place) -> None:
+    place.put(*two_stores(3))
+    place.fold()
+    first = place.head(home())
+    place.put(*two_stores(3, first=3))
+    place.fold()
+    verifier = load_signer(place.settings).verifier
+    chain, name = [], place.head(home()).snapshot
+    while name:
+        chain.append(name)
+        name = read_manifest(place.store, home(), name, verifier).parent or ""
+    assert first.snapshot in chain[1:]
+    assert chain[::-1] == place.store.snapshots(home())
+
+
+def test_nothing_new_is_no_reason_for_a_snapshot(place: Place) -> None:
+    place.put(*two_stores(3))
+    place.fold()
+    kept = place.store.snapshots(home())
+    worker = place.worker()
+    with stepping(worker) as consumer:
+        owned: Owned = worker.owned[home()]
+        owned.published_s -= 1e6
+        for _ in range(5):
+            worker.step(consumer, 0.0)
+    assert place.store.snapshots(home()) == kept
