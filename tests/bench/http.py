@@ -125,8 +125,12 @@ def run(options: Options) -> list[Row]:
             server(["-m", "tests.bench.bare_server", str(bare)], bare, path, environ)
         )
         both = (ours, api_id), (bare, bare_id)
-        return [*_one(options, both, keys[:2_000]), *_one(options, both, keys), *_many(options, ours, bare, keys),
-                *_events(options, ours, bare)]  # fmt: skip
+        return [
+            *_one(options, both, keys[:2_000]),
+            *_one(options, both, keys),
+            *_many(options, ours, bare, keys),
+            *_events(options, ours, bare),
+        ]
 
 
 def _one(
