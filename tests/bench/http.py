@@ -136,7 +136,7 @@ def run(options: Options) -> list[Row]:
 def _one(
     options: Options, both: tuple[tuple[int, int], tuple[int, int]], keys: list[tuple[str, str]]
 ) -> list[Row]:
-    count = 3_000 if options.quick else 15_000
+    count = max(len(keys), 3_000 if options.quick else 15_000)
     requests = [
         b"GET /v1/forecasts/%b/%b HTTP/1.1\r\nHost: bench\r\n\r\n" % (s.encode(), p.encode())
         for s, p in (keys * (count // len(keys) + 1))[:count]
