@@ -28,7 +28,7 @@ from stream.settings import Settings
 #: Kinds of requests (horizon and quantile levels) that a view keeps tables for.
 KINDS_KEPT = 64
 #: Answers that a view keeps as text: some 2.5 KB each.
-STEPS_KEPT = 4096
+STEPS_KEPT = 16_384
 
 
 class Loader(Protocol):
@@ -83,8 +83,8 @@ class View:
         """
         found = self._steps.get((row, asked))
         if found is None:
-            if len(self._steps) >= STEPS_KEPT:
-                self._steps.clear()
+            while len(self._steps) >= STEPS_KEPT:
+                self._steps.pop(next(iter(self._steps)), None)  # the oldest
             found = self._steps[row, asked] = answers.one(self.serving, row, self._sheet(asked))
         return found
 

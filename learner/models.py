@@ -105,7 +105,7 @@ class Ratio:
         if len(X) and batch.X[0, _AHEAD] > self.reach:
             # Nothing is known of so far a horizon yet: speak as for the farthest known.
             X[:, _BENT] *= self.reach / batch.X[0, _AHEAD]
-        frame = pd.DataFrame(X, columns=list(NAMES))
+        frame = pd.DataFrame(X, columns=list(NAMES), copy=False)
         ratio = np.asarray(self.regressor.predict_many(frame), np.float64)
         bounded: Floats = np.clip(ratio, 0.0, MAX_RATIO) * batch.scale
         return bounded

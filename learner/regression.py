@@ -55,4 +55,6 @@ def weighted(
         Shapes (n, F), (n,), (n,).
     """
     root = np.sqrt(weights)
-    return pd.DataFrame(X * root[:, None], columns=list(names)), pd.Series(y * root)
+    # Without copy=False pandas turns the rows round: a third of a close.
+    frame = pd.DataFrame(X * root[:, None], columns=list(names), copy=False)
+    return frame, pd.Series(y * root)

@@ -172,6 +172,7 @@ def test_a_day_start_that_is_skipped_is_as_far_after_midnight_as_before_the_chan
     days = calendar(zone, "day", day_start="02:30")
     index = days.index(local(zone, 2024, 3, 10, 12))
     assert days.start(index).strftime("%F %H:%M") == "2024-03-10 03:30"
+    assert days.index(local(zone, 2024, 3, 10, 3, 15)) == index - 1
     assert days.span(index)[0] - days.span(index - 1)[0] == 24 * HOUR_US
     assert days.span(index + 1)[0] - days.span(index)[0] == 23 * HOUR_US
 

@@ -46,7 +46,7 @@ from stream.event import AnyEvent, Marker, Sale, Tick, decode, encode
 from stream.log import Consumer, Entry, EventLog, Record, partition_of
 from stream.settings import Settings
 from stream.sqlite_log import SqliteLog
-from tests.learner_parts import chosen, day, market, sale
+from tests.learner_parts import chosen, day, market, plan, sale
 
 WAIT_S = 30.0
 
@@ -514,6 +514,31 @@ def _bucket(place: Place, at: Pointer) -> int | None:
     shard = Shard(place.settings, home())
     shard.fold(place.records(home())[: at.position])
     return shard.panel.last
+
+
+def test_what_a_stopped_partition_has_half_folded_is_never_published(
+    place: Place, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "MIN_INTERVAL_S", 3600.0)
+    place.settings = replace(place.settings, snapshot_interval_s=3600.0)
+    know = Shard._know
+
+    def faulty(shard: Shard, event: Any) -> bool:
+        raise ZeroDivisionError("a fault nobody thought of")
+
+    monkeypatch.setattr(Shard, "_know", faulty)
+    place.put(*two_stores(30), plan("x", 40, 50, promotion=1.0, store="s"))
+    worker = place.worker()
+    with running(worker), caplog.at_level(logging.CRITICAL):
+        until(lambda: bool(worker.owned.get(home()) and worker.owned[home()].stopped), "a stop")
+        assert worker.owned[home()].folded == module.SLICE
+    assert place.store.pointers(home()).head is None
+    assert place.head(1 - home()).position == place.events.end()[1 - home()]
+    monkeypatch.setattr(Shard, "_know", know)
+    monkeypatch.setattr(module, "MIN_INTERVAL_S", 0.02)
+    place.settings = replace(place.settings, snapshot_interval_s=0.05)
+    place.fold()
+    assert place.shard(home()).digest() == place.undisturbed(home()).digest()
 
 
 def test_readiness_says_ok_once_all_is_restored(place: Place) -> None:
