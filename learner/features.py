@@ -60,7 +60,7 @@ class Batch:
         )
 
 
-def features(panel: Panel, origin: int, horizon: int) -> Batch:
+def features(panel: Panel, origin: int, horizon: int, known: int | None = None) -> Batch:
     """Describe every series for a forecast made at the close of ``origin``.
 
     Parameters
@@ -72,8 +72,11 @@ def features(panel: Panel, origin: int, horizon: int) -> Batch:
         A bucket the panel keeps.
     horizon
         Buckets ahead, from 1.
+    known
+        Bucket up to whose close plans count as known; ``None``: the origin.
     """
     target = origin + horizon
+    known = origin if known is None else known
     season = panel.season
     short, seen = panel.level(origin, panel.short)
     long, seen_long = panel.level(origin, panel.long)
@@ -103,9 +106,9 @@ def features(panel: Panel, origin: int, horizon: int) -> Batch:
     same = np.where(np.isnan(same), level_phase, same)
     phase_mean = (total + PHASE_PRIOR * level_phase) / (count + PHASE_PRIOR)
 
-    promotion = panel.plans.promotion(panel, target, origin)
+    promotion = panel.plans.promotion(panel, target, known)
     usual_promotion = _mean_promotion(panel, origin)
-    price = panel.plans.price(panel, target, origin)
+    price = panel.plans.price(panel, target, known)
     usual_price = np.asarray(panel.column("usual_price"))
     known_price = np.isfinite(price) & np.isfinite(usual_price) & (usual_price > 0) & (price > 0)
     log_price = np.zeros(panel.size)
@@ -137,7 +140,7 @@ def features(panel: Panel, origin: int, horizon: int) -> Batch:
         naive=naive,
         level_phase=level_phase,
         known=np.asarray(panel.column("listed")) <= origin,
-        closed=panel.plans.closed(panel, target, origin),
+        closed=panel.plans.closed(panel, target, known),
     )
 
 

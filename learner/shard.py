@@ -232,10 +232,12 @@ class Shard:
         if self._mean is None:
             horizons, size = self.settings.horizons, self.panel.size
             mean = np.zeros((horizons, size), np.float32)
-            if self.panel.last is not None and size:
+            last = self.panel.last
+            if last is not None and size:
                 champion = self.models[self.settings.champion]
                 for horizon in range(1, horizons + 1):
-                    batch = features(self.panel, self.panel.last, horizon)
+                    # A plan shows at once; it is learned from only at the closes after it.
+                    batch = features(self.panel, last, horizon, known=last + 1)
                     mean[horizon - 1] = np.where(batch.closed, 0.0, champion.predict(batch))
             self._mean = mean
         return self._mean

@@ -34,7 +34,13 @@ from learner.snapshot import (
 from learner.store import Pointer, SnapshotStore
 from learner.telemetry import Telemetry
 from stream.dead_letters import DeadLetters
-from stream.errors import AlreadyOwned, LogUnavailable, SalescastError, StoreUnavailable
+from stream.errors import (
+    AlreadyOwned,
+    LogUnavailable,
+    SalescastError,
+    StoreError,
+    StoreUnavailable,
+)
 from stream.event import Tick, encode
 from stream.log import Consumer, Entry, EventLog, Record
 from stream.settings import Settings
@@ -392,7 +398,8 @@ class Worker:
         if self._publications % (PRUNE_EVERY * len(self.owned)) == 0:
             try:
                 self._prune()
-            except (LogUnavailable, StoreUnavailable) as error:
+            except (LogUnavailable, StoreError) as error:
+                # Unreachable, or one that cannot be read: nothing is deleted on a guess.
                 logger.warning("old snapshots stay for now: %s", error)
         return True
 

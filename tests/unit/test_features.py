@@ -181,3 +181,21 @@ def test_hours_and_weeks_have_sound_features_too() -> None:
     weeks = told(*(sale(n, 2) for n in range(0, 200, 3)), tick(210), bucket="week")
     assert_sound(features(weeks.shard.panel, weeks.shard.panel.last or 0, 26), 1)
     assert weeks.shard.panel.last == weeks.shard.calendar.index(time_us(day(209)))
+
+
+def test_a_plan_is_in_the_forecast_from_the_moment_it_is_known() -> None:
+    """It came after the last close: served at once, learned from only at the closes after it."""
+    one = told(*(sale(n, hour=9) for n in range(12)))
+    before = one.shard.forecast().copy()
+    last = one.shard.panel.last
+    assert last is not None
+    one.tell(plan("shut", 12, 15, said=11, closed=True))
+    after = one.shard.forecast()
+    away = [
+        day(12, 0) <= one.shard.calendar.start(last + h) < day(15, 0)
+        for h in range(1, len(after) + 1)
+    ]
+    assert sum(away) == 3
+    assert (after[away] == 0).all() and (before[away] > 0).all()
+    open_days = [not shut for shut in away]
+    assert (after[open_days] == before[open_days]).all()
