@@ -217,7 +217,7 @@ class History(BaseModel):
 class Score(BaseModel):
     """Recent errors of a model at a horizon."""
 
-    model: str = Field(examples=["bayes"])
+    model: str = Field(examples=["ensemble"])
     role: Literal["champion", "challenger"]
     horizon: int = Field(examples=[7])
     n: float

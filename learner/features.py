@@ -22,31 +22,41 @@ PHASES, PHASE_PRIOR = 8, 2.0
 GROUP_PRIOR = 10.0
 #: Smallest scale, in units a bucket.
 MIN_SCALE = 0.02
+#: Difference of promotion at which a past bucket counts for half.
+LIKE = 0.05
 #: Bounds of a ratio: what no level explains is clipped, so that one outlier cannot spoil all.
 MAX_RATIO = 8.0
 
-_BASE = ("one", "short", "season", "last", "same_phase", "phase_mean", "group_phase",
-         "promotion", "promotion_change", "promotion_phase", "price", "price_known")  # fmt: skip
+BASE = ("one", "short", "season", "last", "same_phase", "phase_mean", "group_phase",
+         "promotion", "promotion_change", "promotion_phase", "price", "price_known",
+         "promotion_mean", "promotion_before", "promotion_near", "price_near",
+         "group_recent", "age")  # fmt: skip
 #: Those whose effect may change with the horizon.
-_BENT = ("one", "short", "season", "last", "same_phase", "phase_mean", "group_phase", "promotion")
-NAMES: tuple[str, ...] = (*_BASE, *(f"{name}:h" for name in _BENT))
+_BENT = ("one", "short", "season", "last", "same_phase", "phase_mean", "group_phase", "promotion",
+         "promotion_mean", "group_recent")  # fmt: skip
+NAMES: tuple[str, ...] = (*BASE, *(f"{name}:h" for name in _BENT))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
     """Features of n series at one origin and horizon.
 
-    ``X`` (n, F) as named in ``NAMES``; ``scale`` (n,), the level in units a bucket; ``naive``
-    and ``level_phase`` (n,), simple forecasts in units; ``known`` (n,): whether the series was
-    listed at the origin; ``closed`` (n,): a closure is planned for the target.
+    ``X`` (n, F) as named in ``NAMES``; ``scale`` (n,), the level in units a bucket; ``naive``,
+    ``level_phase`` and ``phase_mean`` (n,), simple forecasts in units; ``known`` (n,): whether
+    the series was listed at the origin; ``closed`` (n,): a closure is planned for the target;
+    ``rows`` (n,): the series' rows in the panel; ``ahead``: the horizon as a share of the
+    farthest.
     """
 
     X: Floats
     scale: Floats
     naive: Floats
     level_phase: Floats
+    phase_mean: Floats
     known: npt.NDArray[np.bool_]
     closed: npt.NDArray[np.bool_]
+    rows: npt.NDArray[np.intp]
+    ahead: float
 
     def take(self, rows: npt.NDArray[np.bool_]) -> Batch:
         """Some of the series."""
@@ -55,8 +65,11 @@ class Batch:
             scale=self.scale[rows],
             naive=self.naive[rows],
             level_phase=self.level_phase[rows],
+            phase_mean=self.phase_mean[rows],
             known=self.known[rows],
             closed=self.closed[rows],
+            rows=self.rows[rows],
+            ahead=self.ahead,
         )
 
 
@@ -78,6 +91,7 @@ def features(panel: Panel, origin: int, horizon: int, known: int | None = None) 
     target = origin + horizon
     known = origin if known is None else known
     season = panel.season
+    listed = np.asarray(panel.column("listed"))
     short, seen = panel.level(origin, panel.short)
     long, seen_long = panel.level(origin, panel.long)
     code = np.asarray(panel.column("category"))
@@ -94,19 +108,28 @@ def features(panel: Panel, origin: int, horizon: int, known: int | None = None) 
     last = np.where(np.isnan(last), level_phase, last)
     back = target - season * -(-horizon // season)
     same = panel.units(back)
+    promotion = panel.plans.promotion(panel, target, known)
     total, count = np.zeros(panel.size), np.zeros(panel.size)
+    alike, weight = np.zeros(panel.size), np.zeros(panel.size)
     naive = np.full(panel.size, np.nan)
     for k in range(PHASES):
         units = panel.units(back - k * season)
         there = ~np.isnan(units)
-        total[there] += units[there]
+        units_there = np.where(there, units, 0.0)
+        total += units_there
         count += there
+        if panel.kept(back - k * season):
+            # How like the planned promotion was that bucket's: 1 at the same share.
+            apart = panel.of("promotion", back - k * season) - promotion
+            likeness = there / (1.0 + (apart / LIKE) ** 2)
+            alike += likeness * units_there
+            weight += likeness
         naive = np.where(np.isnan(naive), units, naive)
     naive = np.where(np.isnan(naive), long, naive)
     same = np.where(np.isnan(same), level_phase, same)
     phase_mean = (total + PHASE_PRIOR * level_phase) / (count + PHASE_PRIOR)
 
-    promotion = panel.plans.promotion(panel, target, known)
+    promotion_mean = (alike + PHASE_PRIOR / 2 * phase_mean) / (weight + PHASE_PRIOR / 2)
     usual_promotion = _mean_promotion(panel, origin)
     price = panel.plans.price(panel, target, known)
     usual_price = np.asarray(panel.column("usual_price"))
@@ -114,6 +137,14 @@ def features(panel: Panel, origin: int, horizon: int, known: int | None = None) 
     log_price = np.zeros(panel.size)
     log_price[known_price] = np.log(price[known_price] / usual_price[known_price])
 
+    change = promotion - usual_promotion
+    near = _group_mean(change, scale, code, len(panel.phases))
+    # What was promoted in the season before is stocked up on.
+    before = np.zeros(panel.size)
+    start = max(target - season, panel.oldest)
+    if start <= origin:
+        before = np.asarray(panel.of("promotion", min(start, origin)), np.float64)
+        before = before - usual_promotion
     base = {
         "one": np.ones(panel.size),
         "short": short / scale,
@@ -127,20 +158,31 @@ def features(panel: Panel, origin: int, horizon: int, known: int | None = None) 
         "promotion_phase": (promotion - usual_promotion) * group,
         "price": np.clip(log_price, -2.0, 2.0),
         "price_known": known_price.astype(np.float64),
+        "promotion_mean": promotion_mean / scale,
+        "promotion_before": before,
+        "promotion_near": near,
+        "price_near": np.clip(
+            log_price - _group_mean(log_price, scale, code, len(panel.phases)), -2.0, 2.0
+        ),
+        "group_recent": _group_ratio(recent, short, code, len(panel.phases)),
+        "age": np.exp(-np.maximum(origin - listed, 0) / panel.short),
     }
     ahead = horizon / panel.settings.horizons
     X = np.empty((panel.size, len(NAMES)))
-    for at, name in enumerate(_BASE):
+    for at, name in enumerate(BASE):
         X[:, at] = np.clip(base[name], -MAX_RATIO, MAX_RATIO)
-    for at, name in enumerate(_BENT, start=len(_BASE)):
-        X[:, at] = X[:, _BASE.index(name)] * ahead
+    for at, name in enumerate(_BENT, start=len(BASE)):
+        X[:, at] = X[:, BASE.index(name)] * ahead
     return Batch(
         X=X,
         scale=scale,
         naive=naive,
         level_phase=level_phase,
-        known=np.asarray(panel.column("listed")) <= origin,
+        phase_mean=phase_mean,
+        known=listed <= origin,
         closed=panel.plans.closed(panel, target, known),
+        rows=np.arange(panel.size),
+        ahead=ahead,
     )
 
 
@@ -155,6 +197,20 @@ def _shrunk(level: Floats, seen: Floats, code: npt.NDArray[np.int_], groups: int
     mean = (sums + GROUP_PRIOR * overall) / (weight + GROUP_PRIOR)
     drawn: Floats = (level * seen + SHRINKAGE * mean[code]) / (seen + SHRINKAGE)
     return drawn
+
+
+def _group_mean(values: Floats, weights: Floats, code: npt.NDArray[np.int_], groups: int) -> Floats:
+    """Weighted mean of each series' category, shape (S,)."""
+    sums = np.bincount(code, values * weights, groups)
+    mean: Floats = (sums / np.maximum(np.bincount(code, weights, groups), 1e-9))[code]
+    return mean
+
+
+def _group_ratio(recent: Floats, level: Floats, code: npt.NDArray[np.int_], groups: int) -> Floats:
+    """The category's last season against its level, drawn towards 1, shape (S,)."""
+    sums, usual = np.bincount(code, recent, groups), np.bincount(code, level, groups)
+    ratio: Floats = ((sums + 1.0) / (usual + 1.0))[code]
+    return np.clip(ratio, 0.0, 4.0)
 
 
 def _mean_promotion(panel: Panel, origin: int) -> Floats:

@@ -8,18 +8,23 @@ scored on the same stream; only the champion is served.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd  # type: ignore[import-untyped]
 from river import linear_model
+from scipy.special import ndtri  # type: ignore[import-untyped]
+from scipy.stats import qmc  # type: ignore[import-untyped]
 
-from learner.features import MAX_RATIO, NAMES, Batch
+from learner.ensemble import Ensemble
+from learner.features import BASE, MAX_RATIO, NAMES, Batch
 from learner.regression import ForgettingRegression, weighted
 from stream.settings import SEASON, Settings
 
 Floats = npt.NDArray[np.float64]
+Singles = npt.NDArray[np.float32]
 
 #: Seasons and rows seen before columns' scales are frozen and a ratio model speaks.
 WARM_SEASONS, WARM_ROWS = 2, 400
@@ -29,6 +34,9 @@ RIDGE = 30.0
 MAX_WEIGHT = 200.0
 #: Share of what was learned that survives a bucket.
 KEPT = {"hour": 0.9998, "day": 0.995, "week": 0.97}
+#: Random Fourier features: how many, how fast, and how much the prior allows them.
+WAVES, WAVE_WIDTH, WAVE_HEIGHT = 32, 0.2, 0.05
+HALTON_SKIPPED = 64  # the first points of many dimensions lie on lines
 _AHEAD = NAMES.index("one:h")
 _BENT = slice(_AHEAD, None)
 
@@ -72,6 +80,19 @@ class LevelPhase:
         return []
 
 
+class PhaseMean:
+    """Mean of the same phase over the last seasons, drawn towards the group's."""
+
+    def predict(self, batch: Batch) -> Floats:
+        return batch.phase_mean
+
+    def learn(self, batches: Sequence[tuple[Batch, Floats]]) -> None:
+        """Nothing: the panel remembers."""
+
+    def digest(self) -> list[Floats]:
+        return []
+
+
 class Ratio:
     """The scaling wrapper around a River regressor: it learns y / level, weighted by level.
 
@@ -86,10 +107,13 @@ class Ratio:
         Buckets seen before the columns' scales are frozen.
     kept
         Share of what was learned that survives a bucket; 1 for regressors that cannot forget.
+    waves
+        Random Fourier features added to the columns: what is not linear, learned linearly.
     """
 
-    def __init__(self, regressor: Any, warm: int, kept: float = 1.0) -> None:
+    def __init__(self, regressor: Any, warm: int, kept: float = 1.0, waves: int = 0) -> None:
         self.regressor = regressor
+        self.waves = waves
         self.warm = warm
         self.kept = kept
         self.reach = 0.0  # the farthest horizon learned from, as a share of all
@@ -105,7 +129,8 @@ class Ratio:
         if len(X) and batch.X[0, _AHEAD] > self.reach:
             # Nothing is known of so far a horizon yet: speak as for the farthest known.
             X[:, _BENT] *= self.reach / batch.X[0, _AHEAD]
-        frame = pd.DataFrame(X, columns=list(NAMES), copy=False)
+        X, names = self._expanded(X)
+        frame = pd.DataFrame(X, columns=names, copy=False)
         ratio = np.asarray(self.regressor.predict_many(frame), np.float64)
         bounded: Floats = np.clip(ratio, 0.0, MAX_RATIO) * batch.scale
         return bounded
@@ -133,14 +158,45 @@ class Ratio:
         if self.kept < 1.0:
             self.regressor.forget(self.kept)
         self.reach = max(self.reach, float(X[:, _AHEAD].max()))
-        self.regressor.learn_many(*weighted(X * self.scales, label, weights, NAMES))
+        X, names = self._expanded(X * self.scales)
+        self.regressor.learn_many(*weighted(X, label, weights, tuple(names)))
+
+    def _expanded(self, X: Floats) -> tuple[Floats, list[str]]:
+        """Scaled columns with the waves beside them, and their names."""
+        names = list(NAMES)
+        if not self.waves:
+            return X, names
+        slopes, phases = _waves(self.waves)
+        # In single precision a cosine costs a fifth.
+        waves = X.astype(np.float32) @ slopes
+        waves += phases
+        np.cos(waves, out=waves)
+        out = np.empty((len(X), X.shape[1] + self.waves))
+        out[:, : X.shape[1]] = X
+        np.multiply(waves, WAVE_HEIGHT, out=out[:, X.shape[1] :])
+        return out, names + [f"wave_{n}" for n in range(self.waves)]
 
     def digest(self) -> list[Floats]:
         scales = np.zeros(0) if self.scales is None else self.scales
-        probe = pd.DataFrame(np.eye(len(NAMES)), columns=list(NAMES))
+        names = list(NAMES) + [f"wave_{n}" for n in range(self.waves)]
+        probe = pd.DataFrame(np.eye(len(names)), columns=names)
         said = np.asarray(self.regressor.predict_many(probe), np.float64)
         counted = np.array([self._rows, self._buckets, self.reach])
         return [scales, self._squares, counted, said]
+
+
+@cache
+def _waves(count: int) -> tuple[Singles, Singles]:
+    """Slopes (F, count) and phases (count,) of random Fourier features; always the same.
+
+    Reference: A. Rahimi, B. Recht, "Random features for large-scale kernel machines", 2007.
+    """
+    # Halton points: spread evenly, and the same everywhere.
+    points = qmc.Halton(len(BASE) + 1, scramble=False).random(count + HALTON_SKIPPED)
+    points = points[HALTON_SKIPPED:]
+    slopes = np.zeros((len(NAMES), count), np.float32)  # the horizon bends the linear part alone
+    slopes[: len(BASE)] = WAVE_WIDTH * np.sqrt(RIDGE) * ndtri(points[:, :-1]).T
+    return slopes, (2 * np.pi * points[:, -1]).astype(np.float32)
 
 
 def _warm(settings: Settings) -> int:
@@ -155,9 +211,24 @@ def _river_plain(settings: Settings) -> Model:
     return Ratio(linear_model.BayesianLinearRegression(), _warm(settings))
 
 
+def _waved(settings: Settings) -> Model:
+    return Ratio(ForgettingRegression(), _warm(settings), KEPT[settings.bucket], waves=WAVES)
+
+
+EXPERTS = ("bayes", "waves", "level_phase", "phase_mean")
+
+
+def _ensemble(settings: Settings) -> Model:
+    horizons = [h / settings.horizons for h in settings.scored_horizons]
+    return Ensemble({name: MODELS[name](settings) for name in EXPERTS}, horizons)
+
+
 MODELS: dict[str, Callable[[Settings], Model]] = {
     "bayes": _bayes,
+    "ensemble": _ensemble,
     "level_phase": lambda settings: LevelPhase(),
+    "phase_mean": lambda settings: PhaseMean(),
     "river_plain": _river_plain,
     "seasonal_naive": lambda settings: SeasonalNaive(),
+    "waves": _waved,
 }

@@ -320,9 +320,11 @@ def _cells(rows: list[list[Any]]) -> dict[tuple[str, str], list[int]]:
 # -- models --------------------------------------------------------------------------------
 
 _ALLOWED = {
+    ("learner.ensemble", "Ensemble"),
     ("learner.models", "Ratio"),
     ("learner.models", "SeasonalNaive"),
     ("learner.models", "LevelPhase"),
+    ("learner.models", "PhaseMean"),
     ("learner.regression", "ForgettingRegression"),
     ("river.linear_model.bayesian_lin_reg", "BayesianLinearRegression"),
     ("numpy", "ndarray"),

@@ -89,7 +89,7 @@ class Settings:
     horizon: int = _s(
         0, "How far ahead to forecast; 0: 72 hours, 28 days or 26 weeks", unit="buckets", fold=True
     )
-    champion: str = _s("bayes", "The model that is served", fold=True)
+    champion: str = _s("ensemble", "The model that is served", fold=True)
     challengers: tuple[str, ...] = _s(
         ("seasonal_naive", "level_phase", "river_plain"),
         "Models that learn and are scored on the same stream, unserved",

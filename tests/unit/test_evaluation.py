@@ -23,8 +23,8 @@ def grown(models: tuple[str, ...] = ("m",), scored: tuple[int, ...] = (1, 7)) ->
     return one
 
 
-def scores(one: Told, model: str = "bayes") -> dict[int, dict[str, Any]]:
-    rows = one.shard.evaluation.summary("bayes")
+def scores(one: Told, model: str = "ensemble") -> dict[int, dict[str, Any]]:
+    rows = one.shard.evaluation.summary("ensemble")
     return {row["horizon"]: row for row in rows if row["model"] == model}
 
 
@@ -154,7 +154,7 @@ def test_missing_and_censored_buckets_are_not_scored() -> None:
 
 def test_nothing_is_scored_before_a_seasons_difference_is_known() -> None:
     one = told(*(sale(n, 5 + n % 3) for n in range(8)), tick(8))
-    assert one.shard.evaluation.summary("bayes") == []
+    assert one.shard.evaluation.summary("ensemble") == []
     one.tell(sale(8, 3), tick(9))
     assert scores(one)[1]["n"] == 1
 

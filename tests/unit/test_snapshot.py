@@ -191,7 +191,7 @@ def flipped(data: bytes, where: int, by: int = 0xFF) -> bytes:
 
 
 def test_a_shard_comes_out_as_it_went_in(original: Shard, place: Place) -> None:
-    assert original.models["bayes"].digest(), "the champion has learned nothing"
+    assert original.models["ensemble"].digest(), "the champion has learned nothing"
     assert original.window.open and original.window.seen and original.panel.plans.kept
     manifest = place.put(original)
     again = place.take(manifest)
