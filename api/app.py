@@ -18,8 +18,9 @@ from api.catalog import Catalog, ManifestReader
 from api.context import Context, documented
 from api.control import Control
 from api.log_watch import INTERVAL_S, LogWatch
+from api.recaller import Recaller
 from api.replica import Loader, Replica
-from api.routes import batch, forecasts, operations, page, series, snapshots, status
+from api.routes import batch, forecasts, operations, page, series, snapshots, status, what_if
 from api.routes import events as event_routes
 from api.telemetry import ApiTelemetry, MeasureRequests
 from learner.snapshot import VERSION, Verifier, read_manifest, read_serving
@@ -86,6 +87,7 @@ def create_app(
         settings=settings,
         events=events,
         replica=replica,
+        recaller=Recaller(store, verifier),
         catalog=catalog,
         control=operations_,
         log_watch=log_watch,
@@ -117,7 +119,7 @@ def create_app(
         redoc_url=None,
     )
     app.state.context = context
-    for module in (event_routes, forecasts, batch, series, snapshots, operations, status):
+    for module in (event_routes, forecasts, batch, what_if, series, snapshots, operations, status):
         app.include_router(module.routes(context))
     page.install(app)
     problems.install(app)

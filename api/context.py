@@ -15,6 +15,7 @@ from api.answers import encode
 from api.catalog import Catalog
 from api.control import Control
 from api.log_watch import LogWatch
+from api.recaller import Recaller
 from api.replica import Replica
 from api.security import Guard
 from api.telemetry import ApiTelemetry
@@ -29,6 +30,7 @@ class Context:
     settings: Settings
     events: EventLog
     replica: Replica
+    recaller: Recaller
     catalog: Catalog
     control: Control
     log_watch: LogWatch

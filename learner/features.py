@@ -7,7 +7,9 @@ known at that origin; they are not stored. Demand is measured in units of the se
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -73,7 +75,14 @@ class Batch:
         )
 
 
-def features(panel: Panel, origin: int, horizon: int, known: int | None = None) -> Batch:
+def features(
+    panel: Panel,
+    origin: int,
+    horizon: int,
+    known: int | None = None,
+    wishes: Mapping[str, Floats] | None = None,
+    overall: float | None = None,
+) -> Batch:
     """Describe every series for a forecast made at the close of ``origin``.
 
     Parameters
@@ -87,6 +96,11 @@ def features(panel: Panel, origin: int, horizon: int, known: int | None = None) 
         Buckets ahead, from 1.
     known
         Bucket up to whose close plans count as known; ``None``: the origin.
+    wishes
+        Values to suppose in the place of plans: ``promotion``, ``price``, ``closed``, shape (S,)
+        each, ``nan`` where plans hold.
+    overall
+        ``overall_level`` of the whole panel where this one is a part of it.
     """
     target = origin + horizon
     known = origin if known is None else known
@@ -95,7 +109,7 @@ def features(panel: Panel, origin: int, horizon: int, known: int | None = None) 
     short, seen = panel.level(origin, panel.short)
     long, seen_long = panel.level(origin, panel.long)
     code = np.asarray(panel.column("category"))
-    short = _shrunk(short, seen, code, len(panel.phases))
+    short = _shrunk(short, seen, code, len(panel.phases), overall)
     long = np.where(seen_long > 0, (long * seen_long + SHRINKAGE * short)
                     / (seen_long + SHRINKAGE), short)  # fmt: skip
     scale = np.maximum((short + long) / 2, MIN_SCALE)
@@ -108,7 +122,7 @@ def features(panel: Panel, origin: int, horizon: int, known: int | None = None) 
     last = np.where(np.isnan(last), level_phase, last)
     back = target - season * -(-horizon // season)
     same = panel.units(back)
-    promotion = panel.plans.promotion(panel, target, known)
+    promotion = _wished(panel.plans.promotion(panel, target, known), wishes, "promotion")
     total, count = np.zeros(panel.size), np.zeros(panel.size)
     alike, weight = np.zeros(panel.size), np.zeros(panel.size)
     naive = np.full(panel.size, np.nan)
@@ -131,7 +145,7 @@ def features(panel: Panel, origin: int, horizon: int, known: int | None = None) 
 
     promotion_mean = (alike + PHASE_PRIOR / 2 * phase_mean) / (weight + PHASE_PRIOR / 2)
     usual_promotion = _mean_promotion(panel, origin)
-    price = panel.plans.price(panel, target, known)
+    price = _wished(panel.plans.price(panel, target, known), wishes, "price")
     usual_price = np.asarray(panel.column("usual_price"))
     known_price = np.isfinite(price) & np.isfinite(usual_price) & (usual_price > 0) & (price > 0)
     log_price = np.zeros(panel.size)
@@ -180,18 +194,33 @@ def features(panel: Panel, origin: int, horizon: int, known: int | None = None) 
         level_phase=level_phase,
         phase_mean=phase_mean,
         known=listed <= origin,
-        closed=panel.plans.closed(panel, target, known),
+        closed=_wished(panel.plans.closed(panel, target, known), wishes, "closed") > 0,
         rows=np.arange(panel.size),
         ahead=ahead,
     )
 
 
-def _shrunk(level: Floats, seen: Floats, code: npt.NDArray[np.int_], groups: int) -> Floats:
+def _wished(planned: npt.NDArray[Any], wishes: Mapping[str, Floats] | None, name: str) -> Floats:
+    """What is planned, or supposed in its place, shape (S,)."""
+    if wishes is None or name not in wishes:
+        return planned
+    return np.where(np.isnan(wishes[name]), planned, wishes[name])
+
+
+def overall_level(panel: Panel, origin: int) -> float:
+    """Mean level of all series, each by what was seen of it, in units; 0: nothing was."""
+    level, seen = panel.level(origin, panel.short)
+    return float((level * seen).sum() / max(seen.sum(), 1e-9))
+
+
+def _shrunk(
+    level: Floats, seen: Floats, code: npt.NDArray[np.int_], groups: int, overall: float | None
+) -> Floats:
     """Draw a level towards its category's mean by as much as little was seen of it."""
-    total = (level * seen).sum()
-    if total <= 0:
+    if overall is None:
+        overall = float((level * seen).sum() / max(seen.sum(), 1e-9))
+    if overall <= 0:
         return level
-    overall = total / seen.sum()
     sums = np.bincount(code, level * seen, groups)
     weight = np.bincount(code, seen, groups)
     mean = (sums + GROUP_PRIOR * overall) / (weight + GROUP_PRIOR)

@@ -16,7 +16,6 @@ import numpy.typing as npt
 import pandas as pd  # type: ignore[import-untyped]
 from river import linear_model
 from scipy.special import ndtri  # type: ignore[import-untyped]
-from scipy.stats import qmc  # type: ignore[import-untyped]
 
 from learner.ensemble import Ensemble
 from learner.features import BASE, MAX_RATIO, NAMES, Batch
@@ -36,7 +35,7 @@ MAX_WEIGHT = 200.0
 KEPT = {"hour": 0.9998, "day": 0.995, "week": 0.97}
 #: Random Fourier features: how many, how fast, and how much the prior allows them.
 WAVES, WAVE_WIDTH, WAVE_HEIGHT = 32, 0.2, 0.05
-HALTON_SKIPPED = 64  # the first points of many dimensions lie on lines
+_PRIMES = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79)
 _AHEAD = NAMES.index("one:h")
 _BENT = slice(_AHEAD, None)
 
@@ -125,10 +124,7 @@ class Ratio:
     def predict(self, batch: Batch) -> Floats:
         if self.scales is None:
             return batch.level_phase
-        X = batch.X * self.scales
-        if len(X) and batch.X[0, _AHEAD] > self.reach:
-            # Nothing is known of so far a horizon yet: speak as for the farthest known.
-            X[:, _BENT] *= self.reach / batch.X[0, _AHEAD]
+        X = self.scaled(batch)
         X, names = self._expanded(X)
         frame = pd.DataFrame(X, columns=names, copy=False)
         ratio = np.asarray(self.regressor.predict_many(frame), np.float64)
@@ -161,24 +157,47 @@ class Ratio:
         X, names = self._expanded(X * self.scales)
         self.regressor.learn_many(*weighted(X, label, weights, tuple(names)))
 
-    def _expanded(self, X: Floats) -> tuple[Floats, list[str]]:
-        """Scaled columns with the waves beside them, and their names."""
-        names = list(NAMES)
-        if not self.waves:
-            return X, names
+    def scaled(self, batch: Batch) -> Floats:
+        """Columns as the regression takes them, shape (n, F)."""
+        assert self.scales is not None
+        X = batch.X * self.scales
+        if batch.ahead > self.reach:
+            # Nothing is known of so far a horizon yet: speak as for the farthest known.
+            X[:, _BENT] *= self.reach / batch.ahead
+        return X
+
+    @property
+    def linear(self) -> tuple[Floats, Floats] | None:
+        """Coefficients of the scaled columns and of the waves; ``None`` before there are any."""
+        if self.scales is None:
+            return None
+        names = self._names()
+        probe = pd.DataFrame(np.eye(len(names)), columns=names)
+        said = np.asarray(self.regressor.predict_many(probe), np.float64)
+        return said[: len(NAMES)], said[len(NAMES) :]
+
+    def waves_of(self, X: Floats) -> Floats:
+        """Random Fourier features of scaled columns, shape (n, waves)."""
         slopes, phases = _waves(self.waves)
         # In single precision a cosine costs a fifth.
         waves = X.astype(np.float32) @ slopes
         waves += phases
         np.cos(waves, out=waves)
-        out = np.empty((len(X), X.shape[1] + self.waves))
-        out[:, : X.shape[1]] = X
-        np.multiply(waves, WAVE_HEIGHT, out=out[:, X.shape[1] :])
-        return out, names + [f"wave_{n}" for n in range(self.waves)]
+        waves *= np.float32(WAVE_HEIGHT)
+        return waves.astype(np.float64)
+
+    def _names(self) -> list[str]:
+        return [*NAMES, *(f"wave_{n}" for n in range(self.waves))]
+
+    def _expanded(self, X: Floats) -> tuple[Floats, list[str]]:
+        """Scaled columns with the waves beside them, and their names."""
+        if self.waves:
+            X = np.concatenate([X, self.waves_of(X)], axis=1)
+        return X, self._names()
 
     def digest(self) -> list[Floats]:
         scales = np.zeros(0) if self.scales is None else self.scales
-        names = list(NAMES) + [f"wave_{n}" for n in range(self.waves)]
+        names = self._names()
         probe = pd.DataFrame(np.eye(len(names)), columns=names)
         said = np.asarray(self.regressor.predict_many(probe), np.float64)
         counted = np.array([self._rows, self._buckets, self.reach])
@@ -191,9 +210,9 @@ def _waves(count: int) -> tuple[Singles, Singles]:
 
     Reference: A. Rahimi, B. Recht, "Random features for large-scale kernel machines", 2007.
     """
-    # Halton points: spread evenly, and the same everywhere.
-    points = qmc.Halton(len(BASE) + 1, scramble=False).random(count + HALTON_SKIPPED)
-    points = points[HALTON_SKIPPED:]
+    # Points spread evenly by irrational steps (Kronecker's sequence), the same everywhere.
+    steps = np.sqrt(np.array(_PRIMES[: len(BASE) + 1]))
+    points = np.mod(np.outer(np.arange(1, count + 1), steps), 1.0)
     slopes = np.zeros((len(NAMES), count), np.float32)  # the horizon bends the linear part alone
     slopes[: len(BASE)] = WAVE_WIDTH * np.sqrt(RIDGE) * ndtri(points[:, :-1]).T
     return slopes, (2 * np.pi * points[:, -1]).astype(np.float32)

@@ -372,6 +372,19 @@ class Panel:
         self.phases[known, phase] += PHASE_SHARE * (ratio[known] - self.phases[known, phase])
         self.phases[0, phase] = overall
 
+    def part(self, rows: Rows) -> Panel:
+        """Some of the series as a panel of their own, to be read only."""
+        out = Panel(self.settings, self.calendar)
+        out.last, out.first, out.phases = self.last, self.first, self.phases
+        out.keys = [self.keys[row] for row in rows.tolist()]
+        out.rows = {key: row for row, key in enumerate(out.keys)}
+        out.stores, out.product_codes = self.stores, self.product_codes
+        out.categories, out.products = self.categories, self.products
+        out.plans = self.plans.apart()
+        out.rings = {name: ring[:, rows] for name, ring in self.rings.items()}
+        out.columns = {name: column[rows] for name, column in self.columns.items()}
+        return out
+
     # -- reading ---------------------------------------------------------------------------
 
     def window(self, origin: int, length: int) -> tuple[Floats, Floats]:

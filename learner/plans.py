@@ -58,6 +58,12 @@ class Plans:
             self._covering.setdefault(bucket, {})[identity] = None
         self.repaint()
 
+    def apart(self) -> Plans:
+        """The same plans for a part of a panel, to be read only."""
+        out = Plans(self.calendar)
+        out.kept, out._covering = self.kept, self._covering
+        return out
+
     def restore(self, versions: Iterable[Kept]) -> None:
         """Take in what ``kept`` held, in its order."""
         for one in versions:

@@ -29,7 +29,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from river.__version__ import __version__ as river_version
 
 from learner import intervals
-from learner.panel import COLUMNS, RINGS
+from learner.panel import COLUMNS, RINGS, Panel
 from learner.plans import Kept
 from learner.serving import Serving
 from learner.shard import Shard
@@ -253,13 +253,8 @@ def _window(shard: Shard) -> dict[str, Any]:
     }
 
 
-def take_up(settings: Settings, partition: int, parts: Mapping[str, bytes]) -> Shard:
-    """The shard that ``lay_down`` was given.
-
-    The caller has verified where the parts come from: this unpickles the models.
-    """
-    shard = Shard(settings, partition)
-    panel, window = shard.panel, shard.window
+def take_up_panel(panel: Panel, parts: Mapping[str, bytes]) -> None:
+    """Fill a new panel with what ``lay_down`` was given; unpickles nothing."""
     known, arrays = unpack(parts["knowledge"])
     panel.first, panel.last, panel.phases = known["first"], known["last"], arrays["phases"]
     for raw in known["products"]:
@@ -279,6 +274,16 @@ def take_up(settings: Settings, partition: int, parts: Mapping[str, bytes]) -> S
     _, columns = unpack(parts["columns"])
     panel.columns = {name: columns[name] for name in COLUMNS}
     panel.rings = {name: unpack(parts[f"ring.{name}"])[1][name] for name in RINGS}
+
+
+def take_up(settings: Settings, partition: int, parts: Mapping[str, bytes]) -> Shard:
+    """The shard that ``lay_down`` was given.
+
+    The caller has verified where the parts come from: this unpickles the models.
+    """
+    shard = Shard(settings, partition)
+    window = shard.window
+    take_up_panel(shard.panel, parts)
     last, scores = unpack(parts["scores"])
     shard.evaluation.last, shard.evaluation.sums = last, scores["sums"]
     shard.histogram = scores["histogram"]
@@ -511,7 +516,7 @@ def read_serving(
         watermark_us=manifest.watermark_us,
         origin=-1 if manifest.origin is None else manifest.origin,
         champion=manifest.champion,
-        scored=tuple(Settings(**_typed(manifest.settings)).scored_horizons),
+        scored=settings_of(manifest).scored_horizons,
         scores=manifest.scores,
         stores=texts["stores"],
         products=texts["products"],
@@ -528,6 +533,8 @@ def read_serving(
 _SERVED = ("units", "returns", "price", "promotion", "status")
 
 
-def _typed(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """A fingerprint as settings again."""
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
+def settings_of(manifest: Manifest) -> Settings:
+    """The settings that a snapshot was made under, as far as they change its state."""
+    values = manifest.settings.items()
+    found: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values}
+    return Settings(**found)

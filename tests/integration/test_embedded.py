@@ -45,6 +45,39 @@ def test_a_sale_goes_in_and_a_forecast_comes_out(running: Deployment) -> None:
     assert "salescast_closes_total" in text and "salescast_forecast_rmsse_ratio" in text
 
 
+def test_a_forecast_is_explained_and_supposed_otherwise(running: Deployment) -> None:
+    running.send(days_of_sales(range(40)))
+    running.settle()
+    path = "/v1/explain/store-1/product-2"
+    served = running.api.get(
+        "/v1/forecasts/store-1/product-2", params={"horizon": 7, "quantiles": ".5"}
+    ).json()["steps"]
+    why = running.api.get(path, params={"horizon": 5}).json()
+    assert why["start"] == served[4]["start"]
+    assert why["mean"] == pytest.approx(served[4]["mean"], abs=1e-3)
+    assert sum(why["parts"].values()) == pytest.approx(why["mean"], abs=1e-3)
+    assert sum(one["units"] for one in why["experts"]) == pytest.approx(why["mean"], abs=1e-3)
+    assert sum(one["weight"] for one in why["experts"]) == pytest.approx(1.0, abs=0.25)
+
+    asked = {"store": "store-1", "product": "product-2", "horizon": 7, "closed": [None, True]}
+    steps = running.api.post("/v1/forecasts:what-if", json=asked).json()["steps"]
+    assert [step["base"] for step in steps][1:] == pytest.approx(
+        [step["mean"] for step in served][1:], abs=1e-3
+    )
+    assert steps[1]["mean"] == 0.0
+    assert [step["mean"] for step in steps][2:] == [step["base"] for step in steps][2:]
+
+    for changed, field in (
+        ({"promotion": 1.5}, "promotion"), ({"promotion": [0.1] * 8}, "promotion"),
+        ({"price": -1}, "price"), ({"horizon": 99}, "horizon"), ({"store": "nowhere"}, "store"),
+        ({"closed": None}, "promotion"), ({"colour": 1}, "colour"),
+    ):  # fmt: skip
+        problem = running.api.post("/v1/forecasts:what-if", json=asked | changed)
+        assert problem.status_code in (404, 422), changed
+        assert field in problem.json()["field"] and problem.json()["remedy"], changed
+    assert running.api.get(path, params={"horizon": 0}).status_code == 422
+
+
 def test_what_is_refused_in_the_log_is_kept_with_its_reason(running: Deployment) -> None:
     late = days_of_sales(range(1))[0] | {"id": "straggler"}
     running.send(days_of_sales(range(10)))

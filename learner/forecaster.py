@@ -1,0 +1,173 @@
+"""What the champion would say, and why: forecasts anew from a snapshot's facts and model.
+
+A what-if puts planned values in the place of a series' own and takes the very path of a
+forecast; an explanation splits a forecast into parts that add up to it. Only the series of one
+category are looked at, since a series is described by nothing else. Leaves out: quantiles
+(``intervals``) and reading snapshots (``snapshot``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+from learner.ensemble import Ensemble
+from learner.features import NAMES, Batch, features, overall_level
+from learner.models import LevelPhase, Model, PhaseMean, Ratio
+from learner.panel import Panel
+
+Floats = npt.NDArray[np.float64]
+
+#: Part of a forecast each feature belongs to; what is not named is *level*.
+PARTS = {
+    "season": "trend", "last": "trend", "group_recent": "trend", "age": "trend",
+    "same_phase": "season", "phase_mean": "season", "group_phase": "season",
+    "promotion": "promotion", "promotion_change": "promotion", "promotion_phase": "promotion",
+    "promotion_mean": "promotion", "promotion_before": "promotion", "promotion_near": "promotion",
+    "price": "price", "price_known": "price", "price_near": "price",
+}  # fmt: skip
+#: Features that are 1, and not 0, for a series that does just what its level says.
+_NEUTRAL = frozenset(
+    ("one", "short", "season", "last", "same_phase", "phase_mean", "group_phase",
+     "promotion_mean", "group_recent")
+)  # fmt: skip
+#: Parts of every explanation, in the order they are told.
+ALL_PARTS = ("level", "trend", "season", "promotion", "price", "interaction", "bounds")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wishes:
+    """Values to suppose, shape (H,) each; ``nan``: as planned. ``closed`` is 0 or 1."""
+
+    promotion: Floats
+    price: Floats
+    closed: Floats
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explained:
+    """``parts`` (units) add up to ``mean``; so do ``experts``: (weight, units) by name."""
+
+    mean: float
+    parts: Mapping[str, float]
+    experts: Mapping[str, tuple[float, float]]
+
+
+class Forecaster:
+    """The champion of one snapshot with the facts it forecasts from; read-only.
+
+    Parameters
+    ----------
+    panel, model
+        Of the snapshot; neither is changed.
+    """
+
+    def __init__(self, panel: Panel, model: Model) -> None:
+        assert panel.last is not None, "nothing has closed yet"
+        self.panel = panel
+        self.model = model
+        self.origin = panel.last
+        self._overall = overall_level(panel, panel.last)
+        self._part = lru_cache(maxsize=64)(self._category)
+
+    def _category(self, code: int) -> tuple[npt.NDArray[np.intp], Panel]:
+        rows = np.flatnonzero(self.panel.column("category") == code)
+        return rows, self.panel.part(rows)
+
+    def _batch(self, row: int, horizon: int, wish: Mapping[str, float]) -> Batch:
+        rows, part = self._part(int(self.panel.column("category")[row]))
+        own = np.arange(len(rows)) == int(np.searchsorted(rows, row))
+        wishes = {name: np.where(own, value, np.nan) for name, value in wish.items()}
+        batch = features(
+            part, self.origin, horizon, known=self.origin + 1, wishes=wishes,
+            overall=self._overall,
+        ).take(own)  # fmt: skip
+        return replace(batch, rows=np.array([row]))
+
+    def _mean(self, batch: Batch) -> float:
+        return 0.0 if batch.closed[0] else float(self.model.predict(batch)[0])
+
+    def forecast(self, row: int, horizons: int, wishes: Wishes | None = None) -> Floats:
+        """Means of one series for the next buckets, shape (horizons,), in units."""
+        out = np.zeros(horizons)
+        for step in range(horizons):
+            wish = {} if wishes is None else _wish(wishes, step)
+            out[step] = self._mean(self._batch(row, step + 1, wish))
+        return out
+
+    def usual_price(self, row: int) -> float:
+        """The price that a series usually has; ``nan``: none was ever told."""
+        return float(self.panel.column("usual_price")[row])
+
+    def baseline(self, row: int, horizons: int, closed: Floats | None = None) -> Floats:
+        """Means without any promotion and at the usual price, shape (horizons,), in units."""
+        nothing = np.zeros(horizons)
+        price = np.full(horizons, self.usual_price(row))
+        closed = np.full(horizons, np.nan) if closed is None else closed
+        return self.forecast(row, horizons, Wishes(promotion=nothing, price=price, closed=closed))
+
+    def explain(self, row: int, horizon: int) -> Explained:
+        """Split one forecast into parts and experts."""
+        batch = self._batch(row, horizon, {})
+        mean = self._mean(batch)
+        parts = dict.fromkeys(ALL_PARTS, 0.0)
+        experts: dict[str, tuple[float, float]] = {}
+        if batch.closed[0]:
+            return Explained(mean=0.0, parts=parts, experts=experts)
+        for name, (weight, expert) in _experts(self.model, batch).items():
+            experts[name] = (weight, weight * float(expert.predict(batch)[0]))
+            for part, units in _parts(expert, batch).items():
+                parts[part] += weight * units
+        return Explained(mean=mean, parts=parts, experts=experts)
+
+
+def _wish(wishes: Wishes, step: int) -> dict[str, float]:
+    return {
+        "promotion": float(wishes.promotion[step]),
+        "price": float(wishes.price[step]),
+        "closed": float(wishes.closed[step]),
+    }
+
+
+def _experts(model: Model, batch: Batch) -> dict[str, tuple[float, Model]]:
+    if isinstance(model, Ensemble):
+        weights = model.weights(batch)
+        return {name: (float(weights[name][0]), one) for name, one in model.experts.items()}
+    return {"champion": (1.0, model)}
+
+
+def _parts(model: Model, batch: Batch) -> dict[str, float]:
+    """Parts of one model's forecast of one series, in units; they add up to it."""
+    mean = float(model.predict(batch)[0])
+    scale = float(batch.scale[0])
+    if isinstance(model, Ratio) and model.linear is not None:
+        return _linear_parts(model, batch, mean, scale)
+    if isinstance(model, LevelPhase | PhaseMean | Ratio):
+        level = float(batch.X[0, NAMES.index("short")]) * scale
+        return {"level": level, "season": mean - level}
+    return {"level": mean}
+
+
+def _linear_parts(model: Ratio, batch: Batch, mean: float, scale: float) -> dict[str, float]:
+    assert model.linear is not None
+    row = model.scaled(batch)[0]
+    neutral = np.array([name.removesuffix(":h") in _NEUTRAL for name in NAMES], np.float64)
+    ahead = np.array([name.endswith(":h") for name in NAMES])
+    assert model.scales is not None
+    neutral[ahead] *= min(batch.ahead, model.reach)
+    plain = neutral * model.scales
+    coefficients, waves = model.linear
+    parts = dict.fromkeys(ALL_PARTS, 0.0)
+    parts["level"] = scale * float(plain @ coefficients)
+    for name, units in zip(NAMES, scale * (row - plain) * coefficients, strict=True):
+        parts[PARTS.get(name.removesuffix(":h"), "level")] += float(units)
+    if len(waves):
+        there, usual = model.waves_of(row[None])[0], model.waves_of(plain[None])[0]
+        parts["level"] += scale * float(usual @ waves)
+        parts["interaction"] = scale * float((there - usual) @ waves)
+    parts["bounds"] = mean - sum(parts.values())
+    return parts

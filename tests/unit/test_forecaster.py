@@ -1,0 +1,91 @@
+"""What-if and why: the path of a forecast, and parts that add up to it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from learner.forecaster import Forecaster, Wishes
+from learner.models import MODELS
+from stream.event import Product
+from tests.learner_parts import Told, day, market, plan, tick, told
+
+NAN = np.full(28, np.nan)
+
+
+def learned(champion: str = "ensemble", days: int = 60) -> Told:
+    """Three products of two categories; promotions every third week double what is sold."""
+    one = told(champion=champion, challengers=("seasonal_naive",))
+    for name, category in (("p0", "a"), ("p1", "a"), ("p2", "b")):
+        one.tell(Product(id=name, source="hq", time=day(0, 0), product=name, category=category))
+    for week in range(0, days // 7 + 4, 3):
+        one.tell(plan(f"w{week}", week * 7, week * 7 + 7, product="p1", promotion=0.8))
+    one.tell(*(s for s in market(days, series=3, seed=2)))
+    one.tell(tick(days))
+    return one
+
+
+def forecaster(one: Told) -> Forecaster:
+    return Forecaster(one.shard.panel, one.shard.models[one.shard.settings.champion])
+
+
+@pytest.mark.parametrize("champion", sorted(MODELS))
+def test_it_says_what_is_served(champion: str) -> None:
+    one = learned(champion)
+    served = one.shard.forecast()
+    for row in range(3):
+        assert forecaster(one).forecast(row, 28) == pytest.approx(served[:, row], rel=1e-5)
+
+
+@pytest.mark.parametrize("champion", sorted(MODELS))
+@pytest.mark.parametrize("horizon", [1, 5, 14, 28])
+def test_parts_and_experts_add_up_to_the_forecast(champion: str, horizon: int) -> None:
+    one = learned(champion)
+    for row in range(3):
+        found = forecaster(one).explain(row, horizon)
+        assert found.mean == pytest.approx(float(one.shard.forecast()[horizon - 1, row]), rel=1e-5)
+        assert sum(found.parts.values()) == pytest.approx(found.mean)
+        assert sum(units for _, units in found.experts.values()) == pytest.approx(found.mean)
+
+
+def test_supposing_what_is_planned_changes_nothing() -> None:
+    one = learned()
+    planned = np.array(
+        [one.shard.panel.plans.promotion(one.shard.panel, one.bucket(60 + h), one.bucket(60))[1]
+         for h in range(28)]
+    )  # fmt: skip
+    wishes = Wishes(promotion=planned, price=NAN, closed=NAN)
+    asked = forecaster(one)
+    assert asked.forecast(1, 28, wishes) == pytest.approx(asked.forecast(1, 28))
+
+
+def test_a_plan_supposed_says_what_the_plan_would_have_said_once_known() -> None:
+    one = learned()
+    promotion = NAN.copy()
+    promotion[1:8] = 0.5
+    wished = forecaster(one).forecast(2, 28, Wishes(promotion=promotion, price=NAN, closed=NAN))
+    one.tell(plan("new", 61, 68, product="p2", promotion=0.5, said=60))
+    assert one.shard.forecast()[:, 2] == pytest.approx(wished, rel=1e-5)
+
+
+def test_a_day_supposed_closed_sells_nothing() -> None:
+    one = learned()
+    closed = NAN.copy()
+    closed[3] = 1.0
+    found = forecaster(one).forecast(0, 28, Wishes(promotion=NAN, price=NAN, closed=closed))
+    assert found[3] == 0.0 and (np.delete(found, 3) > 0).all()
+
+
+def test_without_promotions_planned_the_baseline_is_the_forecast() -> None:
+    one = learned()
+    asked = forecaster(one)
+    assert asked.baseline(0, 28) == pytest.approx(asked.forecast(0, 28), rel=0.05)
+
+
+def test_asking_changes_nothing() -> None:
+    one = learned()
+    before = one.shard.digest()
+    asked = forecaster(one)
+    asked.explain(1, 7)
+    asked.baseline(1, 28)
+    assert one.shard.digest() == before
