@@ -7,6 +7,8 @@ scored on the same stream; only the champion is served.
 
 from __future__ import annotations
 
+import difflib
+import importlib
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, Protocol
@@ -14,12 +16,14 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 import pandas as pd  # type: ignore[import-untyped]
-from river import linear_model
+from river import base, linear_model
+from river.compose import Pipeline
 from scipy.special import ndtri  # type: ignore[import-untyped]
 
 from learner.ensemble import Ensemble
 from learner.features import BASE, MAX_RATIO, NAMES, Batch
 from learner.regression import ForgettingRegression, weighted
+from stream.errors import SettingsError
 from stream.settings import SEASON, Settings
 
 Floats = npt.NDArray[np.float64]
@@ -108,11 +112,16 @@ class Ratio:
         Share of what was learned that survives a bucket; 1 for regressors that cannot forget.
     waves
         Random Fourier features added to the columns: what is not linear, learned linearly.
+    plain
+        Columns of unit size and rows of one weight, for regressors that are not least squares.
     """
 
-    def __init__(self, regressor: Any, warm: int, kept: float = 1.0, waves: int = 0) -> None:
+    def __init__(
+        self, regressor: Any, warm: int, kept: float = 1.0, waves: int = 0, plain: bool = False
+    ) -> None:
         self.regressor = regressor
         self.waves = waves
+        self.plain = plain
         self.warm = warm
         self.kept = kept
         self.reach = 0.0  # the farthest horizon learned from, as a share of all
@@ -128,6 +137,7 @@ class Ratio:
         X, names = self._expanded(X)
         frame = pd.DataFrame(X, columns=names, copy=False)
         ratio = np.asarray(self.regressor.predict_many(frame), np.float64)
+        ratio = np.nan_to_num(ratio, nan=1.0, posinf=MAX_RATIO, neginf=0.0)
         bounded: Floats = np.clip(ratio, 0.0, MAX_RATIO) * batch.scale
         return bounded
 
@@ -149,13 +159,17 @@ class Ratio:
                 return
             mean_square = self._squares / max(self._rows, 1.0)
             usual = np.median(mean_square[mean_square > 0])
-            self.scales = np.sqrt(usual / (RIDGE * np.maximum(mean_square, usual / 100.0)))
+            ridge = usual if self.plain else RIDGE
+            self.scales = np.sqrt(usual / (ridge * np.maximum(mean_square, usual / 100.0)))
         label = np.minimum(y, MAX_RATIO * scale + 12.0) / scale
         if self.kept < 1.0:
             self.regressor.forget(self.kept)
         self.reach = max(self.reach, float(X[:, _AHEAD].max()))
         X, names = self._expanded(X * self.scales)
-        self.regressor.learn_many(*weighted(X, label, weights, tuple(names)))
+        if self.plain:
+            self.regressor.learn_many(pd.DataFrame(X, columns=names), pd.Series(label))
+        else:
+            self.regressor.learn_many(*weighted(X, label, weights, tuple(names)))
 
     def scaled(self, batch: Batch) -> Floats:
         """Columns as the regression takes them, shape (n, F)."""
@@ -168,8 +182,8 @@ class Ratio:
 
     @property
     def linear(self) -> tuple[Floats, Floats] | None:
-        """Coefficients of the scaled columns and of the waves; ``None`` before there are any."""
-        if self.scales is None:
+        """Coefficients of the scaled columns and of the waves; ``None`` where there are none."""
+        if self.scales is None or self.plain:
             return None
         names = self._names()
         probe = pd.DataFrame(np.eye(len(names)), columns=names)
@@ -251,3 +265,84 @@ MODELS: dict[str, Callable[[Settings], Model]] = {
     "seasonal_naive": lambda settings: SeasonalNaive(),
     "waves": _waved,
 }
+
+
+def make(name: str, settings: Settings) -> Model:
+    """The model of a name: one of ``MODELS``, or any River regressor or pipeline by its path.
+
+    A path is ``package.module.Name`` or ``package.module:name``, of a River class, of a pipeline,
+    or of a function that takes nothing and gives one. It learns the same features as the
+    champion: by ``learn_many`` where it has it, else row by row.
+
+    Raises
+    ------
+    SettingsError
+        No model has that name, it is no regressor, or it draws numbers without a seed.
+
+    Examples
+    --------
+    >>> type(make("river.linear_model.LinearRegression", Settings()).regressor).__name__
+    'LinearRegression'
+    """
+    if name in MODELS:
+        return MODELS[name](settings)
+    if "." not in name and ":" not in name:
+        near = difflib.get_close_matches(name, MODELS, n=1)
+        known = ", ".join(sorted(MODELS))
+        raise SettingsError(
+            f"unknown model `{name}`",
+            remedy=(f"Did you mean `{near[0]}`? " if near else "")
+            + f"Models are: {known}; or the import path of a River regressor",
+        )
+    found = _imported(name)
+    regressor = found if isinstance(found, base.Estimator) else found()
+    last = list(regressor.steps.values())[-1] if isinstance(regressor, Pipeline) else regressor
+    if not isinstance(last, base.Regressor):
+        raise SettingsError(
+            f"model `{name}` is no River regressor, but {type(last).__name__}",
+            remedy="Name a regressor, or a pipeline that ends in one",
+        )
+    _check_seeds(name, regressor)
+    regressor = regressor.clone()
+    many = isinstance(regressor, base.MiniBatchRegressor)
+    return Ratio(regressor if many else RowByRow(regressor), _warm(settings), plain=True)
+
+
+def _imported(path: str) -> Any:
+    module, _, attribute = path.replace(":", ".").rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise SettingsError(
+            f"model `{path}` cannot be imported: {error}",
+            remedy="Give package.module.Name, importable where the learner and the API run",
+        ) from None
+
+
+def _check_seeds(name: str, estimator: Any) -> None:
+    """Refuse what would draw other numbers at every start: no state could be reproduced."""
+    params = estimator.steps if isinstance(estimator, Pipeline) else estimator._get_params()
+    for key, value in params.items():
+        if key == "seed" and value is None:
+            raise SettingsError(
+                f"model `{name}` draws random numbers without a seed ({type(estimator).__name__})",
+                remedy="Name a function that gives it with seed=...",
+            )
+        if isinstance(value, base.Estimator):
+            _check_seeds(name, value)
+
+
+class RowByRow:
+    """A River regressor that learns row by row, behind ``learn_many`` and ``predict_many``."""
+
+    def __init__(self, regressor: Any) -> None:
+        self.regressor = regressor
+
+    def learn_many(self, X: pd.DataFrame, y: pd.Series[float]) -> None:
+        """Learn rows in order."""
+        for x, target in zip(X.to_dict("records"), y.tolist(), strict=True):
+            self.regressor.learn_one(x=x, y=target)
+
+    def predict_many(self, X: pd.DataFrame) -> list[float]:
+        """Predict rows in order; a fault of the regressor is no number."""
+        return [float(self.regressor.predict_one(x=x) or 0.0) for x in X.to_dict("records")]

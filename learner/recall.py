@@ -38,4 +38,4 @@ def read_forecaster(
     settings = settings_of(manifest)
     panel = Panel(settings, Calendar(settings))
     take_up_panel(panel, parts)
-    return Forecaster(panel, load_models(parts["models"])[manifest.champion])
+    return Forecaster(panel, load_models(parts["models"], settings)[manifest.champion])

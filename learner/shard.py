@@ -17,11 +17,10 @@ import numpy.typing as npt
 from learner import intervals
 from learner.evaluation import Evaluation
 from learner.features import features
-from learner.models import MODELS, Model
+from learner.models import Model, make
 from learner.panel import Panel, ring_length
 from learner.serving import OBSERVED
 from stream.buckets import Calendar
-from stream.errors import SettingsError
 from stream.event import MICRO, AnyEvent, Availability, Marker, Plan, Product, Refusal
 from stream.log import Record
 from stream.settings import Settings
@@ -61,11 +60,7 @@ def make_models(settings: Settings) -> dict[str, Model]:
         A name is no model's.
     """
     names = (settings.champion, *settings.challengers)
-    for name in names:
-        if name not in MODELS:
-            known = ", ".join(sorted(MODELS))
-            raise SettingsError(f"unknown model `{name}`", remedy=f"Models are: {known}")
-    return {name: MODELS[name](settings) for name in names}
+    return {name: make(name, settings) for name in names}
 
 
 class Shard:

@@ -289,7 +289,7 @@ def take_up(settings: Settings, partition: int, parts: Mapping[str, bytes]) -> S
     shard.histogram = scores["histogram"]
     for horizon in shard.scored:
         shard.evaluation.pending[horizon] = unpack(parts[f"pending.{horizon}"])[1]["waiting"]
-    shard.models = load_models(parts["models"])
+    shard.models = load_models(parts["models"], settings)
     shard.restore_forecast(unpack(parts["forecast"])[1]["mean"])
 
     state, _ = unpack(parts["window"])
@@ -340,22 +340,48 @@ _ALLOWED = {
 }
 
 
+#: What River's regressors are made of; allowed only where the settings name one by its path.
+_ALLOWED_FOREIGN = {
+    ("builtins", "set"), ("builtins", "frozenset"), ("builtins", "dict"), ("builtins", "list"),
+    ("builtins", "object"), ("copyreg", "_reconstructor"), ("collections", "Counter"),
+    ("collections", "OrderedDict"), ("collections", "defaultdict"), ("collections", "deque"),
+    ("functools", "partial"), ("random", "Random"), ("learner.models", "RowByRow"),
+}  # fmt: skip
+
+
 class _Unpickler(pickle.Unpickler):
+    """Allows classes of models only; ``packages``: those that the settings name by a path."""
+
+    def __init__(self, file: io.BytesIO, packages: frozenset[str]) -> None:
+        super().__init__(file)
+        self._packages = packages
+
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _ALLOWED:
+        foreign = bool(self._packages) and (
+            module.partition(".")[0] in {"river", *self._packages}
+            or (module, name) in _ALLOWED_FOREIGN
+        )
+        if (module, name) not in _ALLOWED and not foreign:
             raise SnapshotCorrupt(f"a snapshot's models name `{module}.{name}`, which no model is")
         return super().find_class(module, name)
 
 
-def load_models(data: bytes) -> dict[str, Any]:
+def load_models(data: bytes, settings: Settings | None = None) -> dict[str, Any]:
     """Models of a verified snapshot.
+
+    Parameters
+    ----------
+    settings
+        Those of the snapshot; models they name by an import path may hold classes of its package.
 
     Raises
     ------
     SnapshotCorrupt
         The pickle names a class that is no model's.
     """
-    models: dict[str, Any] = _Unpickler(io.BytesIO(data)).load()
+    names = () if settings is None else (settings.champion, *settings.challengers)
+    packages = {name.replace(":", ".").partition(".")[0] for name in names if "." in name}
+    models: dict[str, Any] = _Unpickler(io.BytesIO(data), frozenset(packages)).load()
     return models
 
 

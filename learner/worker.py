@@ -280,7 +280,7 @@ class Worker:
             _, scores = unpack(parts["scores"])
             return Rollback(
                 operation=identity,
-                models=load_models(parts["models"]),
+                models=load_models(parts["models"], self.settings),
                 histogram=scores["histogram"],
             )
 

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from river import linear_model, preprocessing
 
 from learner.features import MAX_RATIO, NAMES, Batch
-from learner.models import MODELS, Model, Ratio
+from learner.models import MODELS, Model, Ratio, make
 from learner.shard import make_models
 from learner.snapshot import load_models
 from stream.errors import SettingsError
@@ -26,14 +27,27 @@ HORIZONS = chosen().horizons
 WARM = 30
 
 
-@pytest.fixture(params=sorted(MODELS))
+#: Any River regressor is a model too: one that learns by columns, by rows, and in a pipeline.
+PATHS = (
+    "river.linear_model.LinearRegression",
+    "river.tree.HoeffdingTreeRegressor",
+    "tests.contract.test_models:pipeline",
+)
+
+
+def pipeline() -> Any:
+    """A River pipeline, as a user's factory gives it."""
+    return preprocessing.StandardScaler() | linear_model.BayesianLinearRegression()
+
+
+@pytest.fixture(params=[*sorted(MODELS), *PATHS])
 def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
 @pytest.fixture
 def model(name: str) -> Model:
-    return MODELS[name](chosen())
+    return make(name, chosen())
 
 
 def some(drawn: np.random.Generator, horizon: int, series: int = 40) -> tuple[Batch, Floats]:
@@ -111,7 +125,7 @@ def test_forecasting_leaves_the_model_unchanged(model: Model, name: str) -> None
     first = said(model)
     assert said(model) == first
     assert digest(model) == before
-    twin = warmed(MODELS[name](chosen()))
+    twin = warmed(make(name, chosen()))
     for batches in days(3, seed=5):
         model.learn(batches)
         twin.learn(batches)
@@ -188,7 +202,7 @@ def test_learning_nothing_changes_nothing(model: Model) -> None:
 
 def test_an_outlier_does_not_break_it_for_good(model: Model, name: str) -> None:
     warmed(model)
-    healthy = MODELS[name](chosen())
+    healthy = make(name, chosen())
     warmed(healthy)
     batch, demand = fresh()
     poisoned = demand.copy()
@@ -256,3 +270,18 @@ def test_an_unknown_model_is_refused_by_name_with_those_there_are() -> None:
 def test_the_champion_comes_first() -> None:
     made = make_models(chosen(champion="level_phase", challengers=("bayes", "seasonal_naive")))
     assert list(made) == ["level_phase", "bayes", "seasonal_naive"]
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("river.linear_model.LinearRegresion", "cannot be imported"),
+        ("nowhere.at.all", "cannot be imported"),
+        ("river.preprocessing.StandardScaler", "is no River regressor"),
+        ("river.forest.ARFRegressor", "without a seed"),
+    ],
+)
+def test_a_path_that_gives_no_model_is_refused_with_the_reason(path: str, said: str) -> None:
+    with pytest.raises(SettingsError, match=said) as caught:
+        make(path, chosen())
+    assert caught.value.remedy

@@ -120,16 +120,7 @@ def test_an_unknown_series_comes_with_near_ones(client: httpx.Client) -> None:
 def test_a_batch_has_the_numbers_of_single_answers(client: httpx.Client) -> None:
     asked = [["100", "pear"], ["Nord/Süd 50%", "apple"], ["no", "such"], ["100", "apple"]]
     body = {"series": asked, "horizon": 3, "quantiles": [0.25, 0.75]}
-    found = (
-        client.post(
-            "/v1/forecasts:batch",
-            "/v1/forecasts:what-if",
-            "/v1/explain/{store}/{product}",
-            json=body,
-        )
-        .raise_for_status()
-        .json()
-    )
+    found = client.post("/v1/forecasts:batch", json=body).raise_for_status().json()
     assert found["unknown"] == [["no", "such"]]
     (group,) = found["groups"]
     pairs = list(zip(group["store"], group["product"], strict=True))
