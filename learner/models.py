@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import pickle
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, Protocol
@@ -22,8 +23,9 @@ from scipy.special import ndtri  # type: ignore[import-untyped]
 
 from learner.ensemble import Ensemble
 from learner.features import BASE, MAX_RATIO, NAMES, Batch
+from learner.pickles import load_models
 from learner.regression import ForgettingRegression, weighted
-from stream.errors import SettingsError
+from stream.errors import SettingsError, SnapshotCorrupt
 from stream.settings import SEASON, Settings
 
 Floats = npt.NDArray[np.float64]
@@ -40,6 +42,8 @@ KEPT = {"hour": 0.9998, "day": 0.995, "week": 0.97}
 #: Random Fourier features: how many, how fast, and how much the prior allows them.
 WAVES, WAVE_WIDTH, WAVE_HEIGHT = 32, 0.2, 0.05
 _PRIMES = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79)
+#: What a regressor that is not ours may raise on numbers it does not expect.
+_FAULTS = (ArithmeticError, TypeError, ValueError)
 _AHEAD = NAMES.index("one:h")
 _BENT = slice(_AHEAD, None)
 
@@ -114,6 +118,8 @@ class Ratio:
         Random Fourier features added to the columns: what is not linear, learned linearly.
     plain
         Columns of unit size and rows of one weight, for regressors that are not least squares.
+        What such a regressor cannot answer or learn is passed over and counted: the level and
+        its phase are said in its place.
     """
 
     def __init__(
@@ -124,6 +130,7 @@ class Ratio:
         self.plain = plain
         self.warm = warm
         self.kept = kept
+        self.faults = 0  # buckets that a plain regressor could not learn
         self.reach = 0.0  # the farthest horizon learned from, as a share of all
         self.scales: Floats | None = None
         self._squares = np.zeros(len(NAMES))
@@ -136,7 +143,12 @@ class Ratio:
         X = self.scaled(batch)
         X, names = self._expanded(X)
         frame = pd.DataFrame(X, columns=names, copy=False)
-        ratio = np.asarray(self.regressor.predict_many(frame), np.float64)
+        try:
+            ratio = np.asarray(self.regressor.predict_many(frame), np.float64)
+        except _FAULTS:
+            if not self.plain:
+                raise
+            return batch.level_phase
         ratio = np.nan_to_num(ratio, nan=1.0, posinf=MAX_RATIO, neginf=0.0)
         bounded: Floats = np.clip(ratio, 0.0, MAX_RATIO) * batch.scale
         return bounded
@@ -167,7 +179,10 @@ class Ratio:
         self.reach = max(self.reach, float(X[:, _AHEAD].max()))
         X, names = self._expanded(X * self.scales)
         if self.plain:
-            self.regressor.learn_many(pd.DataFrame(X, columns=names), pd.Series(label))
+            try:
+                self.regressor.learn_many(pd.DataFrame(X, columns=names), pd.Series(label))
+            except _FAULTS:
+                self.faults += 1
         else:
             self.regressor.learn_many(*weighted(X, label, weights, tuple(names)))
 
@@ -213,8 +228,13 @@ class Ratio:
         scales = np.zeros(0) if self.scales is None else self.scales
         names = self._names()
         probe = pd.DataFrame(np.eye(len(names)), columns=names)
-        said = np.asarray(self.regressor.predict_many(probe), np.float64)
-        counted = np.array([self._rows, self._buckets, self.reach])
+        try:
+            said = np.asarray(self.regressor.predict_many(probe), np.float64)
+        except _FAULTS:
+            if not self.plain:
+                raise
+            said = np.zeros(0)
+        counted = np.array([self._rows, self._buckets, self.reach, self.faults])
         return [scales, self._squares, counted, said]
 
 
@@ -277,7 +297,8 @@ def make(name: str, settings: Settings) -> Model:
     Raises
     ------
     SettingsError
-        No model has that name, it is no regressor, or it draws numbers without a seed.
+        No model has that name, it is no regressor, it draws numbers without a seed, or it
+        cannot go through a snapshot.
 
     Examples
     --------
@@ -305,7 +326,15 @@ def make(name: str, settings: Settings) -> Model:
     _check_seeds(name, regressor)
     regressor = regressor.clone()
     many = isinstance(regressor, base.MiniBatchRegressor)
-    return Ratio(regressor if many else RowByRow(regressor), _warm(settings), plain=True)
+    model = Ratio(regressor if many else RowByRow(regressor), _warm(settings), plain=True)
+    try:
+        load_models(pickle.dumps({name: model}), [name])
+    except (SnapshotCorrupt, pickle.PicklingError, AttributeError, TypeError) as error:
+        raise SettingsError(
+            f"model `{name}` cannot be kept in a snapshot: {error}",
+            remedy="Choose a regressor made of River's classes and of those beside it",
+        ) from None
+    return model
 
 
 def _imported(path: str) -> Any:

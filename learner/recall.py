@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from learner.forecaster import Forecaster
 from learner.panel import RINGS, Panel
+from learner.pickles import load_models
 from learner.snapshot import (
     Verifier,
-    load_models,
     read_manifest,
     read_parts,
     settings_of,
@@ -38,4 +38,4 @@ def read_forecaster(
     settings = settings_of(manifest)
     panel = Panel(settings, Calendar(settings))
     take_up_panel(panel, parts)
-    return Forecaster(panel, load_models(parts["models"], settings)[manifest.champion])
+    return Forecaster(panel, load_models(parts["models"], settings.models)[manifest.champion])

@@ -59,8 +59,7 @@ def make_models(settings: Settings) -> dict[str, Model]:
     SettingsError
         A name is no model's.
     """
-    names = (settings.champion, *settings.challengers)
-    return {name: make(name, settings) for name in names}
+    return {name: make(name, settings) for name in settings.models}
 
 
 class Shard:

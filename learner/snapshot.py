@@ -10,7 +10,6 @@ out: where chunks are kept (``store``), and when (``worker``).
 from __future__ import annotations
 
 import hashlib
-import io
 import pickle
 import platform
 import struct
@@ -30,6 +29,7 @@ from river.__version__ import __version__ as river_version
 
 from learner import intervals
 from learner.panel import COLUMNS, RINGS, Panel
+from learner.pickles import load_models
 from learner.plans import Kept
 from learner.serving import Serving
 from learner.shard import Shard
@@ -289,7 +289,7 @@ def take_up(settings: Settings, partition: int, parts: Mapping[str, bytes]) -> S
     shard.histogram = scores["histogram"]
     for horizon in shard.scored:
         shard.evaluation.pending[horizon] = unpack(parts[f"pending.{horizon}"])[1]["waiting"]
-    shard.models = load_models(parts["models"], settings)
+    shard.models = load_models(parts["models"], settings.models)
     shard.restore_forecast(unpack(parts["forecast"])[1]["mean"])
 
     state, _ = unpack(parts["window"])
@@ -320,69 +320,6 @@ def take_up(settings: Settings, partition: int, parts: Mapping[str, bytes]) -> S
 
 def _cells(rows: list[list[Any]]) -> dict[tuple[str, str], list[int]]:
     return {(store, product): cell for store, product, cell in rows}
-
-
-# -- models --------------------------------------------------------------------------------
-
-_ALLOWED = {
-    ("learner.ensemble", "Ensemble"),
-    ("learner.models", "Ratio"),
-    ("learner.models", "SeasonalNaive"),
-    ("learner.models", "LevelPhase"),
-    ("learner.models", "PhaseMean"),
-    ("learner.regression", "ForgettingRegression"),
-    ("river.linear_model.bayesian_lin_reg", "BayesianLinearRegression"),
-    ("numpy", "ndarray"),
-    ("numpy", "dtype"),
-    ("numpy._core.multiarray", "_reconstruct"),
-    ("numpy._core.multiarray", "scalar"),
-    ("numpy._core.numeric", "_frombuffer"),
-}
-
-
-#: What River's regressors are made of; allowed only where the settings name one by its path.
-_ALLOWED_FOREIGN = {
-    ("builtins", "set"), ("builtins", "frozenset"), ("builtins", "dict"), ("builtins", "list"),
-    ("builtins", "object"), ("copyreg", "_reconstructor"), ("collections", "Counter"),
-    ("collections", "OrderedDict"), ("collections", "defaultdict"), ("collections", "deque"),
-    ("functools", "partial"), ("random", "Random"), ("learner.models", "RowByRow"),
-}  # fmt: skip
-
-
-class _Unpickler(pickle.Unpickler):
-    """Allows classes of models only; ``packages``: those that the settings name by a path."""
-
-    def __init__(self, file: io.BytesIO, packages: frozenset[str]) -> None:
-        super().__init__(file)
-        self._packages = packages
-
-    def find_class(self, module: str, name: str) -> Any:
-        foreign = bool(self._packages) and (
-            module.partition(".")[0] in {"river", *self._packages}
-            or (module, name) in _ALLOWED_FOREIGN
-        )
-        if (module, name) not in _ALLOWED and not foreign:
-            raise SnapshotCorrupt(f"a snapshot's models name `{module}.{name}`, which no model is")
-        return super().find_class(module, name)
-
-
-def load_models(data: bytes, settings: Settings | None = None) -> dict[str, Any]:
-    """Models of a verified snapshot.
-
-    Parameters
-    ----------
-    settings
-        Those of the snapshot; models they name by an import path may hold classes of its package.
-
-    Raises
-    ------
-    SnapshotCorrupt
-        The pickle names a class that is no model's.
-    """
-    names = () if settings is None else (settings.champion, *settings.challengers)
-    packages = {name.replace(":", ".").partition(".")[0] for name in names if "." in name}
-    models: dict[str, Any] = _Unpickler(io.BytesIO(data), frozenset(packages)).load()
-    return models
 
 
 # -- in and out of a store -----------------------------------------------------------------

@@ -20,13 +20,13 @@ from learner import operations
 from learner.evaluation import summary
 from learner.operations import Outcome
 from learner.ownership import Owned, check_topic, pinned, take
+from learner.pickles import load_models
 from learner.shard import Rollback
 from learner.snapshot import (
     Signer,
     cut,
     describe,
     lay_down,
-    load_models,
     read_manifest,
     read_parts,
     unpack,
@@ -280,7 +280,7 @@ class Worker:
             _, scores = unpack(parts["scores"])
             return Rollback(
                 operation=identity,
-                models=load_models(parts["models"], self.settings),
+                models=load_models(parts["models"], self.settings.models),
                 histogram=scores["histogram"],
             )
 

@@ -135,6 +135,11 @@ class Settings:
         last = self.horizons
         return tuple(sorted({h for h in SCORED[self.bucket] if h < last} | {last}))
 
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Names of all models, the champion first."""
+        return (self.champion, *self.challengers)
+
     def fingerprint(self) -> dict[str, Any]:
         """Settings that change the state, by name; part of every snapshot."""
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.metadata["fold"]}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from learner import snapshot
 from learner.file_store import FileStore
+from learner.pickles import load_models
 from learner.shard import Shard
 from learner.snapshot import (
     Manifest,
@@ -25,7 +26,6 @@ from learner.snapshot import (
     cut,
     describe,
     lay_down,
-    load_models,
     read_manifest,
     read_serving,
     read_shard,
@@ -175,9 +175,9 @@ def unpickled(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     seen: list[bytes] = []
     load = load_models
 
-    def watched(data: bytes) -> dict[str, Any]:
+    def watched(data: bytes, names: Collection[str]) -> dict[str, Any]:
         seen.append(data)
-        return load(data)
+        return load(data, names)
 
     monkeypatch.setattr(snapshot, "load_models", watched)
     return seen

@@ -26,9 +26,10 @@ from learner.file_store import FileStore
 from learner.keys import ensure_keys, load_signer
 from learner.operations import Operation
 from learner.ownership import Owned
+from learner.pickles import load_models
 from learner.probes import Probes
 from learner.shard import Shard
-from learner.snapshot import load_models, read_manifest, read_parts, read_shard
+from learner.snapshot import read_manifest, read_parts, read_shard
 from learner.store import Pointer
 from learner.telemetry import Telemetry
 from learner.worker import Worker
