@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from learner.panel import SHRINKAGE, Panel
+from learner.panel import SHRINKAGE, Panel, covariates
+from stream.settings import Settings
 
 Floats = npt.NDArray[np.float64]
 
@@ -22,6 +23,8 @@ Floats = npt.NDArray[np.float64]
 PHASES, PHASE_PRIOR = 8, 2.0
 #: Observed buckets' worth of the mean of all that a category's mean starts from.
 GROUP_PRIOR = 10.0
+#: Buckets' worth of the level of a series that another one replaces.
+HEIR = 7.0
 #: Smallest scale, in units a bucket.
 MIN_SCALE = 0.02
 #: Difference of promotion at which a past bucket counts for half.
@@ -32,20 +35,36 @@ MAX_RATIO = 8.0
 BASE = ("one", "short", "season", "last", "same_phase", "phase_mean", "group_phase",
          "promotion", "promotion_change", "promotion_phase", "price", "price_known",
          "promotion_mean", "promotion_before", "promotion_near", "price_near",
-         "group_recent", "age")  # fmt: skip
+         "group_recent", "age", "year")  # fmt: skip
 #: Those whose effect may change with the horizon.
 _BENT = ("one", "short", "season", "last", "same_phase", "phase_mean", "group_phase", "promotion",
          "promotion_mean", "group_recent")  # fmt: skip
+#: Names of the columns where no covariates are set.
 NAMES: tuple[str, ...] = (*BASE, *(f"{name}:h" for name in _BENT))
+
+
+def columns(settings: Settings) -> tuple[str, ...]:
+    """Names of the columns of ``Batch.X``: each covariate has two more.
+
+    ``x:name`` is its score, ``x:name:own`` that score times the answer of the series' category.
+
+    Examples
+    --------
+    >>> columns(Settings(covariates=("rain",)))[len(BASE) : len(BASE) + 3]
+    ('x:rain', 'x:rain:own', 'one:h')
+    """
+    more = [name for one in covariates(settings) for name in (f"x:{one}", f"x:{one}:own")]
+    return (*BASE, *more, *(f"{name}:h" for name in _BENT))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
     """Features of n series at one origin and horizon.
 
-    ``X`` (n, F) as named in ``NAMES``; ``scale`` (n,), the level in units a bucket; ``naive``,
+    ``X`` (n, F) as named by ``columns``; ``scale`` (n,), the level in units a bucket; ``naive``,
     ``level_phase`` and ``phase_mean`` (n,), simple forecasts in units; ``known`` (n,): whether
-    the series was listed at the origin; ``closed`` (n,): a closure is planned for the target;
+    the series was listed at the origin; ``closed`` (n,): nothing can be sold in the target, for
+    a closure is planned or the product is not listed;
     ``rows`` (n,): the series' rows in the panel; ``ahead``: the horizon as a share of the
     farthest.
     """
@@ -88,8 +107,8 @@ def features(
     Parameters
     ----------
     panel
-        Facts; demand after ``origin`` is not looked at. Usual prices and the groups' profiles of
-        the season are taken as they are now, slow as they move.
+        Facts; demand after ``origin`` is not looked at. Usual prices and answers to covariates
+        are taken as they are now, slow as they move.
     origin
         A bucket the panel keeps.
     horizon
@@ -97,8 +116,8 @@ def features(
     known
         Bucket up to whose close plans count as known; ``None``: the origin.
     wishes
-        Values to suppose in the place of plans: ``promotion``, ``price``, ``closed``, shape (S,)
-        each, ``nan`` where plans hold.
+        Values to suppose in the place of plans: ``promotion``, ``price``, ``closed`` and covariates
+        by name, shape (S,) each, ``nan`` where plans hold.
     overall
         ``overall_level`` of the whole panel where this one is a part of it.
     """
@@ -109,11 +128,11 @@ def features(
     short, seen = panel.level(origin, panel.short)
     long, seen_long = panel.level(origin, panel.long)
     code = np.asarray(panel.column("category"))
-    short = _shrunk(short, seen, code, len(panel.phases), overall)
+    short = _shrunk(short, seen, panel, overall)
     long = np.where(seen_long > 0, (long * seen_long + SHRINKAGE * short)
                     / (seen_long + SHRINKAGE), short)  # fmt: skip
     scale = np.maximum((short + long) / 2, MIN_SCALE)
-    group = panel.phases[code, panel.calendar.phase(target)]
+    group = panel.profiles.phase(origin, target)[code]
     level_phase = short * group
 
     recent, seen_recent = panel.window(origin, max(season, 2))
@@ -152,7 +171,7 @@ def features(
     log_price[known_price] = np.log(price[known_price] / usual_price[known_price])
 
     change = promotion - usual_promotion
-    near = _group_mean(change, scale, code, len(panel.phases))
+    near = _group_mean(change, scale, code, len(panel.profiles))
     # What was promoted in the season before is stocked up on.
     before = np.zeros(panel.size)
     start = max(target - season, panel.oldest)
@@ -176,17 +195,29 @@ def features(
         "promotion_before": before,
         "promotion_near": near,
         "price_near": np.clip(
-            log_price - _group_mean(log_price, scale, code, len(panel.phases)), -2.0, 2.0
+            log_price - _group_mean(log_price, scale, code, len(panel.profiles)), -2.0, 2.0
         ),
-        "group_recent": _group_ratio(recent, short, code, len(panel.phases)),
+        "group_recent": _group_ratio(recent, short, code, len(panel.profiles)),
         "age": np.exp(-np.maximum(origin - listed, 0) / panel.short),
+        "year": panel.profiles.year(origin, target)[code] - 1.0,
     }
+    for at, name in enumerate(panel.covariates):
+        wish = None if wishes is None else wishes.get(name)
+        values = None
+        if wish is not None:
+            planned = panel.plans.covariate(panel, target, known, name)
+            values = np.where(np.isnan(wish), planned, wish)
+        score = panel.score(name, target, known, values)
+        base[f"x:{name}"] = score
+        base[f"x:{name}:own"] = score * panel.profiles.answer(at)[code]
     ahead = horizon / panel.settings.horizons
-    X = np.empty((panel.size, len(NAMES)))
-    for at, name in enumerate(BASE):
-        X[:, at] = np.clip(base[name], -MAX_RATIO, MAX_RATIO)
-    for at, name in enumerate(_BENT, start=len(BASE)):
+    names = columns(panel.settings)
+    X = np.empty((panel.size, len(names)))
+    for at, name in enumerate(base):
+        np.clip(base[name], -MAX_RATIO, MAX_RATIO, out=X[:, at])
+    for at, name in enumerate(_BENT, start=len(base)):
         X[:, at] = X[:, BASE.index(name)] * ahead
+    closed = _wished(panel.plans.closed(panel, target, known), wishes, "closed") > 0
     return Batch(
         X=X,
         scale=scale,
@@ -194,7 +225,7 @@ def features(
         level_phase=level_phase,
         phase_mean=phase_mean,
         known=listed <= origin,
-        closed=_wished(panel.plans.closed(panel, target, known), wishes, "closed") > 0,
+        closed=closed | ~panel.for_sale(target),
         rows=np.arange(panel.size),
         ahead=ahead,
     )
@@ -213,18 +244,27 @@ def overall_level(panel: Panel, origin: int) -> float:
     return float((level * seen).sum() / max(seen.sum(), 1e-9))
 
 
-def _shrunk(
-    level: Floats, seen: Floats, code: npt.NDArray[np.int_], groups: int, overall: float | None
-) -> Floats:
-    """Draw a level towards its category's mean by as much as little was seen of it."""
+def _shrunk(level: Floats, seen: Floats, panel: Panel, overall: float | None) -> Floats:
+    """Draw a level towards what is usual by as much as little was seen of it.
+
+    Usual is the level of the series that this one replaces, or the mean of its category.
+    """
     if overall is None:
         overall = float((level * seen).sum() / max(seen.sum(), 1e-9))
     if overall <= 0:
         return level
+    code, groups = np.asarray(panel.column("category")), len(panel.profiles)
     sums = np.bincount(code, level * seen, groups)
     weight = np.bincount(code, seen, groups)
-    mean = (sums + GROUP_PRIOR * overall) / (weight + GROUP_PRIOR)
-    drawn: Floats = (level * seen + SHRINKAGE * mean[code]) / (seen + SHRINKAGE)
+    usual = ((sums + GROUP_PRIOR * overall) / (weight + GROUP_PRIOR))[code]
+    prior = np.full(panel.size, SHRINKAGE)
+    before = np.asarray(panel.column("replaced"))
+    follows = np.flatnonzero(before >= 0)
+    if len(follows):
+        there = (level * seen + SHRINKAGE * usual) / (seen + SHRINKAGE)
+        usual[follows] = there[before[follows]]
+        prior[follows] = HEIR
+    drawn: Floats = (level * seen + prior * usual) / (seen + prior)
     return drawn
 
 

@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from learner.ensemble import Ensemble
-from learner.features import NAMES, Batch, features, overall_level
+from learner.features import BASE, Batch, features, overall_level
+from learner.holidays import HOLIDAYS
 from learner.models import LevelPhase, Model, PhaseMean, Ratio
 from learner.panel import Panel
 
@@ -25,7 +26,7 @@ Floats = npt.NDArray[np.float64]
 #: Part of a forecast each feature belongs to; what is not named is *level*.
 PARTS = {
     "season": "trend", "last": "trend", "group_recent": "trend", "age": "trend",
-    "same_phase": "season", "phase_mean": "season", "group_phase": "season",
+    "year": "season", "same_phase": "season", "phase_mean": "season", "group_phase": "season",
     "promotion": "promotion", "promotion_change": "promotion", "promotion_phase": "promotion",
     "promotion_mean": "promotion", "promotion_before": "promotion", "promotion_near": "promotion",
     "price": "price", "price_known": "price", "price_near": "price",
@@ -36,7 +37,8 @@ _NEUTRAL = frozenset(
      "promotion_mean", "group_recent")
 )  # fmt: skip
 #: Parts of every explanation, in the order they are told.
-ALL_PARTS = ("level", "trend", "season", "promotion", "price", "interaction", "bounds")
+ALL_PARTS = ("level", "trend", "season", "holidays", "promotion", "price", "covariates",
+             "interaction", "bounds")  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +77,10 @@ class Forecaster:
         self._part = lru_cache(maxsize=64)(self._category)
 
     def _category(self, code: int) -> tuple[npt.NDArray[np.intp], Panel]:
+        """Rows of a category, and of what its series replace, with their part of the panel."""
         rows = np.flatnonzero(self.panel.column("category") == code)
+        before = np.asarray(self.panel.column("replaced"))[rows]
+        rows = np.union1d(rows, before[before >= 0]).astype(np.intp)
         return rows, self.panel.part(rows)
 
     def _batch(self, row: int, horizon: int, wish: Mapping[str, float]) -> Batch:
@@ -147,24 +152,31 @@ def _parts(model: Model, batch: Batch) -> dict[str, float]:
     if isinstance(model, Ratio) and model.linear is not None:
         return _linear_parts(model, batch, mean, scale)
     if isinstance(model, LevelPhase | PhaseMean | Ratio):
-        level = float(batch.X[0, NAMES.index("short")]) * scale
+        level = float(batch.X[0, BASE.index("short")]) * scale
         return {"level": level, "season": mean - level}
     return {"level": mean}
+
+
+def _part_of(name: str) -> str:
+    if name.startswith("x:"):
+        return "holidays" if name.split(":")[1] in HOLIDAYS else "covariates"
+    return PARTS.get(name.removesuffix(":h"), "level")
 
 
 def _linear_parts(model: Ratio, batch: Batch, mean: float, scale: float) -> dict[str, float]:
     assert model.linear is not None
     row = model.scaled(batch)[0]
-    neutral = np.array([name.removesuffix(":h") in _NEUTRAL for name in NAMES], np.float64)
-    ahead = np.array([name.endswith(":h") for name in NAMES])
+    names = model.names
+    neutral = np.array([name.removesuffix(":h") in _NEUTRAL for name in names], np.float64)
+    ahead = np.array([name.endswith(":h") for name in names])
     assert model.scales is not None
     neutral[ahead] *= min(batch.ahead, model.reach)
     plain = neutral * model.scales
     coefficients, waves = model.linear
     parts = dict.fromkeys(ALL_PARTS, 0.0)
     parts["level"] = scale * float(plain @ coefficients)
-    for name, units in zip(NAMES, scale * (row - plain) * coefficients, strict=True):
-        parts[PARTS.get(name.removesuffix(":h"), "level")] += float(units)
+    for name, units in zip(names, scale * (row - plain) * coefficients, strict=True):
+        parts[_part_of(name)] += float(units)
     if len(waves):
         there, usual = model.waves_of(row[None])[0], model.waves_of(plain[None])[0]
         parts["level"] += scale * float(usual @ waves)

@@ -22,7 +22,7 @@ from river.compose import Pipeline
 from scipy.special import ndtri  # type: ignore[import-untyped]
 
 from learner.ensemble import Ensemble
-from learner.features import BASE, MAX_RATIO, NAMES, Batch
+from learner.features import BASE, MAX_RATIO, Batch, columns
 from learner.pickles import load_models
 from learner.regression import ForgettingRegression, weighted
 from stream.errors import SettingsError, SnapshotCorrupt
@@ -44,8 +44,6 @@ WAVES, WAVE_WIDTH, WAVE_HEIGHT = 32, 0.2, 0.05
 _PRIMES = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79)
 #: What a regressor that is not ours may raise on numbers it does not expect.
 _FAULTS = (ArithmeticError, TypeError, ValueError)
-_AHEAD = NAMES.index("one:h")
-_BENT = slice(_AHEAD, None)
 
 
 class Model(Protocol):
@@ -110,6 +108,8 @@ class Ratio:
     ----------
     regressor
         Any River regressor with ``learn_many`` and ``predict_many``.
+    names
+        Columns of ``Batch.X``.
     warm
         Buckets seen before the columns' scales are frozen.
     kept
@@ -123,9 +123,11 @@ class Ratio:
     """
 
     def __init__(
-        self, regressor: Any, warm: int, kept: float = 1.0, waves: int = 0, plain: bool = False
-    ) -> None:
+        self, regressor: Any, names: tuple[str, ...], warm: int, kept: float = 1.0,
+        waves: int = 0, plain: bool = False,
+    ) -> None:  # fmt: skip
         self.regressor = regressor
+        self.names = names
         self.waves = waves
         self.plain = plain
         self.warm = warm
@@ -133,7 +135,7 @@ class Ratio:
         self.faults = 0  # buckets that a plain regressor could not learn
         self.reach = 0.0  # the farthest horizon learned from, as a share of all
         self.scales: Floats | None = None
-        self._squares = np.zeros(len(NAMES))
+        self._squares = np.zeros(len(names))
         self._rows = 0.0
         self._buckets = 0
 
@@ -176,7 +178,7 @@ class Ratio:
         label = np.minimum(y, MAX_RATIO * scale + 12.0) / scale
         if self.kept < 1.0:
             self.regressor.forget(self.kept)
-        self.reach = max(self.reach, float(X[:, _AHEAD].max()))
+        self.reach = max(self.reach, float(X[:, self._bent.start].max()))
         X, names = self._expanded(X * self.scales)
         if self.plain:
             try:
@@ -192,7 +194,7 @@ class Ratio:
         X = batch.X * self.scales
         if batch.ahead > self.reach:
             # Nothing is known of so far a horizon yet: speak as for the farthest known.
-            X[:, _BENT] *= self.reach / batch.ahead
+            X[:, self._bent] *= self.reach / batch.ahead
         return X
 
     @property
@@ -203,11 +205,11 @@ class Ratio:
         names = self._names()
         probe = pd.DataFrame(np.eye(len(names)), columns=names)
         said = np.asarray(self.regressor.predict_many(probe), np.float64)
-        return said[: len(NAMES)], said[len(NAMES) :]
+        return said[: len(self.names)], said[len(self.names) :]
 
     def waves_of(self, X: Floats) -> Floats:
         """Random Fourier features of scaled columns, shape (n, waves)."""
-        slopes, phases = _waves(self.waves)
+        slopes, phases = _waves(self.waves, len(self.names))
         # In single precision a cosine costs a fifth.
         waves = X.astype(np.float32) @ slopes
         waves += phases
@@ -215,8 +217,13 @@ class Ratio:
         waves *= np.float32(WAVE_HEIGHT)
         return waves.astype(np.float64)
 
+    @property
+    def _bent(self) -> slice:
+        """The columns whose effect grows with the horizon."""
+        return slice(self.names.index("one:h"), None)
+
     def _names(self) -> list[str]:
-        return [*NAMES, *(f"wave_{n}" for n in range(self.waves))]
+        return [*self.names, *(f"wave_{n}" for n in range(self.waves))]
 
     def _expanded(self, X: Floats) -> tuple[Floats, list[str]]:
         """Scaled columns with the waves beside them, and their names."""
@@ -239,15 +246,15 @@ class Ratio:
 
 
 @cache
-def _waves(count: int) -> tuple[Singles, Singles]:
-    """Slopes (F, count) and phases (count,) of random Fourier features; always the same.
+def _waves(count: int, width: int) -> tuple[Singles, Singles]:
+    """Slopes (width, count) and phases (count,) of random Fourier features; always the same.
 
     Reference: A. Rahimi, B. Recht, "Random features for large-scale kernel machines", 2007.
     """
     # Points spread evenly by irrational steps (Kronecker's sequence), the same everywhere.
     steps = np.sqrt(np.array(_PRIMES[: len(BASE) + 1]))
     points = np.mod(np.outer(np.arange(1, count + 1), steps), 1.0)
-    slopes = np.zeros((len(NAMES), count), np.float32)  # the horizon bends the linear part alone
+    slopes = np.zeros((width, count), np.float32)  # the horizon bends the linear part alone
     slopes[: len(BASE)] = WAVE_WIDTH * np.sqrt(RIDGE) * ndtri(points[:, :-1]).T
     return slopes, (2 * np.pi * points[:, -1]).astype(np.float32)
 
@@ -257,15 +264,21 @@ def _warm(settings: Settings) -> int:
 
 
 def _bayes(settings: Settings) -> Model:
-    return Ratio(ForgettingRegression(), _warm(settings), KEPT[settings.bucket])
+    return Ratio(ForgettingRegression(), columns(settings), _warm(settings), KEPT[settings.bucket])
 
 
 def _river_plain(settings: Settings) -> Model:
-    return Ratio(linear_model.BayesianLinearRegression(), _warm(settings))
+    return Ratio(linear_model.BayesianLinearRegression(), columns(settings), _warm(settings))
 
 
 def _waved(settings: Settings) -> Model:
-    return Ratio(ForgettingRegression(), _warm(settings), KEPT[settings.bucket], waves=WAVES)
+    return Ratio(
+        ForgettingRegression(),
+        columns(settings),
+        _warm(settings),
+        KEPT[settings.bucket],
+        waves=WAVES,
+    )
 
 
 EXPERTS = ("bayes", "waves", "level_phase", "phase_mean")
@@ -326,7 +339,8 @@ def make(name: str, settings: Settings) -> Model:
     _check_seeds(name, regressor)
     regressor = regressor.clone()
     many = isinstance(regressor, base.MiniBatchRegressor)
-    model = Ratio(regressor if many else RowByRow(regressor), _warm(settings), plain=True)
+    learner = regressor if many else RowByRow(regressor)
+    model = Ratio(learner, columns(settings), _warm(settings), plain=True)
     try:
         load_models(pickle.dumps({name: model}), [name])
     except (SnapshotCorrupt, pickle.PicklingError, AttributeError, TypeError) as error:

@@ -8,16 +8,20 @@ that the ring reaches costs two look-ups. Leaves out: what is learned from the f
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from learner.holidays import HOLIDAYS, Holidays
 from learner.plans import Plans
+from learner.products import EVERYWHERE, Products
+from learner.profiles import Profiles
 from learner.serving import CENSORED, MISSING, OBSERVED
 from stream.buckets import Calendar
-from stream.event import MICRO, Availability, Product, time_us
+from stream.event import FIRST_US, LAST_US, MICRO, Availability, Product, time_us
 from stream.settings import LEVELS, Settings
 from stream.window import Cell, Closed, Key
 
@@ -43,17 +47,30 @@ COLUMNS: dict[str, tuple[type[np.generic], float]] = {
     "product": (np.int32, 0),
     "category": (np.int32, 0),
     "usual_price": (np.float64, np.nan),
+    "unit_size": (np.float32, 1.0),
+    "from_us": (np.int64, FIRST_US),  # for sale over [from_us, until_us)
+    "until_us": (np.int64, LAST_US),
+    "replaced": (np.int32, -1),  # row of the series that this one follows on
+    "sold_seen": (np.uint16, 0),  # sum_observed when something was sold last
+    "gap": (np.float32, 0.0),  # usual number of observed buckets from sale to sale
     "error_sum": (np.float64, 0.0),
     "error_n": (np.float64, 0.0),
 }
-#: Share of a new bucket in the usual price and in the groups' phases.
-PRICE_SHARE, PHASE_SHARE = 0.05, 0.15
+#: Share of a new bucket in the usual price, and of a new gap in the usual gap.
+PRICE_SHARE, GAP_SHARE = 0.05, 0.2
+#: Usual gaps of silence after which a series is retired; never before its short level is over.
+SILENT_GAPS = 10.0
 #: Buckets' worth of the category's mean that a level starts from.
 SHRINKAGE = 3.0
 #: Weight of the bucket that listed a series, in its level.
 FIRST_WEIGHT = 0.25
 #: No category known.
 NO_CATEGORY = ""
+
+
+def covariates(settings: Settings) -> tuple[str, ...]:
+    """Names of all covariates: the holidays' where a country is set, then the settings'."""
+    return (*(HOLIDAYS if settings.holidays else ()), *settings.covariates)
 
 
 def ring_length(settings: Settings) -> int:
@@ -94,13 +111,14 @@ class Panel:
         self.product_codes = Names()
         self.categories = Names()
         self.categories.code(NO_CATEGORY)
-        self.products: dict[str, Product] = {}
+        self.products = Products()
         self.stockouts: dict[Key, list[tuple[int, int, bool]]] = {}
         self.plans = Plans(calendar)
         self.rings = {name: np.zeros((self.ring, 0), dtype) for name, dtype in RINGS.items()}
         self.columns = {name: np.zeros(0, dtype) for name, (dtype, _) in COLUMNS.items()}
-        # Phase profile of each category and, in row 0 too, of all series: 1 is the mean.
-        self.phases: Floats = np.ones((1, self.season))
+        self.holidays = Holidays(settings.holidays, calendar)
+        self.covariates = covariates(settings)
+        self.profiles = Profiles(calendar, self.ring, len(self.covariates))
 
     # -- size ------------------------------------------------------------------------------
 
@@ -140,17 +158,25 @@ class Panel:
             self.columns["listed"][row] = bucket
             self.columns["store"][row] = self.stores.code(store)
             self.columns["product"][row] = self.product_codes.code(product)
-            self.columns["category"][row] = self._category(product)
+        self._tell(range(self.size - len(keys), self.size))
 
-    def _category(self, product: str) -> int:
-        known = self.products.get(product)
-        category = (known.category if known else None) or NO_CATEGORY
+    def _tell(self, rows: Iterable[int]) -> None:
+        """Write what is known of their products into some rows."""
+        for row in rows:
+            store, product = self.keys[row]
+            about = self.products.about(store, product)
+            self.columns["category"][row] = self._category(about.category or NO_CATEGORY)
+            self.columns["unit_size"][row] = about.unit_size
+            self.columns["from_us"][row] = about.from_us
+            self.columns["until_us"][row] = about.until_us
+            before = None if about.replaces is None else self.rows.get((store, about.replaces))
+            self.columns["replaced"][row] = -1 if before is None else before
+
+    def _category(self, category: str) -> int:
         new = category not in self.categories.codes
         code = self.categories.code(category)
-        if code >= len(self.phases):
-            self.phases = np.pad(self.phases, ((0, max(code + 1, 2 * code) - code), (0, 0)))
         if new:
-            self.phases[code] = self.phases[0]
+            self.profiles.make_room(code)
         return code
 
     # -- facts that are no sales -----------------------------------------------------------
@@ -158,12 +184,10 @@ class Panel:
     def know(self, event: Product | Availability) -> None:
         """Take in what is known of a product, or a stock-out or its end."""
         if isinstance(event, Product):
-            before = self.products.get(event.product)
-            self.products[event.product] = event
-            if before is None or before.category != event.category:
+            if self.products.add(event):
                 product = self.product_codes.codes.get(event.product, -1)
                 rows = np.flatnonzero(self.column("product") == product)
-                self.columns["category"][rows] = self._category(event.product)
+                self._tell(rows.tolist())
                 self.plans.repaint()
             return
         span = (time_us(event.start), time_us(event.end), event.available)
@@ -187,6 +211,7 @@ class Panel:
         if self.first is None and not new:
             return refused  # nothing is known yet, so nothing has closed
         self._list(new, bucket)
+        self._list(self._launched(bucket)[: max(room - len(new), 0)], bucket)
         self._pass_silence(bucket)
         self.last = bucket
         if self.first is None:
@@ -197,6 +222,28 @@ class Panel:
         self._forget_stockouts(bucket)
         return refused
 
+    def _launched(self, bucket: int) -> list[Key]:
+        """Series that a product's listing makes known by the next bucket, before any sale.
+
+        Told of all stores, a product is expected in those that sell of its category.
+        """
+        oldest = self.calendar.span(max(bucket - self.short, 0))[0]
+        found: set[Key] = set()
+        for (store, product), at in self.products.due(self.calendar.span(bucket + 1)[1]):
+            if at < oldest:
+                continue  # history: its sales tell where it is sold
+            if store != EVERYWHERE:
+                if store in self.stores.codes:
+                    found.add((store, product))
+                continue
+            category = self.products.about(store, product).category
+            code = self.categories.codes.get(category or NO_CATEGORY, -1)
+            if category is not None:
+                rows = self.column("category") == code
+                stores = np.unique(np.asarray(self.column("store"))[rows]).tolist()
+                found.update((self.stores.texts[one], product) for one in stores)
+        return sorted(key for key in found if key not in self.rows)
+
     def _pass_silence(self, bucket: int) -> None:
         """Mark what lies between the last close and this one as missing."""
         if self.last is None:
@@ -204,6 +251,7 @@ class Panel:
         before = self.last
         for gap in range(max(self.last + 1, bucket - self.ring), bucket):
             self._blank(gap, before)
+            self.profiles.pass_by(gap)
             before = gap
 
     def _blank(self, bucket: int, before: int) -> None:
@@ -257,17 +305,15 @@ class Panel:
             price[at[priced]] = sums[priced, 2] / sums[priced, 3]
         return gross, returns, price
 
+    def for_sale(self, bucket: int) -> npt.NDArray[np.bool_]:
+        """Whether a series' product is listed, and not delisted, in a bucket, shape (S,)."""
+        start, end = self.calendar.span(bucket)
+        there: npt.NDArray[np.bool_] = self.column("from_us") < end
+        return there & (self.column("until_us") > start)
+
     def _not_for_sale(self, bucket: int) -> npt.NDArray[np.bool_]:
         """Where silence means nothing: a planned closure, or a product not listed, shape (S,)."""
-        away = self.plans.closed(self, bucket, bucket)
-        start, end = self.calendar.span(bucket)
-        for product in self.products.values():
-            early = product.listed is not None and time_us(product.listed) >= end
-            over = product.delisted is not None and time_us(product.delisted) <= start
-            if early or over:
-                code = self.product_codes.codes.get(product.product, -1)
-                away = away | (self.column("product") == code)
-        return away
+        return self.plans.closed(self, bucket, bucket) | ~self.for_sale(bucket)
 
     def _stocked_out(self, bucket: int) -> list[Key]:
         start, end = self.calendar.span(bucket)
@@ -344,38 +390,65 @@ class Panel:
         fresh = paid & np.isnan(usual)
         usual[fresh] = price[fresh]
         usual[paid] += PRICE_SHARE * (price[paid] - usual[paid])
-        self._learn_phase(bucket)
+        self._learn_gaps(bucket)
+        self._learn_profiles(bucket)
 
-    def _learn_phase(self, bucket: int) -> None:
-        """Move each category's profile of the season towards what this bucket was."""
-        if self.season == 1:
-            return
+    def _learn_gaps(self, bucket: int) -> None:
+        """Keep how long each series is usually silent from one sale to the next."""
+        sold = np.flatnonzero(np.nan_to_num(self.of("units", bucket)) > 0)
+        seen = np.asarray(self.of("sum_observed", bucket))[sold]
+        last, usual = self.column("sold_seen"), self.column("gap")
+        gap = (seen - last[sold]).astype(np.float32)  # modulo 2**16, as the sums are
+        usual[sold] = np.where(
+            usual[sold] > 0, usual[sold] + GAP_SHARE * (gap - usual[sold]), self.season
+        )
+        last[sold] = seen
+
+    def _learn_profiles(self, bucket: int) -> None:
+        """Move what categories share towards what this bucket was."""
         counts = self.of("sum_observed", bucket) != self.of("sum_observed", bucket - 1)
         level, seen = self.level(bucket - 1, self.short)
         use = counts & (seen > 0)
-        if not use.any():
-            return
         units = np.asarray(self.of("units", bucket), np.float64)[use]
-        code = np.asarray(self.column("category"))[use]
-        groups = len(self.phases)
-        sold = np.bincount(code, units, groups)
-        usual = np.bincount(code, level[use], groups)
-        phase = self.calendar.phase(bucket)
-        total = usual.sum()
-        if total <= 0:
-            return
-        overall = self.phases[0, phase]
-        overall += PHASE_SHARE * (min(sold.sum() / total, 5.0) - overall)
-        # A category's own profile counts as much as it has volume.
-        ratio = np.minimum((sold + 20 * overall) / (usual + 20), 5.0)
-        known = usual > 0
-        self.phases[known, phase] += PHASE_SHARE * (ratio[known] - self.phases[known, phase])
-        self.phases[0, phase] = overall
+        code, level = np.asarray(self.column("category"))[use], level[use]
+        profiles = self.profiles
+        scores = {}
+        for at, name in enumerate(self.covariates):
+            score = self.score(name, bucket, bucket)
+            if score.any():
+                sums = np.bincount(code, score[use] * level, len(profiles))
+                mean = sums / np.maximum(np.bincount(code, level, len(profiles)), 1e-9)
+                mean[0] = sums.sum() / max(level.sum(), 1e-9)
+                scores[at] = mean
+        profiles.learn_answers(bucket, units, level, code, scores)
+        profiles.learn_phase(bucket, units, level, code, profiles.effect(scores))
+        profiles.learn_week(bucket, units, code)
+        for at, name in enumerate(self.covariates):
+            if name in self.settings.covariates:
+                profiles.learn_score(at, self.plans.covariate(self, bucket, bucket, name))
+
+    def score(self, name: str, target: int, origin: int, values: Floats | None = None) -> Floats:
+        """A covariate in a target bucket as known at an origin, standardised, shape (S,)."""
+        if name not in self.settings.covariates:
+            return np.full(self.size, self.holidays.of(name, target))
+        if values is None:
+            values = self.plans.covariate(self, target, origin, name)
+        return self.profiles.score(self.covariates.index(name), values)
+
+    def retired(self) -> npt.NDArray[np.bool_]:
+        """Series that are over: delisted, or silent far beyond their own gaps, shape (S,)."""
+        assert self.last is not None
+        silent = (self.of("sum_observed", self.last) - self.column("sold_seen")).astype(np.float64)
+        usual = np.asarray(self.column("gap"), np.float64)
+        end = self.calendar.span(self.last)[1]
+        over: npt.NDArray[np.bool_] = np.asarray(self.column("until_us")) <= end
+        over |= (usual > 0) & (silent > np.maximum(SILENT_GAPS * usual, self.long))
+        return over
 
     def part(self, rows: Rows) -> Panel:
         """Some of the series as a panel of their own, to be read only."""
         out = Panel(self.settings, self.calendar)
-        out.last, out.first, out.phases = self.last, self.first, self.phases
+        out.last, out.first, out.profiles = self.last, self.first, self.profiles
         out.keys = [self.keys[row] for row in rows.tolist()]
         out.rows = {key: row for row, key in enumerate(out.keys)}
         out.stores, out.product_codes = self.stores, self.product_codes
@@ -383,6 +456,9 @@ class Panel:
         out.plans = self.plans.apart()
         out.rings = {name: ring[:, rows] for name, ring in self.rings.items()}
         out.columns = {name: column[rows] for name, column in self.columns.items()}
+        place = {row: at for at, row in enumerate(rows.tolist())}
+        before = [place.get(row, -1) for row in out.columns["replaced"].tolist()]
+        out.columns["replaced"] = np.array(before, np.int32)
         return out
 
     # -- reading ---------------------------------------------------------------------------

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 Floats = npt.NDArray[np.float64]
 
 
+#: Marks the name of a covariate among the fields of a plan.
+_COVARIATE = "covariate "
+
+
 class Kept(msgspec.Struct, frozen=True):
     """A version of a plan; ``known`` is the first bucket at whose close it may be used."""
 
@@ -94,6 +98,10 @@ class Plans:
         """Where a closure is planned, as known at an origin, shape (S,)."""
         return np.nan_to_num(self._paint(panel, target, origin, "closed")) > 0
 
+    def covariate(self, panel: Panel, target: int, origin: int, name: str) -> Floats:
+        """Value of a named covariate as known at an origin, shape (S,); ``nan``: none is."""
+        return self._paint(panel, target, origin, f"{_COVARIATE}{name}")
+
     def _paint(self, panel: Panel, target: int, origin: int, what: str) -> Floats:
         """Values of one field over all series, the winning plan painted last."""
         at = (target, origin, what, panel.size)
@@ -101,7 +109,10 @@ class Plans:
         if found is None:
             found = np.full(panel.size, np.nan)
             for plan in self._in_force(target, origin):
-                value = getattr(plan, what)
+                if what.startswith(_COVARIATE):
+                    value = (plan.covariates or {}).get(what.removeprefix(_COVARIATE))
+                else:
+                    value = getattr(plan, what)
                 if value is not None:
                     found[_rows(panel, plan)] = float(value)
             self._painted[at] = found

@@ -165,7 +165,7 @@ class Shard:
         self._mean = None
         self.evaluation.grow(panel.capacity)
         self.evaluation.skip_to(bucket)
-        observed = np.asarray(panel.of("status", bucket)) == OBSERVED
+        observed = (np.asarray(panel.of("status", bucket)) == OBSERVED) & ~panel.retired()
         actual = np.where(observed, panel.units(bucket), np.nan)
         self._score(bucket, actual)
         self._learn(bucket, actual)
@@ -290,8 +290,9 @@ def _canonical(shard: Shard) -> Iterable[bytes]:
     texts = panel.categories.texts
     yield repr([texts[code] for code in panel.column("category").tolist()]).encode()
     order = sorted(range(len(texts)), key=texts.__getitem__)
-    yield panel.phases[order].tobytes()
-    yield repr(sorted(panel.products.items())).encode()
+    yield from panel.profiles.digest(order)
+    yield repr(sorted(panel.products.told.items())).encode()
+    yield repr(sorted(panel.products.awaited.items())).encode()
     yield repr(sorted((key, sorted(spans)) for key, spans in panel.stockouts.items())).encode()
     yield repr(sorted(panel.plans.kept.items())).encode()
     for name in sorted(panel.rings):

@@ -14,6 +14,7 @@ import pickle
 import platform
 import struct
 from collections.abc import Iterable, Mapping
+from importlib.metadata import version
 from typing import Any
 
 import msgspec
@@ -44,6 +45,9 @@ VERSION = "0.1.0"
 CHUNK_BYTES = 4_000_000
 
 Array = npt.NDArray[Any]
+
+#: Arrays of ``profiles.Profiles`` that are kept.
+PROFILES = ("phases", "past", "weeks", "answers", "scores")
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -193,7 +197,10 @@ def lay_down(shard: Shard) -> dict[str, bytes]:
             {
                 "first": panel.first,
                 "last": panel.last,
-                "products": [msgspec.json.encode(one) for one in panel.products.values()],
+                "products": [msgspec.json.encode(one) for one in panel.products.told.values()],
+                "awaited": [[*key, at] for key, at in panel.products.awaited.items()],
+                "week": panel.profiles.week,
+                "first_week": panel.profiles.first_week,
                 "stockouts": [[*key, spans] for key, spans in sorted(panel.stockouts.items())],
                 "plans": [
                     msgspec.json.encode(one)
@@ -201,7 +208,7 @@ def lay_down(shard: Shard) -> dict[str, bytes]:
                     for one in versions
                 ],
             },
-            {"phases": panel.phases},
+            {name: getattr(panel.profiles, name) for name in PROFILES},
         ),
         "models": pickle.dumps(shard.models, protocol=5),
         "scores": pack(
@@ -256,10 +263,12 @@ def _window(shard: Shard) -> dict[str, Any]:
 def take_up_panel(panel: Panel, parts: Mapping[str, bytes]) -> None:
     """Fill a new panel with what ``lay_down`` was given; unpickles nothing."""
     known, arrays = unpack(parts["knowledge"])
-    panel.first, panel.last, panel.phases = known["first"], known["last"], arrays["phases"]
-    for raw in known["products"]:
-        product = msgspec.json.decode(raw, type=Product)
-        panel.products[product.product] = product
+    panel.first, panel.last = known["first"], known["last"]
+    for name in PROFILES:
+        setattr(panel.profiles, name, arrays[name])
+    panel.profiles.week, panel.profiles.first_week = known["week"], known["first_week"]
+    told = [msgspec.json.decode(raw, type=Product) for raw in known["products"]]
+    panel.products.restore(told, [tuple(one) for one in known["awaited"]])
     for store, product_name, spans in known["stockouts"]:
         panel.stockouts[store, product_name] = [tuple(span) for span in spans]
     panel.plans.restore(msgspec.json.decode(raw, type=Kept) for raw in known["plans"])
@@ -381,6 +390,7 @@ def versions() -> dict[str, str]:
         "salescast": VERSION,
         "river": river_version,
         "numpy": np.__version__,
+        "holidays": version("holidays"),
         "python": platform.python_version(),
     }
 

@@ -23,6 +23,8 @@ Bucket = Literal["hour", "day", "week"]
 SEASON = {"hour": 168, "day": 7, "week": 1}
 LEVELS = {"hour": (168, 672), "day": (28, 56), "week": (4, 13)}
 HORIZON = {"hour": 72, "day": 28, "week": 26}
+#: Most covariates that a deployment may name: each costs two columns of every regression.
+MOST_COVARIATES = 16
 SCORED = {"hour": (1, 24, 72), "day": (1, 7, 14), "week": (1, 4, 13)}
 
 
@@ -95,6 +97,12 @@ class Settings:
         "Models that learn and are scored on the same stream, unserved",
         fold=True,
     )
+    holidays: str = _s(
+        "", "Country of the public holidays, such as US or DE-BY; empty: none", fold=True
+    )
+    covariates: tuple[str, ...] = _s(
+        (), "Covariates that plans carry and models learn from, by name", fold=True
+    )
     max_series: int = _s(
         1_000_000, "Series a partition may list; more are refused", unit="series", fold=True
     )
@@ -145,6 +153,7 @@ class Settings:
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.metadata["fold"]}
         values["horizon"] = self.horizons
         values["challengers"] = list(self.challengers)
+        values["covariates"] = list(self.covariates)
         return values
 
 
@@ -309,6 +318,10 @@ def _check(settings: Settings) -> None:
         )
     if settings.horizons > 10 * HORIZON[settings.bucket]:
         raise SettingsError(f"setting `horizon` must be at most {10 * HORIZON[settings.bucket]}")
+    if len(settings.covariates) > MOST_COVARIATES:
+        raise SettingsError(f"setting `covariates` names more than {MOST_COVARIATES}")
+    if len(set(settings.covariates)) < len(settings.covariates):
+        raise SettingsError("setting `covariates` names one twice")
     if settings.champion in settings.challengers:
         raise SettingsError(f"`{settings.champion}` cannot be champion and challenger at once")
 

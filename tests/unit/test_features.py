@@ -85,7 +85,7 @@ def test_a_forecast_leaves_the_panel_unchanged() -> None:
 
 @pytest.mark.parametrize(("seed", "after"), [(1, 1), (2, 5), (3, 14)])
 def test_features_of_an_origin_do_not_look_at_demand_after_it(seed: int, after: int) -> None:
-    """Levels, seasons, naive forecasts and plans: all but what groups and prices usually do."""
+    """Levels, seasons, naive forecasts, profiles and plans: all but usual prices."""
     past = market(40)
     one, other = told(*past), told(*past)
     one.tell(*market(after, seed=seed, first=40), tick(40 + after))
@@ -93,7 +93,6 @@ def test_features_of_an_origin_do_not_look_at_demand_after_it(seed: int, after: 
     if seed % 2:
         other.tell(plan("late", 40, 60, said=40 + after, promotion=1.0))
     for panel in (one.shard.panel, other.shard.panel):
-        panel.phases[:] = 1.0
         panel.column("usual_price")[:] = 1.0
     origin = one.bucket(39)
     for horizon in (1, after):

@@ -298,13 +298,13 @@ def test_a_new_category_starts_from_the_profile_of_all_whenever_room_was_made() 
     one = told(*(sale(n, 9 if n % 7 == 5 else 3) for n in range(60)), product("q", category="a"),
                product("r", category="b"), product("t", category="c"))  # fmt: skip
     one.tell(sale(60, product="q", hour=13), tick(61))
-    before = one.shard.panel.phases[0].copy()
+    before = one.shard.panel.profiles.phases[0].copy()
     one.tell(product("u", category="d", n=61), product("v", category="e", n=61))
     one.tell(sale(61, product="u", hour=13), sale(61, product="v", hour=13))
     panel = one.shard.panel
     for name in ("d", "e"):
         if name in panel.categories.codes:
-            assert panel.phases[panel.categories.codes[name]].tolist() == before.tolist()
+            assert panel.profiles.phases[panel.categories.codes[name]].tolist() == before.tolist()
     one.tell(tick(62))
     assert {"d", "e"} <= panel.categories.codes.keys()
 
