@@ -2,9 +2,10 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+ACCURACY := .venv-accuracy
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-kafka up test check format bench docs lock clean
+.PHONY: help install demo demo-kafka up test check format bench benchmark-accuracy docs lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -53,13 +54,24 @@ format: $(VENV)/.test ## format the code, and mend what lint can
 bench: $(VENV)/.test ## time each stage beside its bare limit
 	@$(BIN)/python -m tests.bench
 
+$(ACCURACY)/.made: requirements-accuracy.lock pyproject.toml
+	@$(PYTHON) -m venv $(ACCURACY)
+	@echo "installing from requirements-accuracy.lock ..."
+	@$(ACCURACY)/bin/python -m pip --disable-pip-version-check --quiet install --require-hashes -r requirements-accuracy.lock
+	@$(ACCURACY)/bin/python -m pip --disable-pip-version-check --quiet install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+benchmark-accuracy: $(ACCURACY)/.made ## accuracy beside LightGBM, AutoETS and River's models, into docs/accuracy.md
+	@$(ACCURACY)/bin/python -m tests.bench.accuracy.compare $(ARGS)
+
 docs: $(VENV)/.run ## write the README's table of settings and docs/schemas anew
 	@$(BIN)/python -m scripts.docs
 
 lock: $(VENV)/.test ## resolve the locks anew
 	@$(BIN)/python -m pip --quiet install uv
-	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --all-extras pyproject.toml -o requirements-test.lock
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --extra install --extra test pyproject.toml -o requirements-test.lock
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --extra install -c requirements-test.lock pyproject.toml -o requirements.lock
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --extra install --extra accuracy -c requirements-test.lock pyproject.toml -o requirements-accuracy.lock
 
 clean: ## remove the environment, not the data
-	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@rm -rf $(VENV) $(ACCURACY) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -100,6 +100,7 @@ class Shard:
         records: Sequence[Record],
         resolve: Callable[[str], Rollback | str] | None = None,
         excluded: Callable[[AnyEvent, Record], bool] | None = None,
+        after_close: Callable[[int], None] | None = None,
     ) -> Folded:
         """Fold records of this partition, in the log's order, from ``position`` on.
 
@@ -109,6 +110,9 @@ class Shard:
             Says what a marker's operation is, or why there is none to carry out.
         excluded
             Whether an event is to be passed over; it does not move time either.
+        after_close
+            Told of each bucket that was closed with a series, once its forecasts are made; it
+            may read the shard, and must not change it.
         """
         closes = 0
         done: list[tuple[str, int, str | None]] = []
@@ -116,7 +120,10 @@ class Shard:
         def close(closed: Closed) -> Sequence[Key]:
             nonlocal closes
             closes += 1
-            return self._close(closed)
+            refused = self._close(closed)
+            if after_close is not None and self.panel.last == closed.bucket:
+                after_close(closed.bucket)
+            return refused
 
         def apply(event: AnyEvent, record: Record) -> Refusal | bool:
             if isinstance(event, Marker):
@@ -235,6 +242,30 @@ class Shard:
                     mean[horizon - 1] = np.where(batch.closed, 0.0, champion.predict(batch))
             self._mean = mean
         return self._mean
+
+    def predict(self, model: str, horizon: int) -> Floats:
+        """A model's means as made at the last close, shape (S,), in units.
+
+        At a scored horizon they are those that wait to be scored. Plans count that were known at
+        the close; one that came since does not (``forecast`` shows it at once).
+
+        Parameters
+        ----------
+        model
+            The champion or a challenger.
+        horizon
+            Buckets ahead, from 1.
+        """
+        last, size = self.panel.last, self.panel.size
+        if last is None or not size:
+            return np.zeros(size)
+        if horizon in self.scored:
+            at = self.evaluation.models.index(model)
+            waiting: Floats = self.evaluation.waiting(last + horizon, horizon, size)[at]
+            return waiting
+        batch = features(self.panel, last, horizon)
+        mean: Floats = np.where(batch.closed, 0.0, self.models[model].predict(batch))
+        return mean
 
     def sold(self) -> npt.NDArray[np.float32]:
         """Sold so far in the buckets after the last closed one, shape (K, S), in units."""
