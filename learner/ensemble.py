@@ -27,7 +27,7 @@ Floats = npt.NDArray[np.float64]
 
 #: Learning rates of a series' own loss and of the loss of all series.
 RATE, COMMON_RATE = 1.0, 2.0
-#: Share of a loss, of a variance and of the balance that survives a bucket.
+#: Share of a loss, of a variance and of the balance that survives a day.
 LOSS_KEPT, VARIANCE_KEPT, BALANCE_KEPT = 0.97, 0.97, 0.98
 #: Most loss of one bucket: an outlier says little of who is right.
 MOST_LOSS = 9.0
@@ -44,10 +44,17 @@ class Ensemble:
         Models by name; none may be an ensemble.
     horizons
         Scored horizons, ascending, as shares of the farthest.
+    pace
+        Length of a bucket in days, as far as what is learned of one goes.
     """
 
-    def __init__(self, experts: Mapping[str, Model], horizons: Sequence[float]) -> None:
+    def __init__(
+        self, experts: Mapping[str, Model], horizons: Sequence[float], pace: float = 1.0
+    ) -> None:
         self.experts = dict(experts)
+        self.loss_kept = LOSS_KEPT**pace
+        self.variance_kept = VARIANCE_KEPT**pace
+        self.balance_kept = BALANCE_KEPT**pace
         self.horizons = np.asarray(horizons, np.float64)
         count = len(self.experts)
         self.loss = np.zeros((len(horizons), count, 0), np.float32)  # a series' own
@@ -126,18 +133,20 @@ class Ensemble:
         relative = np.minimum(squared / np.maximum(usual, 1e-9), MOST_LOSS)
         # Only differences between experts say who is right.
         relative -= relative.min(axis=0)
-        self.loss[at][:, rows] = LOSS_KEPT * self.loss[at][:, rows] + relative
+        self.loss[at][:, rows] = self.loss_kept * self.loss[at][:, rows] + relative
         volume = np.minimum(batch.scale, 200.0)
         step = (relative * volume).sum(axis=1) / max(volume.sum(), 1e-9)
-        self.common[at] = LOSS_KEPT * self.common[at] + step
-        self.variance[at, rows] = VARIANCE_KEPT * usual + (1 - VARIANCE_KEPT) * error
+        self.common[at] = self.loss_kept * self.common[at] + step
+        kept = self.variance_kept
+        self.variance[at, rows] = kept * usual + (1 - kept) * error
         # Balance: of the plain mixture, as if the factor were 1; outliers weigh no more than
         # eight levels.
         plain = mean / self._factor(at)
-        total = max(plain.sum(), 1e-9)
-        step_demand = float(np.minimum(demand, 8 * batch.scale + 12).sum() / total)
-        self.balance[at] *= BALANCE_KEPT
-        self.balance[at] += (min(step_demand, 3.0), 1.0)
+        usual = max(batch.scale.sum(), 1e-9)
+        sold = float(np.minimum(demand, 8 * batch.scale + 12).sum() / usual)
+        said_of_it = float(plain.sum() / usual)
+        self.balance[at] *= self.balance_kept
+        self.balance[at] += (min(sold, 3 * said_of_it + 0.1), said_of_it)
 
     def _grow(self, room: int) -> None:
         more = room - self.loss.shape[2]

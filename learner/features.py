@@ -14,17 +14,21 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from learner.panel import SHRINKAGE, Panel, covariates
+from learner.panel import Panel, covariates
 from stream.settings import Settings
 
 Floats = npt.NDArray[np.float64]
 
 #: Seasons looked back on for the mean of a phase, and the prior weight of the group's.
 PHASES, PHASE_PRIOR = 8, 2.0
-#: Observed buckets' worth of the mean of all that a category's mean starts from.
-GROUP_PRIOR = 10.0
-#: Buckets' worth of the level of a series that another one replaces.
-HEIR = 7.0
+#: How much more slowly a category's mean leaves that of all than a series' leaves its category's.
+GROUP_PRIOR = 3.0
+#: How much a bucket scatters beyond chance; bounds of how much series of a kind differ.
+NOISE, SPREADS = 0.3, (0.25, 4.0)
+#: Most buckets' worth of what is usual that a level starts from.
+MOST_PRIOR = 14.0
+#: How much more the level of a series says of one that replaces it than a category's mean does.
+HEIR = 3.0
 #: Smallest scale, in units a bucket.
 MIN_SCALE = 0.02
 #: Difference of promotion at which a past bucket counts for half.
@@ -129,8 +133,8 @@ def features(
     long, seen_long = panel.level(origin, panel.long)
     code = np.asarray(panel.column("category"))
     short = _shrunk(short, seen, panel, overall)
-    long = np.where(seen_long > 0, (long * seen_long + SHRINKAGE * short)
-                    / (seen_long + SHRINKAGE), short)  # fmt: skip
+    own = _prior(short, 1.0)
+    long = np.where(seen_long > 0, (long * seen_long + own * short) / (seen_long + own), short)
     scale = np.maximum((short + long) / 2, MIN_SCALE)
     group = panel.profiles.phase(origin, target)[code]
     level_phase = short * group
@@ -256,16 +260,29 @@ def _shrunk(level: Floats, seen: Floats, panel: Panel, overall: float | None) ->
     code, groups = np.asarray(panel.column("category")), len(panel.profiles)
     sums = np.bincount(code, level * seen, groups)
     weight = np.bincount(code, seen, groups)
-    usual = ((sums + GROUP_PRIOR * overall) / (weight + GROUP_PRIOR))[code]
-    prior = np.full(panel.size, SHRINKAGE)
+    group = GROUP_PRIOR * float(_prior(np.array([overall]), 1.0)[0])
+    usual = ((sums + group * overall) / (weight + group))[code]
+    spread = float((seen * (level / usual - 1.0) ** 2).sum() / max(seen.sum(), 1e-9))
+    prior = _prior(usual, spread)
     before = np.asarray(panel.column("replaced"))
     follows = np.flatnonzero(before >= 0)
     if len(follows):
-        there = (level * seen + SHRINKAGE * usual) / (seen + SHRINKAGE)
+        there = (level * seen + prior * usual) / (seen + prior)
         usual[follows] = there[before[follows]]
-        prior[follows] = HEIR
+        prior[follows] *= HEIR
     drawn: Floats = (level * seen + prior * usual) / (seen + prior)
     return drawn
+
+
+def _prior(usual: Floats, spread: float) -> Floats:
+    """Buckets' worth of what is usual that a level starts from, shape (n,).
+
+    What a bucket scatters by, chance alone being 1 / mean, over what series differ by, both as
+    squares of shares: the weights of an empirical Bayes mean.
+    """
+    noise = NOISE + 1.0 / np.maximum(usual, 1e-9)
+    prior: Floats = np.minimum(noise / np.clip(spread, *SPREADS), MOST_PRIOR)
+    return prior
 
 
 def _group_mean(values: Floats, weights: Floats, code: npt.NDArray[np.int_], groups: int) -> Floats:

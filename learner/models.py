@@ -281,12 +281,15 @@ def _waved(settings: Settings) -> Model:
     )
 
 
+#: Length of a bucket in days, as far as forgetting goes: weeks remember somewhat longer.
+PACE = {"hour": 1 / 24, "day": 1.0, "week": 3.0}
 EXPERTS = ("bayes", "waves", "level_phase", "phase_mean")
 
 
 def _ensemble(settings: Settings) -> Model:
     horizons = [h / settings.horizons for h in settings.scored_horizons]
-    return Ensemble({name: MODELS[name](settings) for name in EXPERTS}, horizons)
+    return Ensemble({name: MODELS[name](settings) for name in EXPERTS}, horizons,
+                    PACE[settings.bucket])  # fmt: skip
 
 
 MODELS: dict[str, Callable[[Settings], Model]] = {

@@ -60,8 +60,6 @@ COLUMNS: dict[str, tuple[type[np.generic], float]] = {
 PRICE_SHARE, GAP_SHARE = 0.05, 0.2
 #: Usual gaps of silence after which a series is retired; never before its short level is over.
 SILENT_GAPS = 10.0
-#: Buckets' worth of the category's mean that a level starts from.
-SHRINKAGE = 3.0
 #: Weight of the bucket that listed a series, in its level.
 FIRST_WEIGHT = 0.25
 #: No category known.
