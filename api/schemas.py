@@ -135,6 +135,10 @@ class Forecast(BaseModel):
     bucket: Literal["hour", "day", "week"]
     timezone: str
     model: str
+    basis: Literal["own", "group", "retired"] = Field(
+        description="What it stands on: the series' own demand, or that of its kind while it is "
+        "young; retired: delisted, or silent far beyond its own gaps"
+    )
     snapshot: str
     as_of: str = Field(description="The watermark: event time up to which sales are in")
     age_s: float

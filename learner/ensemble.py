@@ -142,9 +142,9 @@ class Ensemble:
         # Balance: of the plain mixture, as if the factor were 1; outliers weigh no more than
         # eight levels.
         plain = mean / self._factor(at)
-        usual = max(batch.scale.sum(), 1e-9)
-        sold = float(np.minimum(demand, 8 * batch.scale + 12).sum() / usual)
-        said_of_it = float(plain.sum() / usual)
+        total = max(float(batch.scale.sum()), 1e-9)
+        sold = float(np.minimum(demand, 8 * batch.scale + 12).sum() / total)
+        said_of_it = float(plain.sum() / total)
         self.balance[at] *= self.balance_kept
         self.balance[at] += (min(sold, 3 * said_of_it + 0.1), said_of_it)
 

@@ -25,6 +25,8 @@ PHASES, PHASE_PRIOR = 8, 2.0
 GROUP_PRIOR = 3.0
 #: How much a bucket scatters beyond chance; bounds of how much series of a kind differ.
 NOISE, SPREADS = 0.3, (0.25, 4.0)
+#: Seasons that a robust level looks at, and how many deviations from their median it takes.
+SEASONS, TOLERANCE = 5, 1.5
 #: Most buckets' worth of what is usual that a level starts from.
 MOST_PRIOR = 14.0
 #: How much more the level of a series says of one that replaces it than a category's mean does.
@@ -37,7 +39,7 @@ LIKE = 0.05
 MAX_RATIO = 8.0
 
 BASE = ("one", "short", "season", "last", "same_phase", "phase_mean", "group_phase",
-         "promotion", "promotion_change", "promotion_phase", "price", "price_known",
+         "robust", "promotion", "promotion_change", "promotion_phase", "price", "price_known",
          "promotion_mean", "promotion_before", "promotion_near", "price_near",
          "group_recent", "age", "year")  # fmt: skip
 #: Those whose effect may change with the horizon.
@@ -66,11 +68,10 @@ class Batch:
     """Features of n series at one origin and horizon.
 
     ``X`` (n, F) as named by ``columns``; ``scale`` (n,), the level in units a bucket; ``naive``,
-    ``level_phase`` and ``phase_mean`` (n,), simple forecasts in units; ``known`` (n,): whether
-    the series was listed at the origin; ``closed`` (n,): nothing can be sold in the target, for
-    a closure is planned or the product is not listed;
-    ``rows`` (n,): the series' rows in the panel; ``ahead``: the horizon as a share of the
-    farthest.
+    ``level_phase``, ``phase_mean`` and ``season_phase`` (n,), simple forecasts in units; ``known``
+    (n,): whether the series was listed at the origin; ``closed`` (n,): nothing can be sold in the
+    target, for a closure is planned or the product is not listed; ``rows`` (n,): the series' rows
+    in the panel; ``ahead``: the horizon as a share of the farthest.
     """
 
     X: Floats
@@ -78,6 +79,7 @@ class Batch:
     naive: Floats
     level_phase: Floats
     phase_mean: Floats
+    season_phase: Floats
     known: npt.NDArray[np.bool_]
     closed: npt.NDArray[np.bool_]
     rows: npt.NDArray[np.intp]
@@ -91,6 +93,7 @@ class Batch:
             naive=self.naive[rows],
             level_phase=self.level_phase[rows],
             phase_mean=self.phase_mean[rows],
+            season_phase=self.season_phase[rows],
             known=self.known[rows],
             closed=self.closed[rows],
             rows=self.rows[rows],
@@ -141,6 +144,7 @@ def features(
 
     recent, seen_recent = panel.window(origin, max(season, 2))
     recent = np.where(seen_recent > 0, recent, short)
+    robust = _robust(panel, origin, short)
     last = panel.units(origin)
     last = np.where(np.isnan(last), level_phase, last)
     back = target - season * -(-horizon // season)
@@ -190,6 +194,7 @@ def features(
         "same_phase": same / scale,
         "phase_mean": phase_mean / scale,
         "group_phase": group,
+        "robust": robust / scale,
         "promotion": promotion,
         "promotion_change": promotion - usual_promotion,
         "promotion_phase": (promotion - usual_promotion) * group,
@@ -228,6 +233,7 @@ def features(
         naive=naive,
         level_phase=level_phase,
         phase_mean=phase_mean,
+        season_phase=recent * group,
         known=listed <= origin,
         closed=closed | ~panel.for_sale(target),
         rows=np.arange(panel.size),
@@ -272,6 +278,21 @@ def _shrunk(level: Floats, seen: Floats, panel: Panel, overall: float | None) ->
         prior[follows] *= HEIR
     drawn: Floats = (level * seen + prior * usual) / (seen + prior)
     return drawn
+
+
+def _robust(panel: Panel, origin: int, level: Floats) -> Floats:
+    """Mean of the last seasons, each bounded by what chance makes of their median, shape (S,)."""
+    length = max(panel.season, 1)
+    windows = [panel.window(origin - k * length, length) for k in range(SEASONS)]
+    means, seen = zip(*windows, strict=True)
+    weight = np.stack(seen)
+    mean = np.where(weight > 0, np.stack(means), level)
+    middle = np.median(mean, axis=0)
+    bound = np.sqrt((middle + 0.5 / length) / length) * TOLERANCE + 0.15 * middle
+    bounded = np.clip(mean[:-1], middle - bound, middle + bound)
+    weight = weight[:-1] + 1e-9
+    robust: Floats = (bounded * weight).sum(axis=0) / weight.sum(axis=0)
+    return np.maximum(robust, 0.0)
 
 
 def _prior(usual: Floats, spread: float) -> Floats:

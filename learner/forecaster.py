@@ -18,7 +18,7 @@ import numpy.typing as npt
 from learner.ensemble import Ensemble
 from learner.features import BASE, Batch, features, overall_level
 from learner.holidays import HOLIDAYS
-from learner.models import LevelPhase, Model, PhaseMean, Ratio
+from learner.models import Model, Ratio, Simple
 from learner.panel import Panel
 
 Floats = npt.NDArray[np.float64]
@@ -34,7 +34,7 @@ PARTS = {
 #: Features that are 1, and not 0, for a series that does just what its level says.
 _NEUTRAL = frozenset(
     ("one", "short", "season", "last", "same_phase", "phase_mean", "group_phase",
-     "promotion_mean", "group_recent")
+     "robust", "promotion_mean", "group_recent")
 )  # fmt: skip
 #: Parts of every explanation, in the order they are told.
 ALL_PARTS = ("level", "trend", "season", "holidays", "promotion", "price", "covariates",
@@ -151,7 +151,7 @@ def _parts(model: Model, batch: Batch) -> dict[str, float]:
     scale = float(batch.scale[0])
     if isinstance(model, Ratio) and model.linear is not None:
         return _linear_parts(model, batch, mean, scale)
-    if isinstance(model, LevelPhase | PhaseMean | Ratio):
+    if isinstance(model, Simple | Ratio):
         level = float(batch.X[0, BASE.index("short")]) * scale
         return {"level": level, "season": mean - level}
     return {"level": mean}

@@ -41,7 +41,6 @@ MAX_WEIGHT = 200.0
 KEPT = {"hour": 0.9998, "day": 0.995, "week": 0.97}
 #: Random Fourier features: how many, how fast, and how much the prior allows them.
 WAVES, WAVE_WIDTH, WAVE_HEIGHT = 32, 0.2, 0.05
-_PRIMES = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79)
 #: What a regressor that is not ours may raise on numbers it does not expect.
 _FAULTS = (ArithmeticError, TypeError, ValueError)
 
@@ -59,37 +58,15 @@ class Model(Protocol):
         """Arrays that say all the model has learned, for the digest of a snapshot."""
 
 
-class SeasonalNaive:
-    """Demand of the same phase a season ago, or the last one known."""
+class Simple:
+    """A forecast that the panel's facts are enough for, by the name of the batch's array."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
 
     def predict(self, batch: Batch) -> Floats:
-        return batch.naive
-
-    def learn(self, batches: Sequence[tuple[Batch, Floats]]) -> None:
-        """Nothing: the panel remembers."""
-
-    def digest(self) -> list[Floats]:
-        return []
-
-
-class LevelPhase:
-    """Short level times the group's profile of the season."""
-
-    def predict(self, batch: Batch) -> Floats:
-        return batch.level_phase
-
-    def learn(self, batches: Sequence[tuple[Batch, Floats]]) -> None:
-        """Nothing: the panel remembers."""
-
-    def digest(self) -> list[Floats]:
-        return []
-
-
-class PhaseMean:
-    """Mean of the same phase over the last seasons, drawn towards the group's."""
-
-    def predict(self, batch: Batch) -> Floats:
-        return batch.phase_mean
+        said: Floats = getattr(batch, self.name)
+        return said
 
     def learn(self, batches: Sequence[tuple[Batch, Floats]]) -> None:
         """Nothing: the panel remembers."""
@@ -251,8 +228,12 @@ def _waves(count: int, width: int) -> tuple[Singles, Singles]:
 
     Reference: A. Rahimi, B. Recht, "Random features for large-scale kernel machines", 2007.
     """
-    # Points spread evenly by irrational steps (Kronecker's sequence), the same everywhere.
-    steps = np.sqrt(np.array(_PRIMES[: len(BASE) + 1]))
+    # Points spread evenly by irrational steps (Kronecker's sequence), the same everywhere: powers
+    # of the root of x^(d + 1) = x + 1, the golden ratio's kin in d dimensions.
+    root = 2.0
+    for _ in range(64):
+        root = (1.0 + root) ** (1.0 / (len(BASE) + 2))
+    steps = root ** -np.arange(1.0, len(BASE) + 2)
     points = np.mod(np.outer(np.arange(1, count + 1), steps), 1.0)
     slopes = np.zeros((width, count), np.float32)  # the horizon bends the linear part alone
     slopes[: len(BASE)] = WAVE_WIDTH * np.sqrt(RIDGE) * ndtri(points[:, :-1]).T
@@ -283,7 +264,7 @@ def _waved(settings: Settings) -> Model:
 
 #: Length of a bucket in days, as far as forgetting goes: weeks remember somewhat longer.
 PACE = {"hour": 1 / 24, "day": 1.0, "week": 3.0}
-EXPERTS = ("bayes", "waves", "level_phase", "phase_mean")
+EXPERTS = ("waves", "level_phase", "phase_mean", "season_phase")
 
 
 def _ensemble(settings: Settings) -> Model:
@@ -295,10 +276,11 @@ def _ensemble(settings: Settings) -> Model:
 MODELS: dict[str, Callable[[Settings], Model]] = {
     "bayes": _bayes,
     "ensemble": _ensemble,
-    "level_phase": lambda settings: LevelPhase(),
-    "phase_mean": lambda settings: PhaseMean(),
+    "level_phase": lambda settings: Simple("level_phase"),
+    "phase_mean": lambda settings: Simple("phase_mean"),
     "river_plain": _river_plain,
-    "seasonal_naive": lambda settings: SeasonalNaive(),
+    "season_phase": lambda settings: Simple("season_phase"),
+    "seasonal_naive": lambda settings: Simple("naive"),
     "waves": _waved,
 }
 

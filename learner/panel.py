@@ -19,7 +19,7 @@ from learner.holidays import HOLIDAYS, Holidays
 from learner.plans import Plans
 from learner.products import EVERYWHERE, Products
 from learner.profiles import Profiles
-from learner.serving import CENSORED, MISSING, OBSERVED
+from learner.serving import CENSORED, GROUP, MISSING, OBSERVED, OWN, RETIRED
 from stream.buckets import Calendar
 from stream.event import FIRST_US, LAST_US, MICRO, Availability, Product, time_us
 from stream.settings import LEVELS, Settings
@@ -62,6 +62,8 @@ PRICE_SHARE, GAP_SHARE = 0.05, 0.2
 SILENT_GAPS = 10.0
 #: Weight of the bucket that listed a series, in its level.
 FIRST_WEIGHT = 0.25
+#: Observed buckets from which on a forecast stands on the series' own demand.
+FEWEST_OWN = 3
 #: No category known.
 NO_CATEGORY = ""
 
@@ -432,6 +434,13 @@ class Panel:
         if values is None:
             values = self.plans.covariate(self, target, origin, name)
         return self.profiles.score(self.covariates.index(name), values)
+
+    def basis(self) -> npt.NDArray[np.int8]:
+        """What each series' forecast stands on, shape (S,): OWN, GROUP or RETIRED."""
+        assert self.last is not None
+        _, seen = self.level(self.last, self.short)
+        own = np.where(seen >= FEWEST_OWN, OWN, GROUP)
+        return np.where(self.retired(), RETIRED, own).astype(np.int8)
 
     def retired(self) -> npt.NDArray[np.bool_]:
         """Series that are over: delisted, or silent far beyond their own gaps, shape (S,)."""

@@ -16,9 +16,7 @@ from stream.errors import SnapshotCorrupt
 _ALLOWED = {
     ("learner.ensemble", "Ensemble"),
     ("learner.models", "Ratio"),
-    ("learner.models", "SeasonalNaive"),
-    ("learner.models", "LevelPhase"),
-    ("learner.models", "PhaseMean"),
+    ("learner.models", "Simple"),
     ("learner.regression", "ForgettingRegression"),
     ("river.linear_model.bayesian_lin_reg", "BayesianLinearRegression"),
     ("numpy", "ndarray"),

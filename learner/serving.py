@@ -23,6 +23,9 @@ Floats = npt.NDArray[np.float64]
 
 #: Status of a closed bucket of a series.
 MISSING, OBSERVED, CENSORED = 0, 1, 2
+#: What a forecast stands on: the series' own demand, its category's, or it is over.
+OWN, GROUP, RETIRED = 0, 1, 2
+BASIS = ("own", "group", "retired")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +76,7 @@ class Serving:
     products: list[str]  # (S,)
     categories: list[str]  # (S,); "" where unknown
     listed: npt.NDArray[np.int64]  # (S,): first bucket of the series
+    basis: npt.NDArray[np.int8]  # (S,): OWN, GROUP, RETIRED
     mean: Singles  # (H, S)
     sold: Singles  # (K, S): sold so far in origin + 1 … origin + K, K ≤ H
     tables: Floats  # intervals.table

@@ -267,6 +267,10 @@ class Shard:
         mean: Floats = np.where(batch.closed, 0.0, self.models[model].predict(batch))
         return mean
 
+    def basis(self) -> npt.NDArray[np.int8]:
+        """What the forecasts stand on, shape (S,): see ``Panel.basis``."""
+        return np.zeros(0, np.int8) if self.panel.last is None else self.panel.basis()
+
     def sold(self) -> npt.NDArray[np.float32]:
         """Sold so far in the buckets after the last closed one, shape (K, S), in units."""
         if self.panel.last is None:

@@ -220,6 +220,7 @@ def lay_down(shard: Shard) -> dict[str, bytes]:
             {
                 "mean": shard.forecast(),
                 "sold": shard.sold(),
+                "basis": shard.basis(),
                 "tables": intervals.table(shard.histogram),
             },
         ),
@@ -497,6 +498,7 @@ def read_serving(
         listed=arrays["listed"][:size],
         mean=arrays["mean"],
         sold=arrays["sold"],
+        basis=arrays["basis"],
         tables=arrays["tables"],
         parts=loaded,
         **{name: arrays[name] for name in _SERVED},

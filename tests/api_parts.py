@@ -145,6 +145,7 @@ def _parts(settings: Settings, keys: Sequence[Key], seed: int, category: str) ->
     forecast: dict[str, Any] = {
         "mean": rng.gamma(2, 3, (horizons, count)).astype(np.float32),
         "sold": rng.poisson(4, (1, count)).astype(np.float32),
+        "basis": np.zeros(count, np.int8),
         "tables": intervals.table(intervals.empty(len(settings.scored_horizons))),
     }
     columns: dict[str, Any] = {

@@ -134,5 +134,6 @@ def batch(X: Sequence[Sequence[float]] | np.ndarray[Any, Any], scale: float = 10
     n = len(rows)
     return Batch(X=rows, scale=np.full(n, scale), naive=np.full(n, scale),
                  level_phase=np.full(n, scale), phase_mean=np.full(n, scale),
+                 season_phase=np.full(n, scale),
                  known=np.ones(n, bool), closed=np.zeros(n, bool), rows=np.arange(n),
                  ahead=1 / 28)  # fmt: skip

@@ -25,7 +25,7 @@ from api.asked import (
 from api.context import Context, Plain, answer, documented
 from api.problems import Problem
 from api.replica import Replica, View
-from learner.serving import CENSORED, MISSING, bucket_times
+from learner.serving import BASIS, CENSORED, MISSING, bucket_times
 
 MOST_HISTORY = 10_000
 
@@ -58,6 +58,7 @@ async def forecast(context: Context, raw_path: bytes, query: bytes) -> bytes:
             "bucket": settings.bucket,
             "timezone": settings.timezone,
             "model": serving.champion,
+            "basis": BASIS[serving.basis[row]],
             "snapshot": serving.snapshot,
             "as_of": view.as_of,
             "age_s": age_s,

@@ -25,6 +25,7 @@ SCORED = chosen().scored_horizons
 HORIZONS = chosen().horizons
 #: Days after which every model has frozen its scales and says something of its own.
 WARM = 30
+PROMOTION = NAMES.index("promotion")
 
 
 #: Any River regressor is a model too: one that learns by columns, by rows, and in a pipeline.
@@ -60,14 +61,16 @@ def some(drawn: np.random.Generator, horizon: int, series: int = 40) -> tuple[Ba
     X = np.zeros((series, len(NAMES)))
     X[:, 0] = 1.0
     X[:, 1:7] = drawn.uniform(0.3, 1.7, (series, 6))
-    X[:, 7:9] = drawn.integers(0, 2, (series, 1))
+    X[:, PROMOTION : PROMOTION + 2] = drawn.integers(0, 2, (series, 1))
     for at, name in enumerate(NAMES):
         if name.endswith(":h"):
             X[:, at] = X[:, NAMES.index(name.removesuffix(":h"))] * horizon / HORIZONS
     scale = drawn.uniform(0.5, 40.0, series)
-    demand = drawn.poisson(scale * (0.5 * X[:, 1] + 0.5 * X[:, 5] + 0.8 * X[:, 7])).astype(float)
+    usual = scale * (0.5 * X[:, 1] + 0.5 * X[:, 5])
+    demand = drawn.poisson(usual + 0.8 * scale * X[:, PROMOTION]).astype(float)
     made = Batch(X=X, scale=scale, naive=scale * X[:, 4], level_phase=scale * X[:, 1],
-                 phase_mean=scale * X[:, 5], known=np.ones(series, bool),
+                 phase_mean=scale * X[:, 5], season_phase=scale * X[:, 2],
+                 known=np.ones(series, bool),
                  closed=np.zeros(series, bool), rows=np.arange(series),
                  ahead=horizon / HORIZONS)  # fmt: skip
     return made, demand
@@ -228,7 +231,7 @@ def test_where_nothing_is_ever_sold_it_comes_to_expect_next_to_nothing(model: Mo
     X = np.zeros((40, len(NAMES)))
     X[:, 0] = 1.0
     nothing = Batch(X=X, scale=np.full(40, 0.02), naive=np.zeros(40), level_phase=np.zeros(40),
-                    phase_mean=np.zeros(40), known=np.ones(40, bool),
+                    phase_mean=np.zeros(40), season_phase=np.zeros(40), known=np.ones(40, bool),
                     closed=np.zeros(40, bool), rows=np.arange(40),
                     ahead=1 / HORIZONS)  # fmt: skip
     for _ in range(WARM + 30):
