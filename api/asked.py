@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from datetime import datetime
 from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import parse_qsl, unquote_to_bytes
@@ -16,6 +18,8 @@ DEFAULT_LEVELS = (0.1, 0.5, 0.9)
 #: Bounds of quantile levels: the tails beyond were never measured.
 LOWEST, HIGHEST = 0.001, 0.999
 MOST_LEVELS = 50
+#: A blank where a plus sign of a zone's offset was, before it was decoded.
+_UNQUOTED = re.compile(r" (?=\d\d:?\d\d$)")
 
 
 class Asked(NamedTuple):
@@ -87,6 +91,30 @@ def parse(query: bytes, horizons: int) -> Asked:
                         "give probabilities, such as 0.1,0.5,0.9",
                     ) from None
     return check(horizon, levels, horizons)
+
+
+def moment(field: str, text: str) -> datetime:
+    """A moment of a query string, ISO 8601 with a zone.
+
+    Raises
+    ------
+    Problem
+
+    Examples
+    --------
+    >>> moment("as_of", "2026-11-30T00:00:00 01:00").isoformat()  # a plus sign that was not quoted
+    '2026-11-30T00:00:00+01:00'
+    """
+    try:
+        found = datetime.fromisoformat(_UNQUOTED.sub("+", text))
+    except ValueError:
+        found = None
+    if found is None or found.tzinfo is None:
+        raise invalid(
+            field, f"`{field}` is `{text[:50]}`, which is no moment with a zone",
+            "give ISO 8601 with a zone, such as 2026-11-30T00:00:00Z (a plus sign is %2B in a URL)",
+        )  # fmt: skip
+    return found
 
 
 def named(raw_path: bytes, prefix: bytes) -> tuple[str, str]:

@@ -13,7 +13,9 @@ from starlette.responses import Response
 from api import problems, schemas
 from api.answers import encode
 from api.catalog import Catalog
+from api.census import Censuses
 from api.control import Control
+from api.facts import FactReader
 from api.log_watch import LogWatch
 from api.recaller import Recaller
 from api.replica import Replica
@@ -32,6 +34,8 @@ class Context:
     replica: Replica
     recaller: Recaller
     catalog: Catalog
+    census: Censuses
+    facts: FactReader
     control: Control
     log_watch: LogWatch
     telemetry: ApiTelemetry

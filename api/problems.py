@@ -129,9 +129,12 @@ def _of_validation(error: RequestValidationError) -> Problem:
     if first.get("type") == "json_invalid":
         path = ["body"]
     field = ".".join(path) or "body"
+    remedy = f"send `{field}` with the type and bounds of /openapi.json"
+    if not path:
+        remedy = "send a JSON object, with the header Content-Type: application/json"
     more = len(error.errors()) - 1
     detail = f"`{field}`: {first.get('msg', 'invalid')}" + (f" (and {more} more)" if more else "")
-    return invalid(field, detail, f"send `{field}` with the type and bounds of /openapi.json")
+    return invalid(field, detail, remedy)
 
 
 def install(app: FastAPI) -> None:

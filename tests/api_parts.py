@@ -89,7 +89,7 @@ class Deployment:
             if partition_of(name, self.settings.partitions) == partition
         ]  # fmt: skip
         keys = keys_of(stores[:2], ["apple", "pear", "plum"]) if keys is None else keys
-        parts, chunks = cut(_parts(self.settings, keys, seed, categories))
+        parts, chunks = cut(_parts(self.settings, keys, origin, seed, categories))
         head = store.pointers(partition).head
         manifest = Manifest(
             format=FORMAT,
@@ -123,7 +123,9 @@ class Deployment:
         return manifest.snapshot
 
 
-def _parts(settings: Settings, keys: Sequence[Key], seed: int, category: str) -> dict[str, bytes]:
+def _parts(
+    settings: Settings, keys: Sequence[Key], origin: int | None, seed: int, category: str
+) -> dict[str, bytes]:
     rng = np.random.default_rng(seed)
     count, horizons = len(keys), settings.horizons
     units = rng.poisson(5, (RING, count)).astype(np.float32)
@@ -151,8 +153,12 @@ def _parts(settings: Settings, keys: Sequence[Key], seed: int, category: str) ->
         "category": np.zeros(count, np.int32),
         "listed": np.full(count, ORIGIN - 20, np.int64),
     }
+    knowledge: dict[str, Any] = {
+        "first": ORIGIN - RING, "last": origin, "products": [], "stockouts": [], "plans": [],
+    }  # fmt: skip
     return {
         "keys": pack(meta),
+        "knowledge": pack(knowledge),
         "columns": pack(None, columns),
         "forecast": pack(None, forecast),
         **{f"ring.{name}": pack(None, {name: ring}) for name, ring in rings.items()},

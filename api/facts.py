@@ -1,0 +1,205 @@
+"""What is planned, and what is known of products: the head's knowledge and what the log holds
+since.
+
+The head is the newest snapshot, whatever is served. Of the log no more is read than what came
+after it, and nothing twice, so that any replica knows what another one took in a moment ago.
+Leaves out: what plans do (``learner.plans``), and writing them (``routes.plans``).
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from api.catalog import Catalog
+from api.problems import RETRY_AFTER_S, Problem
+from learner.plans import newest_of
+from learner.recall import Knowledge, read_knowledge
+from learner.snapshot import Part
+from learner.store import SnapshotStore
+from stream.event import Plan, Product, decode
+from stream.log import EventLog, partition_of
+
+#: Records read from the log at once, and how long a request may read before it is put off.
+READ_RECORDS = 5000
+BUDGET_S = 3.0
+#: Whether a record may hold a plan or a product: a type that begins with p, or an escape.
+_MAYBE = re.compile(rb'"type"\s*:\s*"p|\\u')
+
+#: Source and id of a plan.
+Identity = tuple[str, str]
+Fact = Plan | Product
+
+
+class Told(NamedTuple):
+    """A fact, and whether a snapshot has taken note of it already."""
+
+    event: Fact
+    folded: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """Of all partitions: the newest version of each plan, products by name.
+
+    ``plans`` and ``products`` pair each with whether it is folded wherever it belongs; ``last``
+    are the last closed buckets of the partitions that have closed one.
+    """
+
+    plans: Mapping[Identity, tuple[Plan, bool]]
+    products: Mapping[str, tuple[Product, bool]]
+    last: Sequence[int]
+
+
+@dataclass(slots=True)
+class _Side:
+    """One partition: its head's knowledge, and (offset, fact) of what the log holds since."""
+
+    snapshot: str | None = None
+    position: int = 0
+    part: Part | None = None
+    knowledge: Knowledge = field(default_factory=lambda: Knowledge(None, {}, []))
+    read_to: int = 0
+    since: list[tuple[int, Fact]] = field(default_factory=list)
+
+    def told(self) -> Iterator[Told]:
+        """Every fact, in the order of the log."""
+        yield from (Told(one, True) for one in self.knowledge.products.values())
+        yield from (Told(one, True) for one in self.knowledge.plans)
+        yield from (Told(one, False) for _, one in self.since)
+
+
+class FactReader:
+    """Reads facts; safe to ask from many threads. All of it blocks.
+
+    Parameters
+    ----------
+    clock
+        Seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        store: SnapshotStore,
+        catalog: Catalog,
+        events: EventLog,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._store = store
+        self._catalog = catalog
+        self._events = events
+        self._clock = clock
+        self._sides: dict[int, _Side] = {}
+        self._lock = threading.Lock()
+        self._kept: Facts | None = None
+
+    def read(self) -> Facts:
+        """The facts as they are now.
+
+        Raises
+        ------
+        Problem
+            503: so much came since the last snapshot that it could not be read in time; what
+            was read is kept, so a later call goes on from there.
+        SnapshotMissing, SnapshotCorrupt, StoreUnavailable, LogUnavailable
+        """
+        until = self._clock() + BUDGET_S
+        with self._lock:
+            ends = self._events.end()
+            moved = [self._follow(partition, end, until) for partition, end in ends.items()]
+            if any(moved) or self._kept is None:
+                self._kept = _merged(self._sides)
+            return self._kept
+
+    def _follow(self, partition: int, end: int, until: float) -> bool:
+        """Bring one partition up to date; whether anything changed."""
+        side = self._sides.setdefault(partition, _Side())
+        moved = self._take_up(partition, side)
+        if side.read_to > end:
+            # A log recreated empty, or one put back from a backup.
+            side.read_to, side.since = min(side.position, end), []
+        if side.snapshot is None and side.read_to < end:
+            side.read_to = max(side.read_to, self._events.begin()[partition])
+        while side.read_to < end:
+            records = self._events.read(partition, side.read_to, READ_RECORDS)
+            if not records:
+                break
+            for record in records:
+                if _MAYBE.search(record.value):
+                    found = _facts(record.value, partition, self._events.partitions)
+                    side.since += [(record.offset, one) for one in found]
+                    moved = moved or bool(found)
+            side.read_to = records[-1].offset + 1
+            if side.read_to < end and self._clock() > until:
+                raise _behind(partition, end - side.read_to)
+        return moved
+
+    def _take_up(self, partition: int, side: _Side) -> bool:
+        """Take up the head, if it is another one; whether it told anything new."""
+        head = self._store.pointers(partition).head
+        if head is None or head.snapshot == side.snapshot:
+            return False
+        manifest = self._catalog.manifest(partition, head.snapshot)
+        part = manifest.parts.get("knowledge")
+        changed = part is None or part != side.part
+        if changed:
+            side.knowledge = read_knowledge(self._store, manifest)
+        side.snapshot, side.position, side.part = head.snapshot, manifest.position, part
+        since = [one for one in side.since if one[0] >= manifest.position]
+        changed, side.since = changed or len(since) < len(side.since), since
+        side.read_to = max(side.read_to, manifest.position)
+        return changed
+
+
+def _facts(value: bytes, partition: int, partitions: int) -> list[Fact]:
+    """Plans and products of a record that the fold will take."""
+    return [
+        one
+        for one in decode(value)
+        if isinstance(one, Plan | Product)
+        and (one.store == "*" or partition_of(one.store, partitions) == partition)
+    ]
+
+
+def _merged(sides: Mapping[int, _Side]) -> Facts:
+    """One view over all partitions: a fact of all stores is told to each of them."""
+    versions: dict[Identity, list[Told]] = {}
+    products: dict[str, tuple[Product, bool]] = {}
+    for partition in sorted(sides):
+        here: dict[str, Told] = {}
+        for told in sides[partition].told():
+            event = told.event
+            if isinstance(event, Plan):
+                versions.setdefault((event.source, event.id), []).append(told)
+            else:
+                here[event.product] = told  # the one told last
+        for name, told in here.items():
+            assert isinstance(told.event, Product)
+            before = products.get(name)
+            if before is None or told.event.time > before[0].time:
+                products[name] = (told.event, told.folded)
+            elif told.event == before[0]:
+                products[name] = (told.event, told.folded and before[1])
+    plans = {}
+    for identity, of in versions.items():
+        events = [one.event for one in of if isinstance(one.event, Plan)]
+        newest = events[newest_of(events)]
+        same = [one.folded for one in of if one.event == newest]
+        plans[identity] = (newest, all(same))
+    last = [side.knowledge.last for side in sides.values() if side.knowledge.last is not None]
+    return Facts(plans, products, last)
+
+
+def _behind(partition: int, records: int) -> Problem:
+    return Problem(
+        503, "behind", "The learner is behind",
+        f"{records:,} records of partition {partition} came after its last snapshot, and have "
+        "not been looked through for plans and products yet",
+        remedy="try again: each request looks further; what is urgent can be sent as an event "
+        "with POST /v1/events",
+        headers={"Retry-After": str(RETRY_AFTER_S)},
+    )  # fmt: skip
