@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from fastapi import FastAPI
@@ -19,8 +20,10 @@ from api.context import Context
 from api.server import Server
 from learner import intervals
 from learner.file_store import FileStore
+from learner.plans import Kept
 from learner.snapshot import FORMAT, Manifest, Signer, cut, pack, versions
 from learner.store import Pointer, SnapshotStore
+from stream.event import Plan, Product, encode, time_us
 from stream.log import EventLog, partition_of
 from stream.settings import Settings
 from stream.sqlite_log import SqliteLog
@@ -81,15 +84,19 @@ class Deployment:
         store: SnapshotStore | None = None,
         created_us: int | None = None,
         categories: str = "food",
+        facts: Sequence[Plan | Product] = (),
     ) -> str:
-        """Publish a snapshot of random numbers on top of the partition's head; its id."""
+        """Publish a snapshot of random numbers on top of the partition's head; its id.
+
+        ``facts`` are the plans and products that it knows.
+        """
         store = store or self.store
         stores = [
             name for name in map(str, range(100, 120))
             if partition_of(name, self.settings.partitions) == partition
         ]  # fmt: skip
         keys = keys_of(stores[:2], ["apple", "pear", "plum"]) if keys is None else keys
-        parts, chunks = cut(_parts(self.settings, keys, origin, seed, categories))
+        parts, chunks = cut(_parts(self.settings, keys, origin, seed, categories, facts))
         head = store.pointers(partition).head
         manifest = Manifest(
             format=FORMAT,
@@ -124,7 +131,12 @@ class Deployment:
 
 
 def _parts(
-    settings: Settings, keys: Sequence[Key], origin: int | None, seed: int, category: str
+    settings: Settings,
+    keys: Sequence[Key],
+    origin: int | None,
+    seed: int,
+    category: str,
+    facts: Sequence[Plan | Product],
 ) -> dict[str, bytes]:
     rng = np.random.default_rng(seed)
     count, horizons = len(keys), settings.horizons
@@ -153,8 +165,15 @@ def _parts(
         "category": np.zeros(count, np.int32),
         "listed": np.full(count, ORIGIN - 20, np.int64),
     }
+    products = [encode(one) for one in facts if isinstance(one, Product)]
+    plans = [
+        msgspec.json.encode(Kept(one, ORIGIN, time_us(one.start), time_us(one.end)))
+        for one in facts
+        if isinstance(one, Plan)
+    ]
     knowledge: dict[str, Any] = {
-        "first": ORIGIN - RING, "last": origin, "products": [], "stockouts": [], "plans": [],
+        "first": ORIGIN - RING, "last": origin, "products": products, "stockouts": [],
+        "plans": plans,
     }  # fmt: skip
     return {
         "keys": pack(meta),
