@@ -18,11 +18,13 @@ from typing import NamedTuple
 from api.catalog import Catalog
 from api.problems import RETRY_AFTER_S, Problem
 from learner.plans import newest_of
+from learner.products import Products
 from learner.recall import Knowledge, read_knowledge
 from learner.snapshot import Part
 from learner.store import SnapshotStore
 from stream.event import Plan, Product, decode
 from stream.log import EventLog, partition_of
+from stream.window import Key
 
 #: Records read from the log at once, and how long a request may read before it is put off.
 READ_RECORDS = 5000
@@ -44,14 +46,18 @@ class Told(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """Of all partitions: the newest version of each plan, products by name.
+    """Of all partitions: the newest version of each plan, products by store and name.
 
-    ``plans`` and ``products`` pair each with whether it is folded wherever it belongs; ``last``
-    are the last closed buckets of the partitions that have closed one.
+    ``plans`` and ``told`` pair each with whether it is folded wherever it belongs; ``products``
+    says what that comes to in a store; ``names`` and ``categories`` are those that products were
+    told of; ``last`` are the last closed buckets of the partitions that have closed one.
     """
 
     plans: Mapping[Identity, tuple[Plan, bool]]
-    products: Mapping[str, tuple[Product, bool]]
+    told: Mapping[Key, tuple[Product, bool]]
+    products: Products
+    names: frozenset[str]
+    categories: frozenset[str]
     last: Sequence[int]
 
 
@@ -62,13 +68,13 @@ class _Side:
     snapshot: str | None = None
     position: int = 0
     part: Part | None = None
-    knowledge: Knowledge = field(default_factory=lambda: Knowledge(None, {}, []))
+    knowledge: Knowledge = field(default_factory=lambda: Knowledge(None, [], []))
     read_to: int = 0
     since: list[tuple[int, Fact]] = field(default_factory=list)
 
     def told(self) -> Iterator[Told]:
         """Every fact, in the order of the log."""
-        yield from (Told(one, True) for one in self.knowledge.products.values())
+        yield from (Told(one, True) for one in self.knowledge.products)
         yield from (Told(one, True) for one in self.knowledge.plans)
         yield from (Told(one, False) for _, one in self.since)
 
@@ -168,30 +174,35 @@ def _facts(value: bytes, partition: int, partitions: int) -> list[Fact]:
 def _merged(sides: Mapping[int, _Side]) -> Facts:
     """One view over all partitions: a fact of all stores is told to each of them."""
     versions: dict[Identity, list[Told]] = {}
-    products: dict[str, tuple[Product, bool]] = {}
+    told: dict[Key, tuple[Product, bool]] = {}
     for partition in sorted(sides):
-        here: dict[str, Told] = {}
-        for told in sides[partition].told():
-            event = told.event
+        here: dict[Key, tuple[Product, bool]] = {}
+        for event, folded in sides[partition].told():
             if isinstance(event, Plan):
-                versions.setdefault((event.source, event.id), []).append(told)
+                versions.setdefault((event.source, event.id), []).append(Told(event, folded))
             else:
-                here[event.product] = told  # the one told last
-        for name, told in here.items():
-            assert isinstance(told.event, Product)
-            before = products.get(name)
-            if before is None or told.event.time > before[0].time:
-                products[name] = (told.event, told.folded)
-            elif told.event == before[0]:
-                products[name] = (told.event, told.folded and before[1])
+                here[event.store, event.product] = (event, folded)  # the one told last
+        for key, (product, folded) in here.items():
+            before = told.get(key)
+            if before is None or product.time > before[0].time:
+                told[key] = (product, folded)
+            elif product == before[0]:
+                told[key] = (product, folded and before[1])
     plans = {}
     for identity, of in versions.items():
         events = [one.event for one in of if isinstance(one.event, Plan)]
         newest = events[newest_of(events)]
-        same = [one.folded for one in of if one.event == newest]
-        plans[identity] = (newest, all(same))
-    last = [side.knowledge.last for side in sides.values() if side.knowledge.last is not None]
-    return Facts(plans, products, last)
+        plans[identity] = (newest, all(one.folded for one in of if one.event == newest))
+    products = Products()
+    products.restore((product for product, _ in told.values()), ())
+    return Facts(
+        plans=plans,
+        told=told,
+        products=products,
+        names=frozenset(name for _, name in told),
+        categories=frozenset(one.category for one, _ in told.values() if one.category),
+        last=[side.knowledge.last for side in sides.values() if side.knowledge.last is not None],
+    )
 
 
 def _behind(partition: int, records: int) -> Problem:

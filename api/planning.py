@@ -6,7 +6,7 @@ field by field. Leaves out: what is known (``facts``), and writing plans (``rout
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from api.problems import Problem, invalid
@@ -19,9 +19,17 @@ from stream.event import MAX_PLAN_DAYS, Plan, time_us
 MOST_SHADOWS = 20
 VALUES = ("price", "promotion", "closed", "covariates")
 
+#: The category of a product in a store, or in all (``*``); ``None``: not known.
+CategoryOf = Callable[[str, str], str | None]
 
-def check(plan: Plan) -> None:
+
+def check(plan: Plan, covariates: Sequence[str]) -> None:
     """Refuse what the plan by itself shows to be wrong.
+
+    Parameters
+    ----------
+    covariates
+        Names that the deployment has set.
 
     Raises
     ------
@@ -52,6 +60,8 @@ def check(plan: Plan) -> None:
             "promotion", "nothing is planned",
             "give `price`, `promotion`, `closed` or `covariates`; to take a plan back, DELETE it",
         )  # fmt: skip
+    for name in plan.covariates or ():
+        known_covariate(name, covariates)
     if plan.closed and (plan.price, plan.promotion, plan.covariates) != (None, None, None):
         raise invalid(
             "closed", "a plan cannot both close and say how it will sell",
@@ -92,6 +102,26 @@ def check_span(plan: Plan, calendar: Calendar, last: int | None, now_us: int) ->
         )  # fmt: skip
 
 
+def known_covariate(name: str, covariates: Sequence[str]) -> None:
+    """Refuse a covariate that nothing is learned from.
+
+    Raises
+    ------
+    Problem
+        422, with the setting that names covariates.
+    """
+    if name not in covariates:
+        raise Problem(
+            422, "invalid", "Invalid request",
+            f"no covariate `{name[:128]}` is set; the setting `covariates` "
+            + (f"names {', '.join(covariates)}" if covariates else "is empty"),
+            field=f"covariates.{name[:128]}",
+            remedy="correct the name, or add it to the setting `covariates` (a change of the "
+            "state: it begins a new lineage)",
+            near=close_names(name, covariates),
+        )  # fmt: skip
+
+
 def known(
     kind: str, name: str, there: Collection[str], remedy: str, field: str | None = None
 ) -> None:
@@ -116,9 +146,7 @@ class Shadow(NamedTuple):
     fields: tuple[str, ...]
 
 
-def shadows(
-    plan: Plan, others: Iterable[Plan], category_of: Callable[[str], str | None]
-) -> list[Shadow]:
+def shadows(plan: Plan, others: Iterable[Plan], category_of: CategoryOf) -> list[Shadow]:
     """Plans that go before this one somewhere in its span, the greatest first.
 
     Parameters
@@ -158,14 +186,15 @@ def _before(plan: Plan, other: Plan, greater: bool) -> tuple[str, ...]:
     return (*fields, *(f"covariates.{name}" for name in ours if name in theirs))
 
 
-def _meet(one: Plan, other: Plan, category_of: Callable[[str], str | None]) -> bool:
+def _meet(one: Plan, other: Plan, category_of: CategoryOf) -> bool:
     """Whether two plans are about a series in common."""
     if "*" not in (one.store, other.store) and one.store != other.store:
         return False
     if one.product is not None and other.product is not None:
         return one.product == other.product
-    a = one.category if one.product is None else category_of(one.product)
-    b = other.category if other.product is None else category_of(other.product)
+    store = one.store if other.store == "*" else other.store
+    a = one.category if one.product is None else category_of(store, one.product)
+    b = other.category if other.product is None else category_of(store, other.product)
     everything = any(of.product is None and of.category is None for of in (one, other))
     return everything or a == b
 
@@ -200,7 +229,7 @@ def item(plan: Plan, calendar: Calendar, folded: bool) -> dict[str, Any]:
 
 def bears_on(
     plan: Plan,
-    category_of: Callable[[str], str | None],
+    category_of: CategoryOf,
     *,
     store: str | None,
     product: str | None,
@@ -212,10 +241,10 @@ def bears_on(
     if product is not None:
         if plan.product is not None and plan.product != product:
             return False
-        if plan.category is not None and plan.category != category_of(product):
+        if plan.category is not None and plan.category != category_of(store or plan.store, product):
             return False
     if category is None:
         return True
     if plan.product is not None:
-        return category_of(plan.product) == category
+        return category_of(store or plan.store, plan.product) == category
     return plan.category in (None, category)

@@ -49,11 +49,12 @@ def read_forecaster(
 
 
 class Knowledge(msgspec.Struct, frozen=True):
-    """Facts of a shard that are no sales: products by name, and every version of each plan, in
-    the order they were told. ``last`` is the last bucket that closed."""
+    """Facts of a shard that are no sales: what was told last of each product in each store, and
+    every version of each plan, in the order they were told. ``last`` is the last bucket that
+    closed."""
 
     last: int | None
-    products: dict[str, Product]
+    products: list[Product]
     plans: list[Plan]
 
 
@@ -69,9 +70,8 @@ def read_knowledge(store: SnapshotStore, manifest: Manifest) -> Knowledge:
     SnapshotMissing, SnapshotCorrupt
     """
     known, _ = unpack(read_parts(store, manifest, ("knowledge",))["knowledge"])
-    products = [_product.decode(raw) for raw in known["products"]]
     return Knowledge(
         last=known["last"],
-        products={one.product: one for one in products},
+        products=[_product.decode(raw) for raw in known["products"]],
         plans=[_kept.decode(raw).plan for raw in known["plans"]],
     )

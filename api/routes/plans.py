@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -223,7 +222,7 @@ class _Told:
         wanted = Plan(
             id=id, source=source, time=self._now(), revision=body.revision or 0, **told
         )  # fmt: skip
-        planning.check(wanted)
+        planning.check(wanted, context.settings.covariates)
         judge(context, wanted)
         with self._lock:
             # 2.
@@ -261,16 +260,11 @@ class _Told:
         plan, folded = self._find(facts, id, source)
         return self._answer(plan, facts, folded)
 
-    def category_of(self, facts: Facts) -> Callable[[str], str | None]:
-        """A product's category, as declared or else as served; ``None``: not known."""
+    def category_of(self, facts: Facts) -> planning.CategoryOf:
+        """A product's category in a store, as told or else as served; ``None``: not known."""
         served = self._context.census.now().category_of
-
-        def find(product: str) -> str | None:
-            declared = facts.products.get(product)
-            category = served.get(product) if declared is None else declared[0].category
-            return category or None
-
-        return find
+        about = facts.products.about
+        return lambda store, product: about(store, product).category or served.get(product)
 
     def _now(self) -> datetime:
         return datetime.fromtimestamp(self._context.clock(), UTC)
@@ -299,13 +293,12 @@ class _Told:
             )  # fmt: skip
         if plan.product is not None:
             known(
-                "product", plan.product, served.products.keys() | facts.products.keys(),
+                "product", plan.product, served.products.keys() | facts.names,
                 "tell of a new product with PUT /v1/products/{id} first",
             )  # fmt: skip
         if plan.category is not None:
-            declared = {one.category for one, _ in facts.products.values() if one.category}
             known(
-                "category", plan.category, served.categories.keys() | declared,
+                "category", plan.category, served.categories.keys() | facts.categories,
                 "a category is known once a product is in it: PUT /v1/products/{id} first",
             )  # fmt: skip
 

@@ -7,17 +7,20 @@ from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import msgspec
-from fastapi import APIRouter, Body, Depends, Path, Request
+from fastapi import APIRouter, Body, Depends, Path, Query, Request
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
+from api.census import series_of
 from api.context import Context, answer, documented
 from api.facts import Facts
 from api.planning import known
 from api.problems import Problem, invalid
+from api.replica import iso
 from api.schemas import ShortName
 from api.search import close_names
 from api.writing import SOURCE, append, judge
+from learner.products import EVERYWHERE, Products
 from stream.event import MAX_QUANTITY, Product
 
 FIELDS = ("category", "unit_size", "listed", "delisted", "replaces")
@@ -39,7 +42,10 @@ class ProductBody(BaseModel):
 
     category: ShortName | None = None
     unit_size: float | None = Field(
-        None, gt=0, le=MAX_QUANTITY, description="Units of demand in one item sold"
+        None,
+        gt=0,
+        le=MAX_QUANTITY,
+        description="Units of one item, such as 0.25 for quarters of a kilogram",
     )
     listed: AwareDatetime | None = Field(None, description="On sale from here on")
     delisted: AwareDatetime | None = Field(None, description="No longer on sale from here on")
@@ -50,12 +56,14 @@ class ProductAnswer(BaseModel):
     """What is known of a product."""
 
     product: str
+    store: str = Field(description="The store that it is answered for; * for all")
     category: str | None
-    unit_size: float | None
+    unit_size: float
     listed: str | None
     delisted: str | None
     replaces: str | None
     replaced_by: list[str]
+    stores: list[str] = Field(description="Stores of which something else was told")
     series: int = Field(description="Stores in which it is served")
     told: str | None = Field(description="When it was told of last; null: only sales are known")
     state: str = Field(description="waiting: in no snapshot yet; folded: in one")
@@ -73,6 +81,7 @@ def routes(context: Context) -> APIRouter:
         context.guard(request)
 
     name = Path(min_length=1, max_length=128, description="The product")
+    store = Query(EVERYWHERE, min_length=1, max_length=128, description="A store, or * for all")
 
     @router.put(
         "/v1/products/{id:path}",
@@ -80,93 +89,105 @@ def routes(context: Context) -> APIRouter:
         responses={
             200: {"model": ProductAnswer, "description": "Told, or unchanged"},
             201: {"model": ProductAnswer, "description": "New"},
-            **documented(401, 404, 409, 413, 422, 503),
+            **documented(401, 404, 413, 422, 503),
         },
     )
-    def put_product(body: Annotated[ProductBody, Body()], id: str = name) -> Response:
-        """Tell of a product, for all stores; answered once it is durable.
+    def put_product(
+        body: Annotated[ProductBody, Body()], id: str = name, store: str = store
+    ) -> Response:
+        """Tell of a product, in all stores or in one; answered once it is durable.
 
-        Fields that are left out keep what was told before; `null` takes one back.
+        Fields that are left out keep what was told before; `null` takes one back. What is told
+        of one store goes before what is told of all, field by field.
         """
         with writing:
-            found, new = _put(context, id, body)
+            found, new = _put(context, id, store, body)
         return answer(found, 201 if new else 200)
 
     @router.get(
         "/v1/products/{id:path}",
         responses={200: {"model": ProductAnswer}, **documented(404, 422, 503)},
     )
-    def get_product(id: str = name) -> Response:
-        """What is known of a product: declared, or only seen in sales."""
+    def get_product(id: str = name, store: str = store) -> Response:
+        """What is known of a product, in all stores or in one: told, or only seen in sales."""
         facts = context.facts.read()
-        found = facts.products.get(id)
         served = context.census.now()
-        if found is None and id not in served.products:
-            names = sorted(served.products.keys() | facts.products.keys())
+        if id not in facts.names and id not in served.products:
             raise Problem(
                 404, "unknown-product", "Unknown product", f"no product `{id}` is known",
                 field="id", remedy="search with GET /v1/series?q=, or tell of it with PUT",
-                near=close_names(id, names),
+                near=close_names(id, sorted(served.products.keys() | facts.names)),
             )  # fmt: skip
-        return answer(_item(context, facts, id, *(found or (None, True))))
+        folded = all(
+            facts.told[key][1] for key in ((store, id), (EVERYWHERE, id)) if key in facts.told
+        )
+        return answer(_item(context, facts, facts.products, store, id, folded))
 
     return router
 
 
-def _put(context: Context, id: str, body: ProductBody) -> tuple[dict[str, Any], bool]:
+def _put(context: Context, id: str, store: str, body: ProductBody) -> tuple[dict[str, Any], bool]:
     """Tell of a product: the answer, and whether it is new."""
     given = body.model_dump(exclude_unset=True)
     if not given:
         raise invalid(
             "body", "nothing is told of the product", f"give one or more of {', '.join(FIELDS)}"
         )
-    facts = context.facts.read()
-    before, folded = facts.products.get(id, (None, True))
+    facts, served = context.facts.read(), context.census.now()
+    if store != EVERYWHERE:
+        known(
+            "store", store, served.stores,
+            "a store is known once a bucket with its first sale has closed; until then tell of "
+            "the product in all stores, or send a product event with POST /v1/events",
+        )  # fmt: skip
+    before, folded = facts.told.get((store, id), (None, True))
     now = datetime.fromtimestamp(context.clock(), UTC)
-    base = before or Product(id=id, source=SOURCE, time=now, product=id)
-    told = msgspec.structs.replace(base, id=id, source=SOURCE, time=now, store="*", x=None, **given)
-    _check(context, facts, told, given)
+    base = before or Product(id=id, source=SOURCE, time=now, product=id, store=store)
+    told = msgspec.structs.replace(base, id=id, source=SOURCE, time=now, x=None, **given)
+    known_with = Products()
+    known_with.restore(
+        [told, *(one for key, (one, _) in facts.told.items() if key != (store, id))], ()
+    )
+    _check(context, facts, known_with, told, given)
     judge(context, told)
     if before is not None and all(getattr(before, f) == getattr(told, f) for f in FIELDS):
-        return _item(context, facts, id, before, folded) | {"unchanged": True}, False
+        found = _item(context, facts, facts.products, store, id, folded)
+        return found | {"unchanged": True}, False
     receipts = append(context, [told])
-    found = _item(context, facts, id, told, False)
+    found = _item(context, facts, known_with, store, id, False)
     found |= {"notes": _notes(context, facts, told), "unchanged": False, "receipts": receipts}
-    new = before is None and id not in context.census.now().products
-    return found, new
+    return found, id not in facts.names and id not in served.products
 
 
-def _check(context: Context, facts: Facts, told: Product, given: dict[str, Any]) -> None:
-    """Refuse what contradicts itself, or names what nobody knows.
+def _check(
+    context: Context, facts: Facts, products: Products, told: Product, given: dict[str, Any]
+) -> None:
+    """Refuse what contradicts itself or what is known already, or names what nobody knows.
 
     Raises
     ------
     Problem
     """
-    if told.listed is not None and told.delisted is not None and told.listed >= told.delisted:
-        kept = "listed" if "delisted" in given else "delisted"
+    about = products.about(told.store, told.product)
+    if about.from_us >= about.until_us:
+        field = "delisted" if given.get("delisted") is not None else "listed"
         raise invalid(
-            "delisted" if kept == "listed" else "listed",
-            f"`delisted` {told.delisted.isoformat()} is not after `listed` "
-            f"{told.listed.isoformat()}",
+            field, f"`delisted` {iso(about.until_us)} is not after `listed` {iso(about.from_us)}",
             "give a later `delisted`, or an earlier `listed`; null takes either back",
         )  # fmt: skip
-    if told.replaces is None or "replaces" not in given:
+    if given.get("replaces") is None:
         return
     if told.replaces == told.product:
         raise invalid("replaces", "a product cannot replace itself", "name the product before it")
     known(
-        "product", told.replaces, context.census.now().products.keys() | facts.products.keys(),
+        "product", given["replaces"], context.census.now().products.keys() | facts.names,
         "name a product that has sales, or tell of it with PUT /v1/products/{id} first",
         field="replaces",
     )  # fmt: skip
-    chain, at = [told.product], told.replaces
-    while at not in chain:
+    chain, at = [told.product], about.replaces
+    while at is not None and at not in chain:
         chain.append(at)
-        following = facts.products.get(at)
-        if following is None or following[0].replaces is None:
-            return
-        at = following[0].replaces
+        at = products.about(told.store, at).replaces
     if at == told.product:
         raise invalid(
             "replaces", f"they would replace each other: {' ← '.join([*chain, at])}",
@@ -175,9 +196,7 @@ def _check(context: Context, facts: Facts, told: Product, given: dict[str, Any])
 
 
 def _notes(context: Context, facts: Facts, told: Product) -> list[str]:
-    served = context.census.now()
-    declared = {one.category for one, _ in facts.products.values() if one.category}
-    there = served.categories.keys() | declared
+    there = context.census.now().categories.keys() | facts.categories
     if told.category is None or told.category in there:
         return []
     near = close_names(told.category, sorted(there))
@@ -186,25 +205,29 @@ def _notes(context: Context, facts: Facts, told: Product) -> list[str]:
 
 
 def _item(
-    context: Context, facts: Facts, id: str, told: Product | None, folded: bool
+    context: Context, facts: Facts, products: Products, store: str, id: str, folded: bool
 ) -> dict[str, Any]:
-    """What is known of a product, times in the deployment's zone."""
-    served, zone = context.census.now(), context.replica.calendar.zone
+    """What is known of a product in a store, times in the deployment's zone."""
+    served, calendar = context.census.now(), context.replica.calendar
+    about = products.about(store, id)
 
     def shown(moment: datetime | None) -> str | None:
-        return None if moment is None else moment.astimezone(zone).isoformat()
+        return None if moment is None else moment.astimezone(calendar.zone).isoformat()
 
-    by = (one.product for one, _ in facts.products.values() if one.replaces == id)
+    told = [products.told[key] for key in ((store, id), (EVERYWHERE, id)) if key in products.told]
+    views = context.replica.state.views.values()
     return {
         "product": id,
-        "category": (told.category if told else served.category_of.get(id)) or None,
-        "unit_size": told.unit_size if told else None,
-        "listed": shown(told.listed) if told else None,
-        "delisted": shown(told.delisted) if told else None,
-        "replaces": told.replaces if told else None,
-        "replaced_by": sorted(by),
-        "series": served.products.get(id, 0),
-        "told": shown(told.time) if told else None,
+        "store": store,
+        "category": about.category or served.category_of.get(id) or None,
+        "unit_size": about.unit_size,
+        "listed": shown(next((one.listed for one in told if one.listed), None)),
+        "delisted": shown(next((one.delisted for one in told if one.delisted), None)),
+        "replaces": about.replaces,
+        "replaced_by": sorted({one for (_, one), of in products.told.items() if of.replaces == id}),
+        "stores": sorted(of for of, one in products.told if one == id and of != EVERYWHERE),
+        "series": series_of(served, [view.serving for view in views], store, id, None),
+        "told": shown(max((one.time for one in told), default=None)),
         "state": "folded" if folded else "waiting",
         "notes": [],
     }

@@ -32,7 +32,9 @@ JSON = {"Content-Type": "application/json"}
 
 @pytest.fixture(scope="module")
 def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    found = Deployment(tmp_path_factory.mktemp("plans"), timezone="Europe/Paris")
+    found = Deployment(
+        tmp_path_factory.mktemp("plans"), timezone="Europe/Paris", covariates=("rain",)
+    )
     for partition, store in enumerate((HERE, THERE)):
         found.publish(partition, 0, keys=keys_of([store], ["apple", "pear", "a/b c?"]))
     yield found
@@ -254,6 +256,7 @@ def test_a_plan_is_told_what_stands_before_it_and_what_it_does_not_change(
         ({"store": ""}, 422, "store"),
         ({"product": "x" * 129}, 422, "product"),
         ({"covariates": {"rain": "wet"}}, 422, "covariates.rain"),
+        ({"covariates": {"rian": 1}}, 422, "covariates.rian"),
         ({"withdrawn": True}, 422, "withdrawn"),
     ],
 )
@@ -263,6 +266,14 @@ def test_a_bad_plan_is_refused_by_field_with_a_remedy_and_nothing_is_written(
     before = deployment.events.end()
     problem(client.put("/v1/plans/bad", json=WEEK | changed), status, field)
     assert deployment.events.end() == before
+
+
+def test_a_covariate_is_planned_by_a_name_that_the_settings_have(client: httpx.Client) -> None:
+    found = client.put("/v1/plans/wet", json=WEEK | {"covariates": {"rain": 0.0}}).json()
+    assert found["covariates"] == {"rain": 0.0}
+    bad = client.put("/v1/plans/wet", json=WEEK | {"covariates": {"rian": 0.0}}).json()
+    assert "setting `covariates`" in bad["detail"]
+    assert bad["near"] == ["rain"]
 
 
 def test_a_name_nobody_knows_comes_with_near_ones(client: httpx.Client) -> None:
@@ -356,7 +367,7 @@ def test_what_is_told_of_a_product_is_added_to_what_was_known(
     client.put("/v1/products/cider", json={"listed": "2025-03-05T00:00:00+01:00"})
     found = client.put("/v1/products/cider", json={"unit_size": None, "replaces": "apple"}).json()
     assert found["category"] == "DRINKS"
-    assert (found["unit_size"], found["replaces"]) == (None, "apple")
+    assert (found["unit_size"], found["replaces"]) == (1.0, "apple")
     assert found["listed"] == "2025-03-05T00:00:00+01:00"
     read = client.get("/v1/products/cider").json()
     assert read == {k: v for k, v in found.items() if k not in ("receipts", "unchanged")}
@@ -409,6 +420,25 @@ def test_a_listing_after_the_known_delisting_names_the_field_that_was_given(
     problem(answer, 422, "listed")
     both = {"listed": "2025-03-06T00:00:00Z", "delisted": None}
     assert client.put("/v1/products/fig", json=both).json()["delisted"] is None
+
+
+def test_what_is_told_of_a_store_goes_before_what_is_told_of_all(
+    client: httpx.Client, deployment: Deployment
+) -> None:
+    put = "/v1/products/quince"
+    client.put(put, json={"category": "food", "delisted": "2025-06-01T00:00:00Z"})
+    here = client.put(f"{put}?store={HERE}", json={"category": "toys", "unit_size": 2}).json()
+    assert [one.split("-")[0] for one in here["receipts"]] == ["0"]
+    assert (here["category"], here["unit_size"]) == ("toys", 2)
+    assert here["delisted"] == "2025-06-01T02:00:00+02:00"
+    everywhere = client.get(put).json()
+    assert (everywhere["category"], everywhere["stores"]) == ("food", [HERE])
+    assert client.get(f"{put}?store={THERE}").json()["category"] == "food"
+    listed = {"listed": "2025-07-01T00:00:00Z"}
+    problem(client.put(f"{put}?store={HERE}", json=listed), 422, "listed")
+    back = client.put(f"{put}?store={HERE}", json={"category": None, "unit_size": None}).json()
+    assert (back["category"], back["unit_size"]) == ("food", 1.0)
+    problem(client.put(f"{put}?store=nowhere", json={"category": "food"}), 404, "store")
 
 
 def test_products_cannot_replace_each_other_in_a_circle(client: httpx.Client) -> None:

@@ -58,7 +58,7 @@ def test_what_a_snapshot_knows_is_folded_and_what_the_log_holds_since_waits(
     log(deployment, plan("new"), plan("old", 1))
     facts = context_of(deployment.app()).facts.read()
     assert versions(facts) == {"old": (1, False), "new": (0, False)}
-    known, folded = facts.products["apple"]
+    known, folded = facts.told["*", "apple"]
     assert (known.category, folded) == ("fruit", True)
 
 
@@ -79,12 +79,15 @@ def test_a_plan_that_moved_to_another_store_is_the_one_it_moved_to(deployment: D
     assert facts.plans["hq", "w"] == (moved, False)
 
 
-def test_the_product_told_last_counts(deployment: Deployment) -> None:
+def test_the_product_told_last_counts_and_its_store_before_all(deployment: Deployment) -> None:
     late = NOON.replace(hour=18)
     log(deployment, product(category="a"), product(at=late, category="b"))
     log(deployment, product(store="100", category="c"))
     facts = context_of(deployment.app()).facts.read()
-    assert facts.products["apple"][0].category == "b"
+    assert facts.told["*", "apple"][0].category == "b"
+    about = facts.products.about
+    assert (about("*", "apple").category, about("100", "apple").category) == ("b", "c")
+    assert (set(facts.names), set(facts.categories)) == ({"apple"}, {"b", "c"})
 
 
 def test_facts_of_strange_shape_are_found_and_what_the_fold_refuses_is_not(
@@ -98,7 +101,7 @@ def test_facts_of_strange_shape_are_found_and_what_the_fold_refuses_is_not(
         [Entry(0, None, b'{"type":"plan","id":"torn'), Entry(1, None, b"\xff")]
     )
     facts = context_of(deployment.app()).facts.read()
-    assert list(facts.products) == ["in an array"]
+    assert facts.names == {"in an array"}
     assert list(facts.plans) == [("hq", "spaced")]
 
 
@@ -110,9 +113,9 @@ def test_nothing_of_the_log_is_read_twice_nor_before_the_head(deployment: Deploy
     asked: list[int] = []
     read = deployment.events.read
 
-    def counting(partition: int, offset: int, most: int = 1000) -> Any:
+    def counting(partition: int, offset: int, max_records: int = 1000) -> Any:
         asked.append(offset)
-        return read(partition, offset, most)
+        return read(partition, offset, max_records)
 
     deployment.events.read = counting  # type: ignore[method-assign]
     reader = context_of(app).facts

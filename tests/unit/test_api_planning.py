@@ -21,8 +21,12 @@ from tests.learner_parts import chosen, day, plan, sale, told
 FOOD = {"p": "food", "q": "food", "r": "toys"}
 
 
+def _food(store: str, product: str) -> str | None:
+    return FOOD.get(product)
+
+
 def shadows(plan: Plan, *others: Plan) -> dict[str, tuple[str, ...]]:
-    return {one.plan.id: one.fields for one in planning.shadows(plan, others, FOOD.get)}
+    return {one.plan.id: one.fields for one in planning.shadows(plan, others, _food)}
 
 
 def test_the_more_particular_plan_stands_before_the_other_and_not_the_reverse() -> None:
@@ -93,7 +97,7 @@ def test_a_plan_without_shadows_is_in_force_all_over_its_span(plans: list[Plan])
     one.tell(*plans)
     panel = one.shard.panel
     for mine in plans:
-        shadowed = bool(planning.shadows(mine, plans, FOOD.get))
+        shadowed = bool(planning.shadows(mine, plans, _food))
         span = covered(one.shard.calendar, time_us(mine.start), time_us(mine.end))
         assert span is not None
         rows = [
@@ -104,7 +108,7 @@ def test_a_plan_without_shadows_is_in_force_all_over_its_span(plans: list[Plan])
             and mine.category in (None, FOOD[product])
         ]
         overruled = any(
-            not np.allclose(panel.plans.promotion(panel, at, 10**9)[rows], mine.promotion)
+            not np.allclose(panel.plans.promotion(panel, at, 10**9)[rows], mine.promotion or 0)
             for at in range(span[0], span[1] + 1)
         )
         assert shadowed == overruled
@@ -160,5 +164,8 @@ def test_before_anything_has_closed_the_clock_says_what_is_over() -> None:
 def test_a_newer_version_that_says_the_same_is_the_same() -> None:
     mine = plan("x", 5, 7, promotion=1.0)
     assert planning.same(mine, plan("x", 5, 7, said=3, revision=4, promotion=1.0))
-    for changed in ({"store": "s"}, {"promotion": 0.9}, {"withdrawn": True}, {"closed": False}):
+    others: list[dict[str, Any]] = [
+        {"store": "s"}, {"promotion": 0.9}, {"withdrawn": True}, {"closed": False},
+    ]  # fmt: skip
+    for changed in others:
         assert not planning.same(mine, plan("x", 5, 7, **{"promotion": 1.0, **changed}))
