@@ -70,11 +70,14 @@ def test_a_forecast_is_explained_and_supposed_otherwise(running: Deployment) -> 
     for changed, field in (
         ({"promotion": 1.5}, "promotion"), ({"promotion": [0.1] * 8}, "promotion"),
         ({"price": -1}, "price"), ({"horizon": 99}, "horizon"), ({"store": "nowhere"}, "store"),
-        ({"closed": None}, "promotion"), ({"colour": 1}, "colour"),
+        ({"closed": None}, "promotion"), ({"colour": 1}, "colour"), ({"price": "x"}, "price"),
+        ({"covariates": {"rain": 1}}, "covariates.rain"),
+        ({"covariates": {"rain": ["x"]}}, "covariates.rain"),
     ):  # fmt: skip
         problem = running.api.post("/v1/forecasts:what-if", json=asked | changed)
         assert problem.status_code in (404, 422), changed
-        assert field in problem.json()["field"] and problem.json()["remedy"], changed
+        assert problem.json()["field"].startswith(field) and problem.json()["remedy"], changed
+        assert "float" not in problem.json()["field"]
     assert running.api.get(path, params={"horizon": 0}).status_code == 422
 
 
