@@ -20,6 +20,7 @@ from api.context import Context, documented
 from api.control import Control
 from api.facts import FactReader
 from api.log_watch import INTERVAL_S, LogWatch
+from api.past import Past
 from api.recaller import Recaller
 from api.replica import Loader, Replica
 from api.routes import (
@@ -101,6 +102,7 @@ def create_app(
         events=events,
         replica=replica,
         recaller=Recaller(store, verifier),
+        past=Past(store, verifier, catalog, replica.calendar),
         catalog=catalog,
         census=Censuses(replica),
         facts=FactReader(store, catalog, events),

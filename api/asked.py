@@ -23,11 +23,15 @@ _UNQUOTED = re.compile(r" (?=\d\d:?\d\d$)")
 
 
 class Asked(NamedTuple):
-    """Horizon and quantile levels of a request; ``names`` are the levels as they are written."""
+    """Horizon and quantile levels of a request; ``names`` are the levels as they are written.
+
+    ``as_of``: what was forecast then is asked for, and not what is now.
+    """
 
     horizon: int
     levels: answers.Levels
     names: tuple[str, ...]
+    as_of: datetime | None = None
 
 
 def check(horizon: int | None, levels: Sequence[float] | None, horizons: int) -> Asked:
@@ -66,9 +70,10 @@ def check(horizon: int | None, levels: Sequence[float] | None, horizons: int) ->
 
 @lru_cache(maxsize=1024)
 def parse(query: bytes, horizons: int) -> Asked:
-    """Horizon and quantiles of a query string; see ``check``."""
+    """Horizon, quantiles and time of a query string; see ``check``."""
     horizon: int | None = None
     levels: list[float] | None = None
+    as_of: datetime | None = None
     for name, text in parse_qsl(query.decode("latin-1"), keep_blank_values=True):
         if name == "horizon":
             # int() would also take "1_0" and digits of other scripts.
@@ -90,7 +95,9 @@ def parse(query: bytes, horizons: int) -> Asked:
                         f"`quantiles` must be numbers from {LOWEST} to {HIGHEST}, with commas",
                         "give probabilities, such as 0.1,0.5,0.9",
                     ) from None
-    return check(horizon, levels, horizons)
+        elif name == "as_of":
+            as_of = moment("as_of", text)
+    return check(horizon, levels, horizons)._replace(as_of=as_of)
 
 
 def moment(field: str, text: str) -> datetime:

@@ -17,6 +17,7 @@ from api.census import Censuses
 from api.control import Control
 from api.facts import FactReader
 from api.log_watch import LogWatch
+from api.past import Past
 from api.recaller import Recaller
 from api.replica import Replica
 from api.security import Guard
@@ -33,6 +34,7 @@ class Context:
     events: EventLog
     replica: Replica
     recaller: Recaller
+    past: Past
     catalog: Catalog
     census: Censuses
     facts: FactReader

@@ -456,15 +456,19 @@ def read_serving(
     snapshot: str,
     verifier: Verifier,
     previous: Serving | None = None,
+    *,
+    rings: bool = True,
 ) -> Serving:
     """What the API answers from; unpickles nothing, and fetches only parts that changed.
+
+    Without ``rings`` it has no past: they are many times what forecasts are made from.
 
     Raises
     ------
     SnapshotMissing, SnapshotCorrupt
     """
     manifest = read_manifest(store, partition, snapshot, verifier)
-    names = ["keys", "columns", "forecast", *(f"ring.{name}" for name in _SERVED)]
+    names = ["keys", "columns", "forecast", *(f"ring.{name}" for name in _SERVED if rings)]
     known = dict(previous.parts) if previous is not None else {}
     arrays: dict[str, Array] = {}
     texts: dict[str, list[str]] = {}
@@ -499,7 +503,7 @@ def read_serving(
         sold=arrays["sold"],
         tables=arrays["tables"],
         parts=loaded,
-        **{name: arrays[name] for name in _SERVED},
+        **{name: arrays[name] if rings else np.zeros((0, size)) for name in _SERVED},
     )
 
 
