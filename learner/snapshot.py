@@ -470,7 +470,7 @@ def read_serving(
     manifest = read_manifest(store, partition, snapshot, verifier)
     names = ["keys", "columns", "forecast", *(f"ring.{name}" for name in _SERVED if rings)]
     known = dict(previous.parts) if previous is not None else {}
-    arrays: dict[str, Array] = {}
+    arrays: dict[str, Array] = {name: np.zeros((0, manifest.series)) for name in _SERVED}
     texts: dict[str, list[str]] = {}
     loaded = {}
     for name in names:
@@ -503,7 +503,7 @@ def read_serving(
         sold=arrays["sold"],
         tables=arrays["tables"],
         parts=loaded,
-        **{name: arrays[name] if rings else np.zeros((0, size)) for name in _SERVED},
+        **{name: arrays[name] for name in _SERVED},
     )
 
 

@@ -20,6 +20,7 @@ from api.context import Context
 from api.server import Server
 from learner import intervals
 from learner.file_store import FileStore
+from learner.keys import ensure_keys, load_signer
 from learner.plans import Kept
 from learner.snapshot import FORMAT, Manifest, Signer, cut, pack, versions
 from learner.store import Pointer, SnapshotStore
@@ -52,15 +53,19 @@ def keys_of(stores: Sequence[str], products: Sequence[str]) -> list[Key]:
 class Deployment:
     """A log and a snapshot store in a folder, and snapshots made by hand."""
 
-    def __init__(self, folder: Path, **settings: Any) -> None:
+    def __init__(self, folder: Path, *, signed: bool = False, **settings: Any) -> None:
         values: dict[str, Any] = {"data_dir": str(folder), "partitions": 2, "replica_poll_s": 0.02}
         self.settings = Settings(**(values | settings))
+        folder.mkdir(parents=True, exist_ok=True)
         count = self.settings.partitions
         self.events = SqliteLog(folder / "log.db", "sales.events", count)
         self.control = SqliteLog(folder / "log.db", "sales.control", 1)
         self.dead_letters = SqliteLog(folder / "log.db", "sales.dead_letters", count)
         self.store = FileStore(folder / "snapshots")
         self.signer = Signer(Ed25519PrivateKey.generate())
+        if signed:  # by a pair of keys that other processes find, too
+            ensure_keys(self.settings)
+            self.signer = load_signer(self.settings)
 
     def close(self) -> None:
         for one in (self.events, self.control, self.dead_letters, self.store):
