@@ -133,6 +133,7 @@ def create_app(
         version=VERSION,
         description=DESCRIPTION,
         lifespan=lifespan,
+        docs_url=None,  # `page` serves it
         redoc_url=None,
     )
     app.state.context = context
