@@ -11,13 +11,12 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from api.catalog import Catalog
 from api.problems import RETRY_AFTER_S, Problem
-from learner.plans import newest_of
+from learner.plans import outdates
 from learner.products import Products
 from learner.recall import Knowledge, read_knowledge
 from learner.snapshot import Part
@@ -35,13 +34,6 @@ _MAYBE = re.compile(rb'"type"\s*:\s*"p|\\u')
 #: Source and id of a plan.
 Identity = tuple[str, str]
 Fact = Plan | Product
-
-
-class Told(NamedTuple):
-    """A fact, and whether a snapshot has taken note of it already."""
-
-    event: Fact
-    folded: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +64,6 @@ class _Side:
     read_to: int = 0
     since: list[tuple[int, Fact]] = field(default_factory=list)
 
-    def told(self) -> Iterator[Told]:
-        """Every fact, in the order of the log."""
-        yield from (Told(one, True) for one in self.knowledge.products)
-        yield from (Told(one, True) for one in self.knowledge.plans)
-        yield from (Told(one, False) for _, one in self.since)
-
 
 class FactReader:
     """Reads facts; safe to ask from many threads. All of it blocks.
@@ -102,6 +88,9 @@ class FactReader:
         self._sides: dict[int, _Side] = {}
         self._lock = threading.Lock()
         self._kept: Facts | None = None
+        # What is not in `_kept` yet: facts that came since, or so much that it is made anew.
+        self._news: list[Fact] = []
+        self._outdated = True
 
     def read(self) -> Facts:
         """The facts as they are now.
@@ -115,19 +104,23 @@ class FactReader:
         """
         until = self._clock() + BUDGET_S
         with self._lock:
-            ends = self._events.end()
-            moved = [self._follow(partition, end, until) for partition, end in ends.items()]
-            if any(moved) or self._kept is None:
+            for partition, end in self._events.end().items():
+                self._follow(partition, end, until)
+            if self._kept is None or self._outdated:
                 self._kept = _merged(self._sides)
+            elif self._news:
+                self._kept = _added(self._kept, self._news)
+            self._news, self._outdated = [], False
             return self._kept
 
-    def _follow(self, partition: int, end: int, until: float) -> bool:
-        """Bring one partition up to date; whether anything changed."""
+    def _follow(self, partition: int, end: int, until: float) -> None:
+        """Bring one partition up to date."""
         side = self._sides.setdefault(partition, _Side())
-        moved = self._take_up(partition, side)
+        self._take_up(partition, side)
         if side.read_to > end:
             # A log recreated empty, or one put back from a backup.
             side.read_to, side.since = min(side.position, end), []
+            self._outdated = True
         if side.snapshot is None and side.read_to < end:
             side.read_to = max(side.read_to, self._events.begin()[partition])
         while side.read_to < end:
@@ -138,27 +131,26 @@ class FactReader:
                 if _MAYBE.search(record.value):
                     found = _facts(record.value, partition, self._events.partitions)
                     side.since += [(record.offset, one) for one in found]
-                    moved = moved or bool(found)
+                    self._news += found
             side.read_to = records[-1].offset + 1
             if side.read_to < end and self._clock() > until:
                 raise _behind(partition, end - side.read_to)
-        return moved
 
-    def _take_up(self, partition: int, side: _Side) -> bool:
-        """Take up the head, if it is another one; whether it told anything new."""
+    def _take_up(self, partition: int, side: _Side) -> None:
+        """Take up the head, if it is another one."""
         head = self._store.pointers(partition).head
         if head is None or head.snapshot == side.snapshot:
-            return False
+            return
         manifest = self._catalog.manifest(partition, head.snapshot)
         part = manifest.parts.get("knowledge")
-        changed = part is None or part != side.part
-        if changed:
+        if part is None or part != side.part:
             side.knowledge = read_knowledge(self._store, manifest)
+            self._outdated = True
         side.snapshot, side.position, side.part = head.snapshot, manifest.position, part
         since = [one for one in side.since if one[0] >= manifest.position]
-        changed, side.since = changed or len(since) < len(side.since), since
+        self._outdated = self._outdated or len(since) < len(side.since)
+        side.since = since
         side.read_to = max(side.read_to, manifest.position)
-        return changed
 
 
 def _facts(value: bytes, partition: int, partitions: int) -> list[Fact]:
@@ -173,26 +165,45 @@ def _facts(value: bytes, partition: int, partitions: int) -> list[Fact]:
 
 def _merged(sides: Mapping[int, _Side]) -> Facts:
     """One view over all partitions: a fact of all stores is told to each of them."""
-    versions: dict[Identity, list[Told]] = {}
+    plans: dict[Identity, tuple[Plan, bool]] = {}
     told: dict[Key, tuple[Product, bool]] = {}
-    for partition in sorted(sides):
-        here: dict[Key, tuple[Product, bool]] = {}
-        for event, folded in sides[partition].told():
-            if isinstance(event, Plan):
-                versions.setdefault((event.source, event.id), []).append(Told(event, folded))
-            else:
-                here[event.store, event.product] = (event, folded)  # the one told last
-        for key, (product, folded) in here.items():
-            before = told.get(key)
-            if before is None or product.time > before[0].time:
-                told[key] = (product, folded)
-            elif product == before[0]:
-                told[key] = (product, folded and before[1])
-    plans = {}
-    for identity, of in versions.items():
-        events = [one.event for one in of if isinstance(one.event, Plan)]
-        newest = events[newest_of(events)]
-        plans[identity] = (newest, all(one.folded for one in of if one.event == newest))
+    ordered = [sides[partition] for partition in sorted(sides)]
+    for side in ordered:
+        for plan in side.knowledge.plans:
+            identity = (plan.source, plan.id)
+            known = plans.get(identity)
+            if known is None or outdates(plan, known[0]):
+                plans[identity] = (plan, True)
+        for product in side.knowledge.products:
+            key = (product.store, product.product)
+            if key not in told or product.time > told[key][0].time:
+                told[key] = (product, True)
+    last = [side.knowledge.last for side in ordered if side.knowledge.last is not None]
+    return _facts_of(plans, told, last, [fact for side in ordered for _, fact in side.since])
+
+
+def _added(facts: Facts, news: Sequence[Fact]) -> Facts:
+    """The same facts and some that came since; those who read the old ones are not disturbed."""
+    return _facts_of(dict(facts.plans), dict(facts.told), facts.last, news)
+
+
+def _facts_of(
+    plans: dict[Identity, tuple[Plan, bool]], told: dict[Key, tuple[Product, bool]],
+    last: Sequence[int], since: Sequence[Fact],
+) -> Facts:  # fmt: skip
+    """Facts that are folded, or were told before, with those that no snapshot holds yet."""
+    for fact in since:
+        if isinstance(fact, Plan):
+            identity = (fact.source, fact.id)
+            plan = plans.get(identity)
+            if plan is None or outdates(fact, plan[0]):
+                plans[identity] = (fact, False)
+        else:
+            key = (fact.store, fact.product)
+            product = told.get(key)
+            # Partitions tell the same; whichever is read first, the one told last counts.
+            if product is None or product[1] or fact.time >= product[0].time:
+                told[key] = (fact, False)
     products = Products()
     products.restore((product for product, _ in told.values()), ())
     return Facts(
@@ -201,7 +212,7 @@ def _merged(sides: Mapping[int, _Side]) -> Facts:
         products=products,
         names=frozenset(name for _, name in told),
         categories=frozenset(one.category for one, _ in told.values() if one.category),
-        last=[side.knowledge.last for side in sides.values() if side.knowledge.last is not None],
+        last=last,
     )
 
 

@@ -9,7 +9,7 @@ middle. Leaves out: what plans do to demand (``features``).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -150,15 +150,18 @@ class Plans:
             known = [one for one in self.kept[identity] if one.known <= origin]
             if not known:
                 continue
-            newest = known[newest_of([one.plan for one in known])]
+            newest = known[0]
+            for one in known[1:]:
+                if outdates(one.plan, newest.plan):
+                    newest = one
             if newest.start_us <= middle < newest.end_us and not newest.plan.withdrawn:
                 plans.append(newest.plan)
         return sorted(plans, key=precedence)
 
 
-def newest_of(versions: Sequence[Plan]) -> int:
-    """Place of the version that counts: the highest revision; of equal ones the last told."""
-    return max(range(len(versions)), key=lambda at: (versions[at].revision, at))
+def outdates(later: Plan, earlier: Plan) -> bool:
+    """Whether a version told later takes the earlier one's place: an older revision does not."""
+    return later.revision >= earlier.revision
 
 
 def precedence(plan: Plan) -> tuple[int, int, int, str, str]:

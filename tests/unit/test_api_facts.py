@@ -105,6 +105,50 @@ def test_facts_of_strange_shape_are_found_and_what_the_fold_refuses_is_not(
     assert list(facts.plans) == [("hq", "spaced")]
 
 
+def test_facts_read_step_by_step_are_those_read_at_once(deployment: Deployment) -> None:
+    context = context_of(deployment.app())
+    steps = [
+        (plan("a"), product("p", category="x")),
+        (plan("a", 1), plan("b", store="100")),
+        (plan("a", 1, withdrawn=True), product("p", NOON.replace(hour=13), category="y")),
+        (plan("a", 0), product("p", store="100", category="z"), plan("b", 5, store="101")),
+    ]
+    folded: list[Any] = []
+    for at, events in enumerate(steps):
+        log(deployment, *events)
+        for reader in (context.facts, context_of(deployment.app()).facts):
+            found = reader.read()
+            if reader is context.facts:
+                step_by_step = found
+        assert dict(found.plans) == dict(step_by_step.plans)
+        assert dict(found.told) == dict(step_by_step.told)
+        if at == 1:
+            folded += [one for events in steps[:2] for one in events]
+            for partition, end in deployment.events.end().items():
+                mine = [one for one in folded
+                        if one.store == "*" or partition_of(one.store, 2) == partition]  # fmt: skip
+                deployment.publish(partition, end, facts=mine, seed=1)
+    assert versions(found) == {"a": (1, False), "b": (5, False)}
+    assert found.plans["hq", "a"][0].withdrawn
+
+
+def test_what_was_told_is_not_lost_when_a_read_is_put_off(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("api.facts.READ_RECORDS", 1)
+    context = context_of(deployment.app())
+    reader = FactReader(deployment.store, context.catalog, deployment.events, lambda: 0.0)
+    assert versions(reader.read()) == {}
+    log(deployment, plan("first"), plan("second"))
+    deployment.publish(1, 1, facts=[plan("first")])
+    times = iter([0.0])
+    monkeypatch.setattr(reader, "_clock", lambda: next(times, 1e9))
+    with pytest.raises(Problem):
+        reader.read()
+    monkeypatch.setattr(reader, "_clock", lambda: 0.0)
+    assert versions(reader.read()) == {"first": (0, False), "second": (0, False)}
+
+
 def test_nothing_of_the_log_is_read_twice_nor_before_the_head(deployment: Deployment) -> None:
     sale = Sale(id="1", source="till", time=NOON, store="100", product="apple", quantity=1)
     log(deployment, sale, sale)
