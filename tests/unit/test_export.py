@@ -82,7 +82,7 @@ def test_the_file_holds_what_the_api_answers(
             first = rows[at]
             path = "/".join("".join(f"%{b:02X}" for b in first[n].encode())
                             for n in ("store", "product"))  # fmt: skip
-            asked = {"horizon": 5, "quantiles": "0.25,0.975"}
+            asked: dict[str, Any] = {"horizon": 5, "quantiles": "0.25,0.975"}
             found = client.get(f"/v1/forecasts/{path}", params=asked).raise_for_status().json()
             assert first["origin"].isoformat() == found["origin"]
             assert (first["snapshot"], first["category"]) == (found["snapshot"], "food")
@@ -177,7 +177,8 @@ def test_what_fails_halfway_leaves_the_old_file_and_no_other(
     file = tmp_path / "a.parquet"
     assert run("--out", file).exit_code == 0
     before = file.read_bytes()
-    write_table, calls = pq.ParquetWriter.write_table, []
+    calls: list[int] = []
+    write_table = pq.ParquetWriter.write_table
 
     def full(self: Any, table: Any) -> None:
         if calls:
