@@ -15,12 +15,26 @@ from starlette.types import ASGIApp
 from api import problems, schemas, security
 from api.background import Repeating
 from api.catalog import Catalog, ManifestReader
+from api.census import Censuses
 from api.context import Context, documented
 from api.control import Control
+from api.facts import FactReader
 from api.log_watch import INTERVAL_S, LogWatch
+from api.past import Past
 from api.recaller import Recaller
 from api.replica import Loader, Replica
-from api.routes import batch, forecasts, operations, page, series, snapshots, status, what_if
+from api.routes import (
+    batch,
+    forecasts,
+    operations,
+    page,
+    plans,
+    products,
+    series,
+    snapshots,
+    status,
+    what_if,
+)
 from api.routes import events as event_routes
 from api.telemetry import ApiTelemetry, MeasureRequests
 from learner.snapshot import VERSION, Verifier, read_manifest, read_serving
@@ -88,7 +102,10 @@ def create_app(
         events=events,
         replica=replica,
         recaller=Recaller(store, verifier),
+        past=Past(store, verifier, catalog, replica.calendar),
         catalog=catalog,
+        census=Censuses(replica),
+        facts=FactReader(store, catalog, events),
         control=operations_,
         log_watch=log_watch,
         telemetry=telemetry,
@@ -116,10 +133,15 @@ def create_app(
         version=VERSION,
         description=DESCRIPTION,
         lifespan=lifespan,
+        docs_url=None,  # `page` serves it
         redoc_url=None,
     )
     app.state.context = context
-    for module in (event_routes, forecasts, batch, what_if, series, snapshots, operations, status):
+    modules = (
+        event_routes, plans, products, forecasts, batch, what_if, series, snapshots, operations,
+        status,
+    )  # fmt: skip
+    for module in modules:
         app.include_router(module.routes(context))
     page.install(app)
     problems.install(app)
@@ -156,9 +178,13 @@ def _document(app: FastAPI, keyed: bool) -> None:
                 "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
                 "bearer": {"type": "http", "scheme": "bearer"},
             }
-            for path in ("/v1/events", "/v1/operations"):
-                needed: list[dict[str, list[str]]] = [{"key": []}, {"bearer": []}]
-                found["paths"][path]["post"]["security"] = needed if keyed else [{}, *needed]
+            needed: list[dict[str, list[str]]] = [{"key": []}, {"bearer": []}]
+            for path, methods in found["paths"].items():
+                for method, operation in methods.items():
+                    if method in ("put", "delete") or (
+                        method == "post" and path in ("/v1/events", "/v1/operations")
+                    ):
+                        operation["security"] = needed if keyed else [{}, *needed]
             app.openapi_schema = found
         return app.openapi_schema
 

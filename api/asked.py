@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from datetime import datetime
 from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import parse_qsl, unquote_to_bytes
@@ -16,14 +18,20 @@ DEFAULT_LEVELS = (0.1, 0.5, 0.9)
 #: Bounds of quantile levels: the tails beyond were never measured.
 LOWEST, HIGHEST = 0.001, 0.999
 MOST_LEVELS = 50
+#: A blank where a plus sign of a zone's offset was, before it was decoded.
+_UNQUOTED = re.compile(r" (?=\d\d:?\d\d$)")
 
 
 class Asked(NamedTuple):
-    """Horizon and quantile levels of a request; ``names`` are the levels as they are written."""
+    """Horizon and quantile levels of a request; ``names`` are the levels as they are written.
+
+    ``as_of``: what was forecast then is asked for, and not what is now.
+    """
 
     horizon: int
     levels: answers.Levels
     names: tuple[str, ...]
+    as_of: datetime | None = None
 
 
 def check(horizon: int | None, levels: Sequence[float] | None, horizons: int) -> Asked:
@@ -62,9 +70,10 @@ def check(horizon: int | None, levels: Sequence[float] | None, horizons: int) ->
 
 @lru_cache(maxsize=1024)
 def parse(query: bytes, horizons: int) -> Asked:
-    """Horizon and quantiles of a query string; see ``check``."""
+    """Horizon, quantiles and time of a query string; see ``check``."""
     horizon: int | None = None
     levels: list[float] | None = None
+    as_of: datetime | None = None
     for name, text in parse_qsl(query.decode("latin-1"), keep_blank_values=True):
         if name == "horizon":
             # int() would also take "1_0" and digits of other scripts.
@@ -86,7 +95,33 @@ def parse(query: bytes, horizons: int) -> Asked:
                         f"`quantiles` must be numbers from {LOWEST} to {HIGHEST}, with commas",
                         "give probabilities, such as 0.1,0.5,0.9",
                     ) from None
-    return check(horizon, levels, horizons)
+        elif name == "as_of":
+            as_of = moment("as_of", text)
+    return check(horizon, levels, horizons)._replace(as_of=as_of)
+
+
+def moment(field: str, text: str) -> datetime:
+    """A moment of a query string, ISO 8601 with a zone.
+
+    Raises
+    ------
+    Problem
+
+    Examples
+    --------
+    >>> moment("as_of", "2026-11-30T00:00:00 01:00").isoformat()  # a plus sign that was not quoted
+    '2026-11-30T00:00:00+01:00'
+    """
+    try:
+        found = datetime.fromisoformat(_UNQUOTED.sub("+", text))
+    except ValueError:
+        found = None
+    if found is None or found.tzinfo is None:
+        raise invalid(
+            field, f"`{field}` is `{text[:50]}`, which is no moment with a zone",
+            "give ISO 8601 with a zone, such as 2026-11-30T00:00:00Z (a plus sign is %2B in a URL)",
+        )  # fmt: skip
+    return found
 
 
 def named(raw_path: bytes, prefix: bytes) -> tuple[str, str]:

@@ -13,8 +13,11 @@ from starlette.responses import Response
 from api import problems, schemas
 from api.answers import encode
 from api.catalog import Catalog
+from api.census import Censuses
 from api.control import Control
+from api.facts import FactReader
 from api.log_watch import LogWatch
+from api.past import Past
 from api.recaller import Recaller
 from api.replica import Replica
 from api.security import Guard
@@ -31,7 +34,10 @@ class Context:
     events: EventLog
     replica: Replica
     recaller: Recaller
+    past: Past
     catalog: Catalog
+    census: Censuses
+    facts: FactReader
     control: Control
     log_watch: LogWatch
     telemetry: ApiTelemetry

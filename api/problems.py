@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
@@ -21,6 +22,8 @@ logger = logging.getLogger(__name__)
 MEDIA_TYPE = "application/problem+json"
 #: After how many seconds a client should try again when a store or log cannot be reached.
 RETRY_AFTER_S = 2
+#: What pydantic calls a member of a union; no field of ours is called so.
+_KIND = re.compile(r"(constrained-)?(float|int|str|bool)|(list|dict|nullable)\[.*")
 
 
 class Problem(Exception):
@@ -125,13 +128,20 @@ def _of_http(error: HTTPException) -> Problem:
 def _of_validation(error: RequestValidationError) -> Problem:
     """The problem that a request FastAPI could not validate is: its first fault, by field."""
     first = error.errors()[0]
-    path = [str(part) for part in first.get("loc", ()) if part not in ("body", "query", "path")]
+    path = [
+        str(part)
+        for part in first.get("loc", ())
+        if part not in ("body", "query", "path") and not _KIND.fullmatch(str(part))
+    ]
     if first.get("type") == "json_invalid":
         path = ["body"]
     field = ".".join(path) or "body"
+    remedy = f"send `{field}` with the type and bounds of /openapi.json"
+    if not path:
+        remedy = "send a JSON object, with the header Content-Type: application/json"
     more = len(error.errors()) - 1
     detail = f"`{field}`: {first.get('msg', 'invalid')}" + (f" (and {more} more)" if more else "")
-    return invalid(field, detail, f"send `{field}` with the type and bounds of /openapi.json")
+    return invalid(field, detail, remedy)
 
 
 def install(app: FastAPI) -> None:

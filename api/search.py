@@ -69,20 +69,22 @@ class Index:
         found: list[tuple[str, str]] = []
         if in_store:
             names = [name for _, name in in_store]
-            found += [(store, name) for name in _close(product, names)]
+            found += [(store, name) for name in close_names(product, names)]
             found += elsewhere[: NEAR - 2]
         elif elsewhere:
             stores = [name for name, _ in elsewhere]
-            found += [(name, product) for name in _close(store, stores)] or elsewhere
+            found += [(name, product) for name in close_names(store, stores)] or elsewhere
         else:
-            stores = _close(store, list(dict.fromkeys(name for name, _ in self.keys)))
+            stores = close_names(store, list(dict.fromkeys(name for name, _ in self.keys)))
             for name in stores:
                 products = [key[1] for key in self.keys if key[0] == name]
-                found += [(name, one) for one in (_close(product, products) or products[:1])[:2]]
+                found += [
+                    (name, one) for one in (close_names(product, products) or products[:1])[:2]
+                ]
         return ["/".join(key) for key in dict.fromkeys(found)][:NEAR]
 
 
-def _close(name: str, names: Sequence[str]) -> list[str]:
+def close_names(name: str, names: Sequence[str]) -> list[str]:
     """Names like this one; at most ``CANDIDATES`` are compared, those that start alike first."""
     if len(names) > CANDIDATES:
         start = name[:2].lower()

@@ -9,7 +9,7 @@ category are looked at, since a series is described by nothing else. Leaves out:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import numpy as np
@@ -43,11 +43,15 @@ ALL_PARTS = ("level", "trend", "season", "holidays", "promotion", "price", "cova
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wishes:
-    """Values to suppose, shape (H,) each; ``nan``: as planned. ``closed`` is 0 or 1."""
+    """Values to suppose, shape (H,) each; ``nan``: as planned. ``closed`` is 0 or 1.
+
+    ``covariates`` are by the names that the settings give them.
+    """
 
     promotion: Floats
     price: Floats
     closed: Floats
+    covariates: Mapping[str, Floats] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,12 +112,15 @@ class Forecaster:
         """The price that a series usually has; ``nan``: none was ever told."""
         return float(self.panel.column("usual_price")[row])
 
-    def baseline(self, row: int, horizons: int, closed: Floats | None = None) -> Floats:
-        """Means without any promotion and at the usual price, shape (horizons,), in units."""
+    def baseline(self, row: int, horizons: int, wishes: Wishes) -> Floats:
+        """Means without any promotion and at the usual price, shape (horizons,), in units.
+
+        Closures and covariates are those of ``wishes``: they are no choice of the seller's price
+        or promotion, so they are in no uplift.
+        """
         nothing = np.zeros(horizons)
         price = np.full(horizons, self.usual_price(row))
-        closed = np.full(horizons, np.nan) if closed is None else closed
-        return self.forecast(row, horizons, Wishes(promotion=nothing, price=price, closed=closed))
+        return self.forecast(row, horizons, replace(wishes, promotion=nothing, price=price))
 
     def explain(self, row: int, horizon: int) -> Explained:
         """Split one forecast into parts and experts."""
@@ -135,6 +142,7 @@ def _wish(wishes: Wishes, step: int) -> dict[str, float]:
         "promotion": float(wishes.promotion[step]),
         "price": float(wishes.price[step]),
         "closed": float(wishes.closed[step]),
+        **{name: float(values[step]) for name, values in wishes.covariates.items()},
     }
 
 

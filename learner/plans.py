@@ -2,8 +2,9 @@
 
 A plan is kept from the bucket in which it came; what is asked is the value for a target bucket
 *as known at* an origin. Where plans overlap, the more particular one wins (one product in one
-store, then a product, a category, a store), then the highest (revision, id). A plan covers a
-bucket if it covers the bucket's middle. Leaves out: what plans do to demand (``features``).
+store, then a product, a category, a store), then the highest (revision, id). Of versions with
+the same revision the one told last counts. A plan covers a bucket if it covers the bucket's
+middle. Leaves out: what plans do to demand (``features``).
 """
 
 from __future__ import annotations
@@ -36,6 +37,28 @@ class Kept(msgspec.Struct, frozen=True):
     known: int
     start_us: int
     end_us: int
+
+
+def covered(calendar: Calendar, start_us: int, end_us: int) -> tuple[int, int] | None:
+    """First and last bucket whose middle a span covers; ``None``: it covers none.
+
+    Examples
+    --------
+    >>> from stream.settings import Settings
+    >>> hour = 3_600_000_000
+    >>> days = Calendar(Settings())
+    >>> covered(days, 0, 36 * hour), covered(days, 13 * hour, 36 * hour)
+    ((0, 0), None)
+    """
+
+    def middle(bucket: int) -> int:
+        start, end = calendar.span(bucket)
+        return (start + end) // 2
+
+    first, last = calendar.index(start_us), calendar.index(end_us)
+    first += middle(first) < start_us
+    last -= middle(last) >= end_us
+    return (first, last) if first <= last else None
 
 
 class Plans:
@@ -127,13 +150,22 @@ class Plans:
             known = [one for one in self.kept[identity] if one.known <= origin]
             if not known:
                 continue
-            newest = max(known, key=lambda one: (one.plan.revision, one.known))
+            newest = known[0]
+            for one in known[1:]:
+                if outdates(one.plan, newest.plan):
+                    newest = one
             if newest.start_us <= middle < newest.end_us and not newest.plan.withdrawn:
                 plans.append(newest.plan)
-        return sorted(plans, key=_precedence)
+        return sorted(plans, key=precedence)
 
 
-def _precedence(plan: Plan) -> tuple[int, int, int, str, str]:
+def outdates(later: Plan, earlier: Plan) -> bool:
+    """Whether a version told later takes the earlier one's place: an older revision does not."""
+    return later.revision >= earlier.revision
+
+
+def precedence(plan: Plan) -> tuple[int, int, int, str, str]:
+    """Sorts plans that overlap: the greatest is in force, field by field."""
     subject = 2 if plan.product is not None else 1 if plan.category is not None else 0
     return subject, int(plan.store != "*"), plan.revision, plan.id, plan.source
 

@@ -1,5 +1,6 @@
-"""The champion of a snapshot with its facts, for questions that a forecast laid down cannot
-answer: what if, and why.
+"""What is read of a snapshot on demand: its champion with the facts it forecasts from, for
+questions that a forecast laid down cannot answer (what if, and why), and what it knows of
+products and plans.
 
 Only the parts that are needed are read. Leaves out: everything of a shard that only learning
 needs (``snapshot.read_shard``).
@@ -7,18 +8,24 @@ needs (``snapshot.read_shard``).
 
 from __future__ import annotations
 
+import msgspec
+
 from learner.forecaster import Forecaster
 from learner.panel import RINGS, Panel
 from learner.pickles import load_models
+from learner.plans import Kept
 from learner.snapshot import (
+    Manifest,
     Verifier,
     read_manifest,
     read_parts,
     settings_of,
     take_up_panel,
+    unpack,
 )
 from learner.store import SnapshotStore
 from stream.buckets import Calendar
+from stream.event import Plan, Product
 
 #: Parts of a snapshot that a forecast is made from.
 PARTS = ("knowledge", "keys", "columns", "models", *(f"ring.{name}" for name in RINGS))
@@ -39,3 +46,32 @@ def read_forecaster(
     panel = Panel(settings, Calendar(settings))
     take_up_panel(panel, parts)
     return Forecaster(panel, load_models(parts["models"], settings.models)[manifest.champion])
+
+
+class Knowledge(msgspec.Struct, frozen=True):
+    """Facts of a shard that are no sales: what was told last of each product in each store, and
+    every version of each plan, in the order they were told. ``last`` is the last bucket that
+    closed."""
+
+    last: int | None
+    products: list[Product]
+    plans: list[Plan]
+
+
+_kept = msgspec.json.Decoder(Kept)
+_product = msgspec.json.Decoder(Product)
+
+
+def read_knowledge(store: SnapshotStore, manifest: Manifest) -> Knowledge:
+    """What a snapshot knows of products and plans; the manifest was verified.
+
+    Raises
+    ------
+    SnapshotMissing, SnapshotCorrupt
+    """
+    known, _ = unpack(read_parts(store, manifest, ("knowledge",))["knowledge"])
+    return Knowledge(
+        last=known["last"],
+        products=[_product.decode(raw) for raw in known["products"]],
+        plans=[_kept.decode(raw).plan for raw in known["plans"]],
+    )

@@ -457,17 +457,21 @@ def read_serving(
     snapshot: str,
     verifier: Verifier,
     previous: Serving | None = None,
+    *,
+    rings: bool = True,
 ) -> Serving:
     """What the API answers from; unpickles nothing, and fetches only parts that changed.
+
+    Without ``rings`` it has no past: they are many times what forecasts are made from.
 
     Raises
     ------
     SnapshotMissing, SnapshotCorrupt
     """
     manifest = read_manifest(store, partition, snapshot, verifier)
-    names = ["keys", "columns", "forecast", *(f"ring.{name}" for name in _SERVED)]
+    names = ["keys", "columns", "forecast", *(f"ring.{name}" for name in _SERVED if rings)]
     known = dict(previous.parts) if previous is not None else {}
-    arrays: dict[str, Array] = {}
+    arrays: dict[str, Array] = {name: np.zeros((0, manifest.series)) for name in _SERVED}
     texts: dict[str, list[str]] = {}
     loaded = {}
     for name in names:

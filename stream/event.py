@@ -276,8 +276,12 @@ def _checked(event: AnyEvent) -> AnyEvent | Refusal:
             return Refusal("inconsistent", "availability is about one store", "store")
     elif isinstance(event, Complete) and event.store == "*":
         return Refusal("inconsistent", "`complete` is about one store", "store")
-    elif isinstance(event, Product) and event.replaces == event.product:
-        return Refusal("inconsistent", "a product cannot replace itself", "replaces")
+    elif isinstance(event, Product):
+        if event.replaces == event.product:
+            return Refusal("inconsistent", "a product cannot replace itself", "replaces")
+        listed, delisted = event.listed, event.delisted
+        if listed is not None and delisted is not None and listed >= delisted:
+            return Refusal("inconsistent", "`listed` must be before `delisted`", "delisted")
     return event
 
 

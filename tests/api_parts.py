@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from fastapi import FastAPI
@@ -19,8 +20,11 @@ from api.context import Context
 from api.server import Server
 from learner import intervals
 from learner.file_store import FileStore
+from learner.keys import ensure_keys, load_signer
+from learner.plans import Kept
 from learner.snapshot import FORMAT, Manifest, Signer, cut, pack, versions
 from learner.store import Pointer, SnapshotStore
+from stream.event import Plan, Product, encode, time_us
 from stream.log import EventLog, partition_of
 from stream.settings import Settings
 from stream.sqlite_log import SqliteLog
@@ -49,15 +53,19 @@ def keys_of(stores: Sequence[str], products: Sequence[str]) -> list[Key]:
 class Deployment:
     """A log and a snapshot store in a folder, and snapshots made by hand."""
 
-    def __init__(self, folder: Path, **settings: Any) -> None:
+    def __init__(self, folder: Path, *, signed: bool = False, **settings: Any) -> None:
         values: dict[str, Any] = {"data_dir": str(folder), "partitions": 2, "replica_poll_s": 0.02}
         self.settings = Settings(**(values | settings))
+        folder.mkdir(parents=True, exist_ok=True)
         count = self.settings.partitions
         self.events = SqliteLog(folder / "log.db", "sales.events", count)
         self.control = SqliteLog(folder / "log.db", "sales.control", 1)
         self.dead_letters = SqliteLog(folder / "log.db", "sales.dead_letters", count)
         self.store = FileStore(folder / "snapshots")
         self.signer = Signer(Ed25519PrivateKey.generate())
+        if signed:  # by a pair of keys that other processes find, too
+            ensure_keys(self.settings)
+            self.signer = load_signer(self.settings)
 
     def close(self) -> None:
         for one in (self.events, self.control, self.dead_letters, self.store):
@@ -81,15 +89,19 @@ class Deployment:
         store: SnapshotStore | None = None,
         created_us: int | None = None,
         categories: str = "food",
+        facts: Sequence[Plan | Product] = (),
     ) -> str:
-        """Publish a snapshot of random numbers on top of the partition's head; its id."""
+        """Publish a snapshot of random numbers on top of the partition's head; its id.
+
+        ``facts`` are the plans and products that it knows.
+        """
         store = store or self.store
         stores = [
             name for name in map(str, range(100, 120))
             if partition_of(name, self.settings.partitions) == partition
         ]  # fmt: skip
         keys = keys_of(stores[:2], ["apple", "pear", "plum"]) if keys is None else keys
-        parts, chunks = cut(_parts(self.settings, keys, seed, categories))
+        parts, chunks = cut(_parts(self.settings, keys, origin, seed, categories, facts))
         head = store.pointers(partition).head
         manifest = Manifest(
             format=FORMAT,
@@ -123,7 +135,14 @@ class Deployment:
         return manifest.snapshot
 
 
-def _parts(settings: Settings, keys: Sequence[Key], seed: int, category: str) -> dict[str, bytes]:
+def _parts(
+    settings: Settings,
+    keys: Sequence[Key],
+    origin: int | None,
+    seed: int,
+    category: str,
+    facts: Sequence[Plan | Product],
+) -> dict[str, bytes]:
     rng = np.random.default_rng(seed)
     count, horizons = len(keys), settings.horizons
     units = rng.poisson(5, (RING, count)).astype(np.float32)
@@ -152,8 +171,19 @@ def _parts(settings: Settings, keys: Sequence[Key], seed: int, category: str) ->
         "category": np.zeros(count, np.int32),
         "listed": np.full(count, ORIGIN - 20, np.int64),
     }
+    products = [encode(one) for one in facts if isinstance(one, Product)]
+    plans = [
+        msgspec.json.encode(Kept(one, ORIGIN, time_us(one.start), time_us(one.end)))
+        for one in facts
+        if isinstance(one, Plan)
+    ]
+    knowledge: dict[str, Any] = {
+        "first": ORIGIN - RING, "last": origin, "products": products, "stockouts": [],
+        "plans": plans,
+    }  # fmt: skip
     return {
         "keys": pack(meta),
+        "knowledge": pack(knowledge),
         "columns": pack(None, columns),
         "forecast": pack(None, forecast),
         **{f"ring.{name}": pack(None, {name: ring}) for name, ring in rings.items()},

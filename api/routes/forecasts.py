@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from datetime import datetime
 from typing import Any
 
 from anyio.to_thread import run_sync
@@ -26,6 +27,8 @@ from api.context import Context, Plain, answer, documented
 from api.problems import Problem
 from api.replica import Replica, View
 from learner.serving import BASIS, CENSORED, MISSING, bucket_times
+from stream.errors import SalescastError
+from stream.log import partition_of
 
 MOST_HISTORY = 10_000
 
@@ -44,7 +47,12 @@ async def forecast(context: Context, raw_path: bytes, query: bytes) -> bytes:
     """
     settings, replica = context.settings, context.replica
     asked = parse(query, settings.horizons)
-    view, row, store, product = await _known(replica, raw_path, _PREFIX)
+    now = asked.as_of is None
+    if asked.as_of is None:
+        view, row, store, product = await _known(replica, raw_path, _PREFIX)
+    else:
+        view, row, store, product = await _then(context, raw_path, asked.as_of)
+        asked = asked._replace(as_of=None)
     serving = view.serving
     if asked.horizon > len(serving.mean):
         raise short(asked.horizon, len(serving.mean))
@@ -62,8 +70,9 @@ async def forecast(context: Context, raw_path: bytes, query: bytes) -> bytes:
             "snapshot": serving.snapshot,
             "as_of": view.as_of,
             "age_s": age_s,
-            "stale": replica.stale(view, age_s),
-            "frozen": replica.frozen(serving.partition),
+            # What was served then is neither: it is what was asked for.
+            "stale": now and replica.stale(view, age_s),
+            "frozen": now and replica.frozen(serving.partition),
         }
     )
     return b'%b,"steps":%b}' % (head[:-1], view.steps(row, asked))
@@ -76,6 +85,35 @@ async def _known(replica: Replica, raw_path: bytes, prefix: bytes) -> tuple[View
     if found is None:
         raise await run_sync(unknown_series, replica.state.index, store, product)
     return *found, store, product
+
+
+async def _then(context: Context, raw_path: bytes, moment: datetime) -> tuple[View, int, str, str]:
+    """View, row, store and product of the series that a path names, as it was served once."""
+    replica = context.replica
+    store, product = named(raw_path, _PREFIX)
+    state = replica.state
+    partition = state.homes.get(store)
+    if partition is None:
+        partition = partition_of(store, context.settings.partitions)
+    present = state.views.get(partition)
+    try:
+        view = await run_sync(
+            context.past.view, partition, moment, None if present is None else present.serving,
+            limiter=context.past.limiter,
+        )  # fmt: skip
+    except SalescastError as error:
+        raise problems.of_error(error) from None
+    row = view.serving.rows.get((store, product))
+    if row is not None:
+        return view, row, store, product
+    if replica.find(store, product) is None:
+        raise await run_sync(unknown_series, state.index, store, product)
+    raise Problem(
+        404, "unknown-series", "Unknown series",
+        f"`{store}` had no product `{product}` yet in {view.serving.snapshot}, which knew sales up "
+        f"to {view.as_of}",
+        field="as_of", remedy="ask for a later time; GET /v1/series says since when it is listed",
+    )  # fmt: skip
 
 
 class FastLane:
@@ -163,7 +201,7 @@ def routes(context: Context) -> APIRouter:
         _PATH,
         get_forecast,
         route_class_override=Plain,
-        responses={200: {"model": schemas.Forecast}, **documented(404, 422)},
+        responses={200: {"model": schemas.Forecast}, **documented(404, 422, 503)},
         openapi_extra={
             "parameters": [
                 *names,
@@ -182,6 +220,12 @@ def routes(context: Context) -> APIRouter:
                         "items": {"type": "number", "minimum": LOWEST, "maximum": HIGHEST},
                         "default": list(DEFAULT_LEVELS),
                     },
+                },
+                {
+                    "name": "as_of", "in": "query",
+                    "description": "What was forecast then: from the newest kept snapshot that "
+                    "knew sales up to this time and no further",
+                    "schema": {"type": "string", "format": "date-time"},
                 },
             ]
         },

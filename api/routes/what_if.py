@@ -13,12 +13,16 @@ from starlette.responses import Response
 
 from api.asked import DEFAULT_HORIZON, check, short, unknown_series
 from api.context import Context, answer, documented
+from api.planning import known_covariate
 from api.problems import Problem, invalid
 from api.replica import View
 from api.schemas import ShortName
 from learner.forecaster import Wishes
 
 DECIMALS = 4
+
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class WhatIf(BaseModel):
@@ -48,6 +52,9 @@ class WhatIf(BaseModel):
         | None
     ) = Field(None, description="Price; null: as planned")
     closed: bool | list[bool | None] | None = Field(None, description="Closed; null: as planned")
+    covariates: dict[ShortName, Finite | list[Finite | None] | None] | None = Field(
+        None, description="By the names of the setting `covariates`; null: as planned"
+    )
 
 
 class Supposed(BaseModel):
@@ -172,6 +179,23 @@ def _steps(name: str, value: Any, horizon: int) -> npt.NDArray[np.float64]:
     return out
 
 
+def _covariates(
+    context: Context, wanted: WhatIf, horizon: int
+) -> dict[str, npt.NDArray[np.float64]]:
+    """Covariates to suppose, by name.
+
+    Raises
+    ------
+    Problem
+        One is not of the setting `covariates`, or has more values than there are steps.
+    """
+    found = {}
+    for name, value in (wanted.covariates or {}).items():
+        known_covariate(name, context.settings.covariates)
+        found[name] = _steps(f"covariates.{name}", value, horizon)
+    return found
+
+
 def _suppose(
     context: Context, wanted: WhatIf, horizon: int, view: View, row: int
 ) -> dict[str, Any]:
@@ -180,11 +204,13 @@ def _suppose(
         promotion=_steps("promotion", wanted.promotion, horizon),
         price=_steps("price", wanted.price, horizon),
         closed=_steps("closed", wanted.closed, horizon),
+        covariates=_covariates(context, wanted, horizon),
     )
-    if not any(np.isfinite(one).any() for one in (wishes.promotion, wishes.price, wishes.closed)):
+    supposed = (wishes.promotion, wishes.price, wishes.closed, *wishes.covariates.values())
+    if not any(np.isfinite(one).any() for one in supposed):
         raise Problem(
             422, "invalid-field", "Invalid field", "nothing is supposed", field="promotion",
-            remedy="give `promotion`, `price` or `closed`: a value, or one a step",
+            remedy="give `promotion`, `price`, `closed` or `covariates`: a value, or one a step",
         )  # fmt: skip
     if horizon > len(view.serving.mean):
         raise short(horizon, len(view.serving.mean))
@@ -196,7 +222,7 @@ def _suppose(
         )  # fmt: skip
     base = forecaster.forecast(row, horizon)
     mean = forecaster.forecast(row, horizon, wishes)
-    baseline = forecaster.baseline(row, horizon, wishes.closed)
+    baseline = forecaster.baseline(row, horizon, wishes)
     columns = zip(
         view.times[:horizon], base.round(DECIMALS).tolist(), mean.round(DECIMALS).tolist(),
         baseline.round(DECIMALS).tolist(), (mean - baseline).round(DECIMALS).tolist(), strict=True,

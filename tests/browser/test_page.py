@@ -316,6 +316,16 @@ def test_a_snapshot_has_an_address(page: Browser) -> None:
     page.wait("document.querySelector('main').innerText.includes('Versions')")
 
 
+def test_the_interactive_api_shows_every_call(page: Browser, page_url: str) -> None:
+    page.open(f"{page_url}docs")
+    paths = httpx.get(f"{page_url}openapi.json").json()["paths"]
+    calls = sum(len(methods) for methods in paths.values())
+    page.wait("document.querySelectorAll('.opblock').length === arguments[0]", calls)
+    loaded = page.run("return performance.getEntriesByType('resource').map((one) => one.name)")
+    assert loaded and all(one.startswith((page_url, "data:")) for one in loaded), loaded
+    assert page.complaints() == []
+
+
 def test_nothing_is_wider_than_a_phone(page: Browser, page_url: str) -> None:
     page.emulate("Emulation.setDeviceMetricsOverride", width=360, height=740, deviceScaleFactor=1,
                  mobile=True)  # fmt: skip

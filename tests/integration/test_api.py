@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -553,6 +554,17 @@ def test_the_page_and_its_script_are_served(client: httpx.Client) -> None:
     assert len(client.get("/static/plotly.min.js").content) > 1_000_000
 
 
+def test_the_interactive_api_loads_nothing_from_elsewhere(client: httpx.Client) -> None:
+    docs = client.get("/docs").raise_for_status().text
+    loaded = re.findall(r'(?:src|href)="([^"]+)"', docs)
+    assert len(loaded) >= 3
+    assert all(one.startswith("/static/") for one in loaded), loaded
+    assert "http" not in docs
+    for one in loaded:
+        assert len(client.get(one).raise_for_status().content) > 1000
+    assert "SwaggerUIBundle" in client.get("/static/swagger-ui-bundle.js").text
+
+
 def test_openapi_knows_every_route_and_every_reference(client: httpx.Client) -> None:
     found = client.get("/openapi.json").json()
     assert {
@@ -560,7 +572,8 @@ def test_openapi_knows_every_route_and_every_reference(client: httpx.Client) -> 
         "/v1/forecasts:batch", "/v1/forecasts:what-if", "/v1/explain/{store}/{product}",
         "/v1/history/{store}/{product}", "/v1/quality", "/v1/snapshots",
         "/v1/snapshots/{id}", "/v1/operations", "/v1/operations/{id}", "/v1/status",
-        "/v1/updates", "/metrics", "/livez", "/readyz", "/startupz",
+        "/v1/plans", "/v1/plans/{id}", "/v1/products/{id}", "/v1/updates", "/metrics", "/livez",
+        "/readyz", "/startupz",
     } == set(found["paths"])  # fmt: skip
     references = {part.split('"')[0] for part in json.dumps(found).split('"#/')[1:]}
     for reference in references:

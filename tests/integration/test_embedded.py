@@ -70,12 +70,81 @@ def test_a_forecast_is_explained_and_supposed_otherwise(running: Deployment) -> 
     for changed, field in (
         ({"promotion": 1.5}, "promotion"), ({"promotion": [0.1] * 8}, "promotion"),
         ({"price": -1}, "price"), ({"horizon": 99}, "horizon"), ({"store": "nowhere"}, "store"),
-        ({"closed": None}, "promotion"), ({"colour": 1}, "colour"),
+        ({"closed": None}, "promotion"), ({"colour": 1}, "colour"), ({"price": "x"}, "price"),
+        ({"covariates": {"rain": 1}}, "covariates.rain"),
+        ({"covariates": {"rain": ["x"]}}, "covariates.rain"),
     ):  # fmt: skip
         problem = running.api.post("/v1/forecasts:what-if", json=asked | changed)
         assert problem.status_code in (404, 422), changed
-        assert field in problem.json()["field"] and problem.json()["remedy"], changed
+        assert problem.json()["field"].startswith(field) and problem.json()["remedy"], changed
+        assert "float" not in problem.json()["field"]
     assert running.api.get(path, params={"horizon": 0}).status_code == 422
+
+
+def test_a_plan_is_in_the_forecast_until_it_is_withdrawn(running: Deployment) -> None:
+    running.send(days_of_sales(range(20)))
+    running.settle()
+    path = "/v1/forecasts/store-1/product-2"
+
+    def means() -> list[float]:
+        found = running.api.get(path, params={"horizon": 5}).json()["steps"]
+        return [step["mean"] for step in found]
+
+    before = means()
+    span = {"start": "2024-01-21T00:00:00Z", "end": "2024-01-23T00:00:00Z"}
+    put = running.api.put(
+        "/v1/plans/stocktaking", json={"store": "store-1", "closed": True, **span}
+    )
+    assert (put.status_code, put.json()["series"]) == (201, 4)
+    until(lambda: means() == [before[0], 0.0, 0.0, *before[3:]] or None, "the closure")
+    read = until(
+        lambda: (
+            one
+            if (one := running.api.get("/v1/plans/stocktaking").json())["state"] == "folded"
+            else None
+        ),
+        "the plan in a snapshot",
+    )
+    assert read["closed"] is True
+    again = running.api.put(
+        "/v1/plans/stocktaking", json={"store": "store-1", "closed": True, **span}
+    )
+    assert again.json()["unchanged"] is True
+    promotion = {"product": "product-2", "promotion": 1, **span}
+    shadows = running.api.put("/v1/plans/week-4", json=promotion).json()["shadowed_by"]
+    assert [one["id"] for one in shadows] == ["stocktaking"]
+    assert running.api.delete("/v1/plans/week-4").json()["withdrawn"] is True
+    assert running.api.delete("/v1/plans/stocktaking").json()["withdrawn"] is True
+    until(lambda: means() == before or None, "the closure to be withdrawn")
+    over = {"store": "store-1", "closed": True, "start": "2024-01-02T00:00:00Z",
+            "end": "2024-01-05T00:00:00Z"}  # fmt: skip
+    assert running.api.put("/v1/plans/over", json=over).json()["field"] == "end"
+
+
+def test_what_is_told_of_a_product_is_in_the_next_snapshot(running: Deployment) -> None:
+    running.send(days_of_sales(range(10)))
+    running.settle()
+    body = {"category": "DRINKS", "unit_size": 0.5}
+    assert running.api.put("/v1/products/product-2", json=body).status_code == 200
+
+    def category() -> str | None:
+        return str(running.api.get("/v1/forecasts/store-1/product-2").json()["category"]) or None
+
+    assert until(category, "the category") == "DRINKS"
+    running.api.put("/v1/products/product-2", json={"delisted": "2024-03-01T00:00:00Z"})
+    found = until(
+        lambda: (
+            one
+            if (one := running.api.get("/v1/products/product-2").json())["state"] == "folded"
+            else None
+        ),
+        "the product in a snapshot",
+    )
+    assert (found["category"], found["unit_size"], found["series"]) == ("DRINKS", 0.5, 6)
+    assert found["delisted"].startswith("2024-03-01")
+    plan = {"category": "DRINKS", "promotion": 0.5, "start": "2024-01-12T00:00:00Z",
+            "end": "2024-01-14T00:00:00Z"}  # fmt: skip
+    assert running.api.put("/v1/plans/drinks", json=plan).json()["series"] == 6
 
 
 def test_what_is_refused_in_the_log_is_kept_with_its_reason(running: Deployment) -> None:

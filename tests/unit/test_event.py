@@ -157,6 +157,7 @@ def test_every_type_is_accepted_alone_and_in_an_array(event: dict[str, Any]) -> 
         (OUT | {"store": "*"}, "inconsistent", "store"),
         (COMPLETE | {"store": "*"}, "inconsistent", "store"),
         (PRODUCT | {"replaces": "milk"}, "inconsistent", "replaces"),
+        (PRODUCT | {"listed": MOMENT, "delisted": MOMENT}, "inconsistent", "delisted"),
         (b"[" + b" " * MAX_RECORD_BYTES + b"]", "too_large", ""),
         (b"[" + b"1," * MAX_ITEMS + b"1]", "too_large", ""),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -76,10 +77,39 @@ def test_a_day_supposed_closed_sells_nothing() -> None:
     assert found[3] == 0.0 and (np.delete(found, 3) > 0).all()
 
 
+def rained() -> Told:
+    """Three products; on every third day it rains, and three times as much is sold."""
+    one = told(challengers=("seasonal_naive",), covariates=("rain",))
+    for n in range(60):
+        rain = float(n % 3 == 0)
+        one.tell(plan(f"r{n}", n, n + 1, covariates={"rain": rain}))
+        for day_sale in market(1, first=n, seed=n):
+            more = day_sale.quantity * (3 if rain else 1)
+            one.tell(msgspec.structs.replace(day_sale, quantity=more))
+    one.tell(tick(60))
+    return one
+
+
+def test_a_covariate_supposed_says_what_its_plan_would_have_said() -> None:
+    one = rained()
+    rain = NAN.copy()
+    rain[2:5] = 1.0
+    wishes = Wishes(promotion=NAN, price=NAN, closed=NAN, covariates={"rain": rain})
+    asked = forecaster(one)
+    wished, base = asked.forecast(2, 28, wishes), asked.forecast(2, 28)
+    assert (wished[2:5] > 1.2 * base[2:5]).all()
+    assert wished[5:] == pytest.approx(base[5:])
+    # It is in no uplift: nobody chose it.
+    assert asked.baseline(2, 28, wishes) == pytest.approx(wished, rel=0.05)
+    one.tell(plan("wet", 62, 65, covariates={"rain": 1.0}, said=60))
+    assert one.shard.forecast()[:, 2] == pytest.approx(wished, rel=1e-5)
+
+
 def test_without_promotions_planned_the_baseline_is_the_forecast() -> None:
     one = learned()
     asked = forecaster(one)
-    assert asked.baseline(0, 28) == pytest.approx(asked.forecast(0, 28), rel=0.05)
+    nothing = Wishes(promotion=NAN, price=NAN, closed=NAN)
+    assert asked.baseline(0, 28, nothing) == pytest.approx(asked.forecast(0, 28), rel=0.05)
 
 
 def test_asking_changes_nothing() -> None:
@@ -87,5 +117,5 @@ def test_asking_changes_nothing() -> None:
     before = one.shard.digest()
     asked = forecaster(one)
     asked.explain(1, 7)
-    asked.baseline(1, 28)
+    asked.baseline(1, 28, Wishes(promotion=NAN, price=NAN, closed=NAN))
     assert one.shard.digest() == before

@@ -163,3 +163,12 @@ def test_plans_that_no_kept_origin_can_ask_for_are_forgotten() -> None:
     assert [versions[0].plan.id for versions in plans.kept.values()] == ["y"]
     assert min(plans._covering) >= one.bucket(1) - ring
     assert promoted(one, ring + 20) == {"sp": pytest.approx(0.2)}
+
+
+def test_of_versions_with_the_same_revision_the_one_told_last_counts() -> None:
+    first = plan("x", 5, 7, product="p", promotion=0.1)
+    second = msgspec.structs.replace(first, promotion=0.2)
+    assert promoted(two_stores(first, second), 5) == {"ap": 0.2, "bp": 0.2}
+    gone = msgspec.structs.replace(first, withdrawn=True)
+    assert promoted(two_stores(first, gone), 5) == {}
+    assert promoted(two_stores(gone, first), 5) == {"ap": 0.1, "bp": 0.1}
