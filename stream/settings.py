@@ -93,7 +93,7 @@ class Settings:
     )
     champion: str = _s("ensemble", "The model that is served", fold=True)
     challengers: tuple[str, ...] = _s(
-        ("seasonal_naive", "level_phase", "river_plain"),
+        ("seasonal_naive", "river_plain"),
         "Models that learn and are scored on the same stream, unserved",
         fold=True,
     )

@@ -199,7 +199,7 @@ def test_every_setting_says_what_it_is_for() -> None:
     assert set(rows) == {f.name for f in dataclasses.fields(Settings)}
     assert all(row["help"] for row in rows.values())
     assert all(rows[name]["unit"] == "s" for name in rows if name.endswith("_s"))
-    assert rows["challengers"]["default"] == "seasonal_naive, level_phase, river_plain"
+    assert rows["challengers"]["default"] == "seasonal_naive, river_plain"
 
 
 def test_the_fingerprint_holds_what_changes_state_and_nothing_else() -> None:
