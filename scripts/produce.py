@@ -75,14 +75,20 @@ class _FieldError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """How rows become sales: columns by field, a constant source, the zone of local times."""
+    """How rows become sales: columns by field, a constant source, the zone of local times.
+
+    ``otherwise`` is the source of rows of files that have no such column.
+    """
 
     columns: Mapping[str, str]
     source: str | None = None
     zone: str | None = None
+    otherwise: str | None = None
 
 
-def reading(maps: Sequence[str], source: str | None, zone: str | None) -> Reading:
+def reading(
+    maps: Sequence[str], source: str | None, zone: str | None, otherwise: str | None = None
+) -> Reading:
     """Check the command line's ``field=column`` pairs and zone.
 
     Raises
@@ -109,7 +115,7 @@ def reading(maps: Sequence[str], source: str | None, zone: str | None) -> Readin
                 remedy=_near(zone, sorted(zoneinfo.available_timezones()))
                 or "Use an IANA name, such as Europe/Berlin",
             ) from None
-    return Reading(columns=columns, source=source, zone=zone)
+    return Reading(columns=columns, source=source, zone=zone, otherwise=otherwise)
 
 
 def _fields_are() -> str:
@@ -144,11 +150,14 @@ class Rows:
         self._width = len(names)
         self._at: dict[str, int] = {}
         self._columns = [how.columns.get(name, name) for name in FIELDS]
+        self._source = how.source
         for name, column in zip(FIELDS, self._columns, strict=True):
             if name == "source" and how.source:
                 continue
             if column in names:
                 self._at[name] = names.index(column)
+            elif name == "source" and how.otherwise and name not in how.columns:
+                self._source = how.otherwise
             elif name in how.columns or name not in ("id", "price"):
                 raise self._missing(name, column, names)
 
@@ -273,7 +282,7 @@ class Rows:
             price = self._value(values, "price")
             sale = Sale(
                 id=self._text(values, "id") if "id" in self._at else f"{self.path.name}:{row}",
-                source=self._how.source or self._text(values, "source"),
+                source=self._source or self._text(values, "source"),
                 time=moment,
                 store=self._text(values, "store"),
                 product=self._text(values, "product"),
@@ -497,7 +506,8 @@ def identity(files: Sequence[Source], how: Reading, url: str) -> dict[str, Any]:
             head = xxhash.xxh3_128_hexdigest(file.read(HEAD_BYTES))
         known.append({"name": source.path.name, "size_bytes": source.path.stat().st_size,
                       "head": head})  # fmt: skip
-    return {"files": known, "mapping": asdict(how), "url": url}
+    mapping = {name: value for name, value in asdict(how).items() if name != "otherwise"}
+    return {"files": known, "mapping": mapping, "url": url}
 
 
 def resume(path: Path, files: Sequence[Source], what: dict[str, Any]) -> Progressed:
