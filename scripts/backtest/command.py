@@ -20,11 +20,13 @@ from rich.measure import Measurement
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from scripts import console, produce
+from scripts import console
 from scripts.backtest.output import Writer
 from scripts.backtest.replay import Asked, Block, Replay
 from scripts.backtest.report import write_report
 from scripts.backtest.tally import Tally
+from scripts.files import Source, merged, sources
+from scripts.tables import SORT_ROWS, FileError, reading
 from stream.buckets import Calendar
 from stream.errors import SettingsError
 from stream.event import time_us
@@ -94,19 +96,19 @@ def register(app: typer.Typer) -> None:
         scored beside seasonal_naive, on the same forecasts.
         """
         chosen = _settings(settings, models)
-        files = produce.sources(
+        files = sources(
             [*events, *(more or [])],
-            produce.reading(map_, source, zone or chosen.timezone, otherwise="backtest"),
+            reading(map_, source, zone or chosen.timezone, otherwise="backtest"),
         )
         asked = _asked(chosen, horizons, quantiles, from_, to)
         for path in (out, report):
             if path and not (path.parent.is_dir() and os.access(path.parent, os.W_OK)):
-                raise produce.FileError(f"{path} cannot be written", remedy="Check its folder")
+                raise FileError(f"{path} cannot be written", remedy="Check its folder")
         with console.err.status("checking the order of time"):
             for file in files:
                 file.check()
         for file in files:
-            if file.unsorted and file.rows > produce.SORT_ROWS:
+            if file.unsorted and file.rows > SORT_ROWS:
                 console.err.print(escape(f"{file.path.name} is too large to sort: sort it first, "
                                          "or sales may be late"), soft_wrap=True)  # fmt: skip
         with ExitStack() as stack:
@@ -192,9 +194,7 @@ def _bucket(option: str, text: str, settings: Settings, calendar: Calendar) -> i
     return bucket if calendar.span(bucket)[0] >= at else bucket + 1
 
 
-def run(
-    files: Sequence[produce.Source], settings: Settings, asked: Asked, out: Path | None
-) -> Done:
+def run(files: Sequence[Source], settings: Settings, asked: Asked, out: Path | None) -> Done:
     """Replay files; forecasts go to ``out`` as they are scored."""
     started = time.monotonic()
     names = (settings.champion, *settings.challengers)
@@ -216,7 +216,7 @@ def run(
     try:
         writer = Writer(out, replay) if out else None
         with progress:
-            for count, line in enumerate(produce.merged(files, [0] * len(files)), 1):
+            for count, line in enumerate(merged(files, [0] * len(files)), 1):
                 if line.refusal is not None:
                     why = line.refusal
                     replay.refusals.add(line.file, line.row, why.reason, why.detail)
@@ -240,7 +240,7 @@ def run(
     return Done(replay=replay, tally=tally, elapsed_s=time.monotonic() - started)
 
 
-def _say(files: Sequence[produce.Source], done: Done) -> None:
+def _say(files: Sequence[Source], done: Done) -> None:
     """Print what was read, what was refused, the scores and the seconds."""
     replay, tally = done.replay, done.tally
     counts = {name: n for name, n in replay.counts().items() if n}
