@@ -21,7 +21,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 
 from scripts import console
-from scripts.backtest.output import Writer
+from scripts.backtest.output import Writer, part_of
 from scripts.backtest.replay import Asked, Block, Replay
 from scripts.backtest.report import write_report
 from scripts.backtest.tally import Tally
@@ -96,7 +96,7 @@ def register(app: typer.Typer) -> None:
         scored beside seasonal_naive, on the same forecasts.
         """
         chosen = _settings(settings, models)
-        files = sources(
+        inputs = sources(
             [*events, *(more or [])],
             reading(map_, source, zone or chosen.timezone, otherwise="backtest"),
         )
@@ -105,9 +105,9 @@ def register(app: typer.Typer) -> None:
             if path and not (path.parent.is_dir() and os.access(path.parent, os.W_OK)):
                 raise FileError(f"{path} cannot be written", remedy="Check its folder")
         with console.err.status("checking the order of time"):
-            for file in files:
+            for file in inputs:
                 file.check()
-        for file in files:
+        for file in inputs:
             if file.unsorted and file.rows > SORT_ROWS:
                 console.err.print(escape(f"{file.path.name} is too large to sort: sort it first, "
                                          "or sales may be late"), soft_wrap=True)  # fmt: skip
@@ -117,22 +117,22 @@ def register(app: typer.Typer) -> None:
                 # The report's series are read back from it.
                 kept = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "out.parquet"
             try:
-                done = run(files, chosen, asked, kept)
+                done = run(inputs, chosen, asked, kept)
+                _say(inputs, done)
+                if not done.tally.by_bucket:
+                    console.complain("no forecast was scored: its target must be closed within "
+                                     "the data, and not before --from")  # fmt: skip
+                    raise typer.Exit(1)
+                if out:
+                    console.err.print(f"forecasts: {out}", soft_wrap=True)
+                if report and kept:
+                    with console.err.status("drawing the report"):
+                        write_report(report, done.replay, done.tally, kept,
+                                     [file.path.name for file in inputs])  # fmt: skip
+                    console.err.print(f"report: {report}", soft_wrap=True)
             except KeyboardInterrupt:
-                console.err.print("stopped; nothing was written")
+                console.err.print("stopped")
                 raise typer.Exit(130) from None
-            _say(files, done)
-            if not done.tally.by_bucket:
-                console.complain("no forecast was scored: its target must be closed within the "
-                                 "data, and not before --from")  # fmt: skip
-                raise typer.Exit(1)
-            if out:
-                console.err.print(f"forecasts: {out}", soft_wrap=True)
-            if report and kept:
-                with console.err.status("drawing the report"):
-                    write_report(report, done.replay, done.tally, kept,
-                                 [file.path.name for file in files])  # fmt: skip
-                console.err.print(f"report: {report}", soft_wrap=True)
 
 
 def _settings(path: str | None, models: str | None) -> Settings:
@@ -233,10 +233,9 @@ def run(files: Sequence[Source], settings: Settings, asked: Asked, out: Path | N
             progress.update(task, completed=1.0)
         if writer:
             writer.close()
-    except BaseException:
-        if writer:
-            writer.abandon()
-        raise
+    finally:
+        if out:
+            part_of(out).unlink(missing_ok=True)
     return Done(replay=replay, tally=tally, elapsed_s=time.monotonic() - started)
 
 

@@ -40,8 +40,13 @@ def schema(asked: Asked, timezone: str) -> pa.Schema:
     )
 
 
+def part_of(path: Path) -> Path:
+    """What a file is called until it is whole."""
+    return path.with_name(path.name + ".part")
+
+
 class Writer:
-    """Blocks on their way into a file; it appears whole, by ``close``, or not at all.
+    """Blocks on their way into a file; it appears whole, by ``close``, or stays ``part_of`` it.
 
     Parameters
     ----------
@@ -53,7 +58,7 @@ class Writer:
 
     def __init__(self, path: Path, replay: Replay) -> None:
         self._path, self._replay = path, replay
-        self._part = path.with_name(path.name + ".part")
+        self._part = part_of(path)
         self._schema = schema(replay.asked, replay.settings.timezone)
         self._file: Any = pq.ParquetWriter(self._part, self._schema, compression="zstd")
         self._tables: list[pa.Table] = []
@@ -104,11 +109,6 @@ class Writer:
         self._flush()
         self._file.close()
         self._part.replace(self._path)
-
-    def abandon(self) -> None:
-        """Leave nothing behind."""
-        self._file.close()
-        self._part.unlink(missing_ok=True)
 
 
 def of_series(path: Path, keys: list[Key], horizon: int, model: str) -> dict[Key, pa.Table]:

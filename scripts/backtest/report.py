@@ -19,7 +19,7 @@ import plotly.graph_objects as go  # type: ignore[import-untyped]
 from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]
 from plotly.subplots import make_subplots  # type: ignore[import-untyped]
 
-from scripts.backtest.output import of_series
+from scripts.backtest.output import of_series, part_of
 from scripts.backtest.replay import Replay
 from scripts.backtest.tally import ABSOLUTE, DEMAND, SUMS, VOLUMES, N, Tally
 from stream.window import Key
@@ -85,9 +85,12 @@ def write_report(
         f"<title>Salescast backtest</title><style>{_STYLE}</style>"
         f"<script>{get_plotlyjs()}</script></head><body><main>{''.join(parts)}</main></body></html>"
     )
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
+    part = part_of(path)
+    try:
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 _SCORES = (
