@@ -29,6 +29,8 @@ from typer.testing import CliRunner, Result
 
 from scripts import produce
 from scripts.client import ApiError, ApiUnreachable, Client, KeyRefused, Line, stream
+from scripts.files import merged, sources
+from scripts.tables import FileError, Rows, reading
 from stream.errors import SalescastError
 from stream.event import Refusal, Sale, decode_item
 
@@ -197,7 +199,7 @@ def test_a_packed_file_that_is_cut_off_is_named(server: Server, tmp_path: Path) 
     whole = gzip.compress(b"\n".join(map(sale, range(5000))))
     (tmp_path / "a.ndjson.gz").write_bytes(whole[: len(whole) // 2])
     result = run(server, tmp_path / "a.ndjson.gz")
-    assert isinstance(result.exception, produce.FileError)
+    assert isinstance(result.exception, FileError)
     assert "a.ndjson.gz is damaged or cut off" in str(result.exception)
 
 
@@ -259,14 +261,14 @@ def test_parquet_goes_on_after_any_row(tmp_path: Path, skip: int) -> None:
     table = pa.table({name: [str(n) for n in range(10)] for name in ("store", "product", "time")}
                      | {"quantity": list(range(10))})  # fmt: skip
     pq.write_table(table, tmp_path / "a.parquet", row_group_size=3)
-    rows = produce.Rows(tmp_path / "a.parquet", produce.reading([], "s", "UTC"))
+    rows = Rows(tmp_path / "a.parquet", reading([], "s", "UTC"))
     assert [line.row for line in rows.lines(0, skip)] == list(range(skip + 1, 11))
 
 
 def test_a_missing_column_is_named_with_near_ones(server: Server, tmp_path: Path) -> None:
     path = csv(tmp_path / "a.csv", header="source,store,Produkt,time,quantity")
     result = run(server, path)
-    assert isinstance(result.exception, produce.FileError)
+    assert isinstance(result.exception, FileError)
     assert "no column `product`. Did you mean `Produkt`?" in str(result.exception)
     assert "--map product=COLUMN" in str(result.exception)
     assert "? Say which it is" in str(result.exception)
@@ -304,7 +306,7 @@ def test_a_time_without_zone_needs_one_before_anything_is_sent(
 def test_times_that_the_clock_shows_twice_or_never_are_read_in_one_way(tmp_path: Path) -> None:
     path = csv(tmp_path / "a.csv", "t,1,tea,2026-03-29 01:59:59,1,", "t,1,tea,2026-03-29 02:30,1,",
                "t,1,tea,2026-10-25 02:30,1,", "t,1,tea,2026-10-25 03:00,1,")  # fmt: skip
-    rows = produce.Rows(path, produce.reading([], None, "Europe/Berlin"))
+    rows = Rows(path, reading([], None, "Europe/Berlin"))
     assert [line.time for line in rows.lines(0, 0)] == [
         datetime(2026, 3, 29, 0, 59, 59, tzinfo=UTC),
         datetime(2026, 3, 29, 1, 30, tzinfo=UTC),  # skipped: an hour on, 03:30 of summer
@@ -368,23 +370,21 @@ def test_files_are_merged_by_the_time_of_their_events(server: Server, tmp_path: 
 def test_a_line_without_a_time_stays_behind_the_one_before_it(tmp_path: Path) -> None:
     (tmp_path / "a.ndjson").write_bytes(b"\n".join([sale(1), b"{torn", sale(9)]))
     (tmp_path / "b.ndjson").write_bytes(b"\n".join([sale(0), sale(5)]))
-    files = produce.sources(
-        [tmp_path / "a.ndjson", tmp_path / "b.ndjson"], produce.reading([], None, None)
-    )
-    data = [line.data for line in produce.merged(files, [0, 0])]
+    files = sources([tmp_path / "a.ndjson", tmp_path / "b.ndjson"], reading([], None, None))
+    data = [line.data for line in merged(files, [0, 0])]
     assert data == [sale(0), sale(1), b"{torn", sale(5), sale(9)]
 
 
 def test_merging_goes_on_exactly_where_it_stopped(tmp_path: Path) -> None:
     for name, step in (("a", 2), ("b", 3), ("c", 5)):
         (tmp_path / f"{name}.ndjson").write_bytes(b"\n".join(map(sale, range(0, 60, step))))
-    files = produce.sources(sorted(tmp_path.iterdir()), produce.reading([], None, None))
-    whole = list(produce.merged(files, [0, 0, 0]))
+    files = sources(sorted(tmp_path.iterdir()), reading([], None, None))
+    whole = list(merged(files, [0, 0, 0]))
     for stop in range(len(whole)):
         done = [0, 0, 0]
         for line in whole[:stop]:
             done[line.file] = line.row
-        assert list(produce.merged(files, done)) == whole[stop:]
+        assert list(merged(files, done)) == whole[stop:]
 
 
 def test_standard_input_is_sent_alone(server: Server, tmp_path: Path) -> None:
@@ -455,11 +455,11 @@ def test_an_unsorted_file_goes_on_in_its_sorted_order(server: Server, tmp_path: 
         numbers
     ))  # fmt: skip
     with Client(server.url) as client:
-        how = produce.reading([], None, None)
-        files = produce.sources([path], how)
+        how = reading([], None, None)
+        files = sources([path], how)
         note = tmp_path / "note"
         progressed = produce.resume(note, files, produce.identity(files, how, server.url))
-        lines = list(produce.merged(files, [0]))
+        lines = list(merged(files, [0]))
         produce.save(note, produce.Progressed(
             what=progressed.what, rows=[40], unsorted=progressed.unsorted,
             counts=progressed.counts, accepted=40,

@@ -13,13 +13,16 @@ from pathlib import Path
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 OPENINGS = Path("docs/openings.md")
+#: Levels whose hit rates are shown.
+ASKED = (0.1, 0.5, 0.9, 0.975)
 
 
 def main(arguments: list[str]) -> int:
     """Replay cases and print each model's scores beside seasonal naive's."""
+    from learner.intervals import LEVELS
     from tests.bench.accuracy.panels import CASES, make
     from tests.bench.accuracy.replay import replay
-    from tests.bench.accuracy.scores import common, hits, span, table
+    from tests.bench.accuracy.scores import calibration, common, span, table
 
     parser = argparse.ArgumentParser(prog="python -m tests.bench.accuracy", description=__doc__)
     parser.add_argument("--panel", default="P0", help=f"some of: {','.join(CASES)}; or all")
@@ -37,7 +40,7 @@ def main(arguments: list[str]) -> int:
         if not chosen.why:
             parser.error("say --why: the tested part is opened once a release, and that is logged")
         log_opening(OPENINGS, names, models, chosen.why)
-    levels = (0.1, 0.5, 0.9, 0.975) if chosen.quantiles else ()
+    levels = LEVELS.tolist() if chosen.quantiles else ()
     print(
         f"{'case':<13}{'model':<22}{'h':>3}{'n':>8}{'RMSSE':>8}{'ratio':>7}{'WAPE':>7}{'bias':>8}"
     )
@@ -52,11 +55,13 @@ def main(arguments: list[str]) -> int:
                   f"{one.wape:>7.4f}{one.bias:>+8.2%}")  # fmt: skip
         for horizon, quantiles in replayed.quantiles.items():
             use = common(case, chosen.part, horizon, [replayed.means[models[0], horizon]])
+            found = calibration(case, use, quantiles, levels, ASKED)
             said = "  ".join(
-                f"{level:g}: {hit:.3f} (≤ {covered:.3f})"
-                for level, (hit, covered) in hits(case, use, quantiles, levels).items()
+                f"{level:g}: {found.hits[level]:.3f} (≤ {found.covered[level]:.3f})"
+                for level in ASKED
             )
-            print(f"{name:<13}{models[0] + ' hits':<22}{horizon:>3}  {said}")
+            print(f"{name:<13}{models[0] + ' hits':<22}{horizon:>3}  {said}  WAPE of the median "
+                  f"{found.median_wape:.4f}, pinball {found.pinball:.4f}")  # fmt: skip
         cells = replayed.closes * len(case.keys) / 1000
         own = ", ".join(f"{model} {cpu:.2f}" for model, cpu in replayed.models.items())
         print(
