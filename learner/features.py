@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from learner.panel import Panel, covariates
+from learner.usual import score
 from stream.settings import Settings
 
 Floats = npt.NDArray[np.float64]
@@ -25,6 +26,9 @@ PHASES, PHASE_PRIOR = 8, 2.0
 GROUP_PRIOR = 3.0
 #: How much a bucket scatters beyond chance; bounds of how much series of a kind differ.
 NOISE, SPREADS = 0.3, (0.25, 4.0)
+#: Buckets of a fast level, the share that a bucket leaves to the next one, and the weight of the
+#: short level in it.
+FAST, FAST_KEPT, FAST_PRIOR = 7, 0.65, 0.5
 #: Seasons that a robust level looks at, and how many deviations from their median it takes.
 SEASONS, TOLERANCE = 5, 1.5
 #: Most buckets' worth of what is usual that a level starts from.
@@ -38,15 +42,19 @@ LIKE = 0.05
 #: Bounds of a ratio: what no level explains is clipped, so that one outlier cannot spoil all.
 MAX_RATIO = 8.0
 
-BASE = ("one", "short", "season", "last", "same_phase", "phase_mean", "group_phase",
-         "robust", "promotion", "promotion_change", "promotion_phase", "price", "price_known",
-         "promotion_mean", "promotion_before", "promotion_near", "price_near",
-         "group_recent", "age", "year")  # fmt: skip
+BASE = ("one", "short", "season", "last", "same_phase", "phase_mean", "group_phase", "robust",
+         "fast_phase", "fast_own", "season_own", "promotion", "promotion_change",
+         "promotion_phase", "price", "price_known", "promotion_mean", "promotion_before",
+         "promotion_near", "price_near", "group_recent", "age", "year")  # fmt: skip
 #: Those whose effect may change with the horizon.
 _BENT = ("one", "short", "season", "last", "same_phase", "phase_mean", "group_phase", "promotion",
          "promotion_mean", "group_recent")  # fmt: skip
+#: Those whose effect fades with the horizon: what was sold last says most of the next bucket.
+_NEAR = ("one", "last", "season", "fast_phase", "fast_own", "short", "phase_mean", "promotion_mean")
 #: Names of the columns where no covariates are set.
-NAMES: tuple[str, ...] = (*BASE, *(f"{name}:h" for name in _BENT))
+NAMES: tuple[str, ...] = (
+    *BASE, *(f"{name}:1" for name in _NEAR), *(f"{name}:h" for name in _BENT)
+)  # fmt: skip
 
 
 def columns(settings: Settings) -> tuple[str, ...]:
@@ -57,10 +65,11 @@ def columns(settings: Settings) -> tuple[str, ...]:
     Examples
     --------
     >>> columns(Settings(covariates=("rain",)))[len(BASE) : len(BASE) + 3]
-    ('x:rain', 'x:rain:own', 'one:h')
+    ('x:rain', 'x:rain:own', 'one:1')
     """
     more = [name for one in covariates(settings) for name in (f"x:{one}", f"x:{one}:own")]
-    return (*BASE, *more, *(f"{name}:h" for name in _BENT))
+    near = (f"{name}:1" for name in _NEAR)
+    return (*BASE, *more, *near, *(f"{name}:h" for name in _BENT))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,6 +187,8 @@ def features(
     log_price = np.zeros(panel.size)
     log_price[known_price] = np.log(price[known_price] / usual_price[known_price])
 
+    fast = _fast(panel, origin, short)
+    own = np.clip(phase_mean / np.maximum(long, MIN_SCALE), 0.0, 4.0)
     change = promotion - usual_promotion
     near = _group_mean(change, scale, code, len(panel.profiles))
     # What was promoted in the season before is stocked up on.
@@ -195,6 +206,9 @@ def features(
         "phase_mean": phase_mean / scale,
         "group_phase": group,
         "robust": robust / scale,
+        "fast_phase": fast * group / scale,
+        "fast_own": fast * own / scale,
+        "season_own": recent * own / scale,
         "promotion": promotion,
         "promotion_change": promotion - usual_promotion,
         "promotion_phase": (promotion - usual_promotion) * group,
@@ -216,15 +230,17 @@ def features(
         if wish is not None:
             planned = panel.plans.covariate(panel, target, known, name)
             values = np.where(np.isnan(wish), planned, wish)
-        score = panel.score(name, target, known, values)
-        base[f"x:{name}"] = score
-        base[f"x:{name}:own"] = score * panel.profiles.answer(at)[code]
+        found = score(panel, name, target, known, values)
+        base[f"x:{name}"] = found
+        base[f"x:{name}:own"] = found * panel.profiles.answer(at)[code]
     ahead = horizon / panel.settings.horizons
     names = columns(panel.settings)
     X = np.empty((panel.size, len(names)))
     for at, name in enumerate(base):
         np.clip(base[name], -MAX_RATIO, MAX_RATIO, out=X[:, at])
-    for at, name in enumerate(_BENT, start=len(base)):
+    for at, name in enumerate(_NEAR, start=len(base)):
+        X[:, at] = X[:, BASE.index(name)] / horizon
+    for at, name in enumerate(_BENT, start=len(base) + len(_NEAR)):
         X[:, at] = X[:, BASE.index(name)] * ahead
     closed = _wished(panel.plans.closed(panel, target, known), wishes, "closed") > 0
     return Batch(
@@ -278,6 +294,22 @@ def _shrunk(level: Floats, seen: Floats, panel: Panel, overall: float | None) ->
         prior[follows] *= HEIR
     drawn: Floats = (level * seen + prior * usual) / (seen + prior)
     return drawn
+
+
+def _fast(panel: Panel, origin: int, level: Floats) -> Floats:
+    """Level of the last buckets, each over its phase, the latest counting most, shape (S,)."""
+    code = np.asarray(panel.column("category"))
+    total, weight = FAST_PRIOR * level, np.full(panel.size, FAST_PRIOR)
+    for back in range(FAST):
+        if not panel.kept(origin - back):
+            break
+        units, share = panel.units(origin - back), FAST_KEPT**back
+        there = ~np.isnan(units)
+        phase = panel.profiles.phase(origin, origin - back + panel.season)
+        total += share * np.where(there, units, 0.0)
+        weight += there * (share * np.maximum(phase, 0.1))[code]
+    fast: Floats = total / weight
+    return fast
 
 
 def _robust(panel: Panel, origin: int, level: Floats) -> Floats:

@@ -25,7 +25,8 @@ Floats = npt.NDArray[np.float64]
 
 #: Part of a forecast each feature belongs to; what is not named is *level*.
 PARTS = {
-    "season": "trend", "last": "trend", "group_recent": "trend", "age": "trend",
+    "season": "trend", "last": "trend", "fast_phase": "trend", "fast_own": "trend",
+    "season_own": "trend", "group_recent": "trend", "age": "trend",
     "year": "season", "same_phase": "season", "phase_mean": "season", "group_phase": "season",
     "promotion": "promotion", "promotion_change": "promotion", "promotion_phase": "promotion",
     "promotion_mean": "promotion", "promotion_before": "promotion", "promotion_near": "promotion",
@@ -33,8 +34,8 @@ PARTS = {
 }  # fmt: skip
 #: Features that are 1, and not 0, for a series that does just what its level says.
 _NEUTRAL = frozenset(
-    ("one", "short", "season", "last", "same_phase", "phase_mean", "group_phase",
-     "robust", "promotion_mean", "group_recent")
+    ("one", "short", "season", "last", "same_phase", "phase_mean", "group_phase", "robust",
+     "fast_phase", "fast_own", "season_own", "promotion_mean", "group_recent")
 )  # fmt: skip
 #: Parts of every explanation, in the order they are told.
 ALL_PARTS = ("level", "trend", "season", "holidays", "promotion", "price", "covariates",
@@ -168,17 +169,17 @@ def _parts(model: Model, batch: Batch) -> dict[str, float]:
 def _part_of(name: str) -> str:
     if name.startswith("x:"):
         return "holidays" if name.split(":")[1] in HOLIDAYS else "covariates"
-    return PARTS.get(name.removesuffix(":h"), "level")
+    return PARTS.get(name.partition(":")[0], "level")
 
 
 def _linear_parts(model: Ratio, batch: Batch, mean: float, scale: float) -> dict[str, float]:
     assert model.linear is not None
     row = model.scaled(batch)[0]
     names = model.names
-    neutral = np.array([name.removesuffix(":h") in _NEUTRAL for name in names], np.float64)
-    ahead = np.array([name.endswith(":h") for name in names])
+    neutral = np.array([name.partition(":")[0] in _NEUTRAL for name in names], np.float64)
     assert model.scales is not None
-    neutral[ahead] *= min(batch.ahead, model.reach)
+    neutral[[name.endswith(":h") for name in names]] *= min(batch.ahead, model.reach)
+    neutral[[name.endswith(":1") for name in names]] *= batch.X[0, names.index("one:1")]
     plain = neutral * model.scales
     coefficients, waves = model.linear
     parts = dict.fromkeys(ALL_PARTS, 0.0)

@@ -112,6 +112,7 @@ class Ratio:
         self.faults = 0  # buckets that a plain regressor could not learn
         self.reach = 0.0  # the farthest horizon learned from, as a share of all
         self.scales: Floats | None = None
+        self.seen = np.zeros(len(names), bool)  # columns that were anything but zero
         self._squares = np.zeros(len(names))
         self._rows = 0.0
         self._buckets = 0
@@ -156,6 +157,7 @@ class Ratio:
         if self.kept < 1.0:
             self.regressor.forget(self.kept)
         self.reach = max(self.reach, float(X[:, self._bent.start].max()))
+        self.seen |= X.any(axis=0)
         X, names = self._expanded(X * self.scales)
         if self.plain:
             try:
@@ -187,8 +189,9 @@ class Ratio:
     def waves_of(self, X: Floats) -> Floats:
         """Random Fourier features of scaled columns, shape (n, waves)."""
         slopes, phases = _waves(self.waves, len(self.names))
-        # In single precision a cosine costs a fifth.
-        waves = X.astype(np.float32) @ slopes
+        # In single precision a cosine costs a fifth. A column of which nothing was learned must
+        # not move what was learned of the others.
+        waves = X.astype(np.float32) @ (slopes * self.seen[:, None])
         waves += phases
         np.cos(waves, out=waves)
         waves *= np.float32(WAVE_HEIGHT)
@@ -219,7 +222,7 @@ class Ratio:
                 raise
             said = np.zeros(0)
         counted = np.array([self._rows, self._buckets, self.reach, self.faults])
-        return [scales, self._squares, counted, said]
+        return [scales, self._squares, counted, self.seen.astype(np.float64), said]
 
 
 @cache

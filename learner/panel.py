@@ -19,7 +19,7 @@ from learner.holidays import HOLIDAYS, Holidays
 from learner.plans import Plans
 from learner.products import EVERYWHERE, Products
 from learner.profiles import Profiles
-from learner.serving import CENSORED, GROUP, MISSING, OBSERVED, OWN, RETIRED
+from learner.serving import CENSORED, MISSING, OBSERVED
 from stream.buckets import Calendar
 from stream.event import FIRST_US, LAST_US, MICRO, Availability, Product, time_us
 from stream.settings import LEVELS, Settings
@@ -56,14 +56,8 @@ COLUMNS: dict[str, tuple[type[np.generic], float]] = {
     "error_sum": (np.float64, 0.0),
     "error_n": (np.float64, 0.0),
 }
-#: Share of a new bucket in the usual price, and of a new gap in the usual gap.
-PRICE_SHARE, GAP_SHARE = 0.05, 0.2
-#: Usual gaps of silence after which a series is retired; never before its short level is over.
-SILENT_GAPS = 10.0
 #: Weight of the bucket that listed a series, in its level.
 FIRST_WEIGHT = 0.25
-#: Observed buckets from which on a forecast stands on the series' own demand.
-FEWEST_OWN = 3
 #: No category known.
 NO_CATEGORY = ""
 
@@ -377,80 +371,6 @@ class Panel:
             at = (later % self.ring, slice(row, row + 1))
             rings["sum_units"][at] += step
             rings["sum_observed"][at] += np.uint16(more)
-
-    def learn_usual(self, bucket: int) -> None:
-        """Move usual prices and the groups' profiles towards what the last closed bucket was.
-
-        Called once the models have learned the bucket: features that held a share of it would
-        tell them of the very demand that they learn.
-        """
-        price = np.asarray(self.of("price", bucket), np.float64)
-        usual = self.column("usual_price")
-        paid = np.isfinite(price)
-        fresh = paid & np.isnan(usual)
-        usual[fresh] = price[fresh]
-        usual[paid] += PRICE_SHARE * (price[paid] - usual[paid])
-        self._learn_gaps(bucket)
-        self._learn_profiles(bucket)
-
-    def _learn_gaps(self, bucket: int) -> None:
-        """Keep how long each series is usually silent from one sale to the next."""
-        sold = np.flatnonzero(np.nan_to_num(self.of("units", bucket)) > 0)
-        seen = np.asarray(self.of("sum_observed", bucket))[sold]
-        last, usual = self.column("sold_seen"), self.column("gap")
-        gap = (seen - last[sold]).astype(np.float32)  # modulo 2**16, as the sums are
-        usual[sold] = np.where(
-            usual[sold] > 0, usual[sold] + GAP_SHARE * (gap - usual[sold]), self.season
-        )
-        last[sold] = seen
-
-    def _learn_profiles(self, bucket: int) -> None:
-        """Move what categories share towards what this bucket was."""
-        counts = self.of("sum_observed", bucket) != self.of("sum_observed", bucket - 1)
-        level, seen = self.level(bucket - 1, self.short)
-        use = counts & (seen > 0)
-        units = np.asarray(self.of("units", bucket), np.float64)[use]
-        code, level = np.asarray(self.column("category"))[use], level[use]
-        profiles = self.profiles
-        scores = {}
-        for at, name in enumerate(self.covariates):
-            score = self.score(name, bucket, bucket)
-            if score.any():
-                sums = np.bincount(code, score[use] * level, len(profiles))
-                mean = sums / np.maximum(np.bincount(code, level, len(profiles)), 1e-9)
-                mean[0] = sums.sum() / max(level.sum(), 1e-9)
-                scores[at] = mean
-        profiles.learn_answers(bucket, units, level, code, scores)
-        profiles.learn_phase(bucket, units, level, code, profiles.effect(scores))
-        profiles.learn_week(bucket, units, code)
-        for at, name in enumerate(self.covariates):
-            if name in self.settings.covariates:
-                profiles.learn_score(at, self.plans.covariate(self, bucket, bucket, name))
-
-    def score(self, name: str, target: int, origin: int, values: Floats | None = None) -> Floats:
-        """A covariate in a target bucket as known at an origin, standardised, shape (S,)."""
-        if name not in self.settings.covariates:
-            return np.full(self.size, self.holidays.of(name, target))
-        if values is None:
-            values = self.plans.covariate(self, target, origin, name)
-        return self.profiles.score(self.covariates.index(name), values)
-
-    def basis(self) -> npt.NDArray[np.int8]:
-        """What each series' forecast stands on, shape (S,): OWN, GROUP or RETIRED."""
-        assert self.last is not None
-        _, seen = self.level(self.last, self.short)
-        own = np.where(seen >= FEWEST_OWN, OWN, GROUP)
-        return np.where(self.retired(), RETIRED, own).astype(np.int8)
-
-    def retired(self) -> npt.NDArray[np.bool_]:
-        """Series that are over: delisted, or silent far beyond their own gaps, shape (S,)."""
-        assert self.last is not None
-        silent = (self.of("sum_observed", self.last) - self.column("sold_seen")).astype(np.float64)
-        usual = np.asarray(self.column("gap"), np.float64)
-        end = self.calendar.span(self.last)[1]
-        over: npt.NDArray[np.bool_] = np.asarray(self.column("until_us")) <= end
-        over |= (usual > 0) & (silent > np.maximum(SILENT_GAPS * usual, self.long))
-        return over
 
     def part(self, rows: Rows) -> Panel:
         """Some of the series as a panel of their own, to be read only."""

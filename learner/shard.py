@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from learner import intervals
+from learner import intervals, usual
 from learner.evaluation import Evaluation
 from learner.features import features
 from learner.models import Model, make
@@ -172,11 +172,11 @@ class Shard:
         self._mean = None
         self.evaluation.grow(panel.capacity)
         self.evaluation.skip_to(bucket)
-        observed = (np.asarray(panel.of("status", bucket)) == OBSERVED) & ~panel.retired()
+        observed = (np.asarray(panel.of("status", bucket)) == OBSERVED) & ~usual.retired(panel)
         actual = np.where(observed, panel.units(bucket), np.nan)
         self._score(bucket, actual)
         self._learn(bucket, actual)
-        panel.learn_usual(bucket)
+        usual.learn(panel, bucket)
         self._forecast_scored(bucket)
         self._learn_difference(bucket, actual)
         return refused
@@ -268,8 +268,8 @@ class Shard:
         return mean
 
     def basis(self) -> npt.NDArray[np.int8]:
-        """What the forecasts stand on, shape (S,): see ``Panel.basis``."""
-        return np.zeros(0, np.int8) if self.panel.last is None else self.panel.basis()
+        """What the forecasts stand on, shape (S,): see ``usual.basis``."""
+        return np.zeros(0, np.int8) if self.panel.last is None else usual.basis(self.panel)
 
     def sold(self) -> npt.NDArray[np.float32]:
         """Sold so far in the buckets after the last closed one, shape (K, S), in units."""
