@@ -69,6 +69,7 @@ class Plans:
         self.kept: dict[bytes, list[Kept]] = {}
         self._covering: dict[int, dict[bytes, None]] = {}  # bucket → identities, in order
         self._painted: dict[tuple[int, int, str, int], Floats] = {}
+        self._ordered: dict[tuple[int, int], list[Plan]] = {}
 
     def add(self, plan: Plan, known: int) -> bool:
         """Take in a plan or a revision of one. ``False``: it was known already."""
@@ -99,6 +100,7 @@ class Plans:
     def repaint(self) -> None:
         """Forget what was worked out; needed when series change what they belong to."""
         self._painted.clear()
+        self._ordered.clear()
 
     def forget(self, floor: int) -> None:
         """Drop what covers only buckets before ``floor``: nothing can ask for it."""
@@ -131,18 +133,36 @@ class Plans:
         found = self._painted.get(at)
         if found is None:
             found = np.full(panel.size, np.nan)
+            # Plans for a product in all stores follow one another: they are gathered by product,
+            # so that the series are gone through once for all of them.
+            gathered: Floats | None = None
             for plan in self._in_force(target, origin):
                 if what.startswith(_COVARIATE):
                     value = (plan.covariates or {}).get(what.removeprefix(_COVARIATE))
                 else:
                     value = getattr(plan, what)
-                if value is not None:
-                    found[_rows(panel, plan)] = float(value)
+                if value is None:
+                    continue
+                if plan.product is not None and plan.store == "*":
+                    if gathered is None:
+                        gathered = np.full(len(panel.product_codes.texts) + 1, np.nan)
+                    code = panel.product_codes.codes.get(plan.product, -1)
+                    gathered[code] = float(value)
+                    continue
+                if gathered is not None:
+                    _pour(panel, gathered, found)
+                    gathered = None
+                found[_rows(panel, plan)] = float(value)
+            if gathered is not None:
+                _pour(panel, gathered, found)
             self._painted[at] = found
         return found
 
     def _in_force(self, target: int, origin: int) -> list[Plan]:
         """Plans that cover a bucket, as known at an origin, in ascending precedence."""
+        ordered = self._ordered.get((target, origin))
+        if ordered is not None:
+            return ordered
         start, end = self.calendar.span(target)
         middle = (start + end) // 2
         plans = []
@@ -156,7 +176,8 @@ class Plans:
                     newest = one
             if newest.start_us <= middle < newest.end_us and not newest.plan.withdrawn:
                 plans.append(newest.plan)
-        return sorted(plans, key=precedence)
+        ordered = self._ordered[target, origin] = sorted(plans, key=precedence)
+        return ordered
 
 
 def outdates(later: Plan, earlier: Plan) -> bool:
@@ -168,6 +189,13 @@ def precedence(plan: Plan) -> tuple[int, int, int, str, str]:
     """Sorts plans that overlap: the greatest is in force, field by field."""
     subject = 2 if plan.product is not None else 1 if plan.category is not None else 0
     return subject, int(plan.store != "*"), plan.revision, plan.id, plan.source
+
+
+def _pour(panel: Panel, gathered: Floats, found: Floats) -> None:
+    """Paint what is said by product, the last entry being no product's, over all series."""
+    values = gathered[:-1][np.asarray(panel.column("product"))]
+    said = np.isfinite(values)
+    found[said] = values[said]
 
 
 def _rows(panel: Panel, plan: Plan) -> npt.NDArray[np.bool_] | list[int]:

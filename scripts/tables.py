@@ -22,7 +22,7 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, get_args
 
 import msgspec
 import pyarrow as pa  # type: ignore[import-untyped]
@@ -41,6 +41,9 @@ class FileError(SalescastError):
     """A file as a whole cannot be read as sales."""
 
 
+_EVENT_FIELDS = {
+    field.name for kind in get_args(AnyEvent) for field in msgspec.structs.fields(kind)
+}
 #: Fields of events that are times, texts, or objects; all others are numbers or true and false.
 _TIMES = {"time", "start", "end", "listed", "delisted"}
 _TEXTS = {"type", "id", "source", "store", "product", "category", "voids", "replaces"}
@@ -83,7 +86,7 @@ def reading(
         name, equals, column = text.partition("=")
         if not equals or not column:
             raise FileError(f"--map {text} is not field=column", remedy=_fields_are())
-        if name not in FIELDS:
+        if name not in FIELDS and name not in _EVENT_FIELDS:
             raise FileError(f"--map {text}: `{name}` is no field of a sale", remedy=_fields_are())
         columns[name] = column
     if source and "source" in columns:
@@ -366,9 +369,7 @@ class EventRows(Rows):
         fields = {mapped.get(column, column): at for at, column in enumerate(names)}
         self._columns = {name: names[at] for name, at in fields.items()}
         for name in ("time", *self._how.columns):
-            if name not in fields:
-                column = self._how.columns.get(name, name)
-                self._columns.setdefault(name, column)
+            if (column := self._how.columns.get(name, name)) not in names:
                 raise self._missing(name, column, names)
         if "source" not in fields:
             self._source = self._source or self._how.otherwise
@@ -386,13 +387,15 @@ class EventRows(Rows):
                 event[name] = moment if name == "time" else self._moment(values, name)
             elif name in _JSON:
                 event[name] = self._json(name, value)
+            elif name in _TEXTS:
+                event[name] = self._text(values, name)
             else:
-                event[name] = self._text(values, name) if name in _TEXTS else value
+                event[name] = _scalar(value) if isinstance(value, str) else value
         event["id"] = self._id(row, values)
         if self._source:
             event["source"] = self._source
         try:
-            return encode(msgspec.convert(event, AnyEvent, strict=False))
+            return encode(msgspec.convert(event, AnyEvent))
         except msgspec.ValidationError:
             # It is refused where all events are judged, with the field and the remedy.
             return msgspec.json.encode(event)
@@ -402,6 +405,18 @@ class EventRows(Rows):
             return msgspec.json.decode(value) if isinstance(value, str) else value
         except msgspec.DecodeError:
             raise FieldError(name, f"column `{self._columns[name]}` is no JSON") from None
+
+
+def _scalar(text: str) -> Any:
+    """A cell as a number, or as true or false; as it is, where it is neither."""
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    return text
 
 
 class opened:  # noqa: N801 - used as a function, like contextlib.closing

@@ -172,3 +172,38 @@ def test_of_versions_with_the_same_revision_the_one_told_last_counts() -> None:
     gone = msgspec.structs.replace(first, withdrawn=True)
     assert promoted(two_stores(first, gone), 5) == {}
     assert promoted(two_stores(gone, first), 5) == {"ap": 0.1, "bp": 0.1}
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_many_plans_at_once_give_each_series_the_one_that_is_most_particular(seed: int) -> None:
+    drawn = np.random.default_rng(seed)
+    subjects: list[dict[str, Any]] = [
+        {}, {"category": "dairy"}, {"category": "unheard"}, {"product": "p"}, {"product": "q"},
+        {"product": "unheard"},
+    ]  # fmt: skip
+    plans = []
+    for n in range(12):
+        about = subjects[drawn.integers(len(subjects))]
+        store = ("*", "a", "b")[drawn.integers(3)]
+        share = float(drawn.integers(1, 100)) / 100
+        plans.append(plan(f"{n:02d}", 5, 6, store=store, promotion=share,
+                          revision=int(drawn.integers(3)), **about))  # fmt: skip
+    expected = {}
+    for store, product in ("ap", "aq", "bp", "bq"):
+        mine = [
+            one for one in plans
+            if one.store in ("*", store) and one.product in (None, product)
+            and (one.category is None or (one.category == "dairy" and product == "p"))
+        ]  # fmt: skip
+        if mine:
+            best = max(
+                mine,
+                key=lambda one: (
+                    2 if one.product else 1 if one.category else 0,
+                    one.store != "*",
+                    one.revision,
+                    one.id,
+                ),
+            )
+            expected[store + product] = best.promotion
+    assert promoted(two_stores(*plans), 5) == pytest.approx(expected)
