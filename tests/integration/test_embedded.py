@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow.parquet as pq  # type: ignore[import-untyped]
 import pytest
 
 from tests.integration.deployment import Deployment, days_of_sales, deployment, until
@@ -79,6 +80,33 @@ def test_a_forecast_is_explained_and_supposed_otherwise(running: Deployment) -> 
         assert problem.json()["field"].startswith(field) and problem.json()["remedy"], changed
         assert "float" not in problem.json()["field"]
     assert running.api.get(path, params={"horizon": 0}).status_code == 422
+
+
+def test_what_was_forecast_then_is_answered_and_what_is_now_is_exported(
+    running: Deployment, tmp_path: Path
+) -> None:
+    path = "/v1/forecasts/store-1/product-2"
+    running.send(days_of_sales(range(12)))
+    running.settle()
+    then = running.api.get(path).json()
+    running.send(days_of_sales(range(12, 20)))
+    running.settle()
+    now = running.api.get(path).json()
+    assert now["origin"] > then["origin"]
+    again = running.api.get(path, params={"as_of": then["as_of"]}).json()
+    assert (again["origin"], again["as_of"]) == (then["origin"], then["as_of"])
+    assert again["steps"] == then["steps"]
+    said = running.cli("export", "--out", str(tmp_path / "all.parquet"), "--horizon", "14")
+    assert "336 rows of 24 series" in said
+    rows = [
+        row
+        for row in pq.read_table(tmp_path / "all.parquet").to_pylist()
+        if (row["store"], row["product"]) == ("store-1", "product-2")
+    ]
+    assert [row["start"].isoformat() for row in rows] == [step["start"] for step in now["steps"]]
+    assert [row["mean"] for row in rows] == pytest.approx(
+        [step["mean"] for step in now["steps"]], abs=1e-3
+    )
 
 
 def test_a_plan_is_in_the_forecast_until_it_is_withdrawn(running: Deployment) -> None:
