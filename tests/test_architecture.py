@@ -24,7 +24,8 @@ PURE = {
     "stream": ("event", "window", "buckets"),
     "learner": (
         "panel", "plans", "features", "regression", "models", "ensemble", "intervals", "evaluation",
-        "shard", "operations", "snapshot", "pickles", "serving", "pointers", "forecaster", "products", "profiles", "usual",
+        "shard", "operations", "snapshot", "pickles", "serving", "pointers", "forecaster", "products",
+        "profiles", "usual",
     ),
 }  # fmt: skip
 #: What a pure module has no use for: I/O, clocks, randomness, threads.
