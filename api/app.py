@@ -18,6 +18,7 @@ from api.catalog import Catalog, ManifestReader
 from api.census import Censuses
 from api.context import Context, documented
 from api.control import Control
+from api.excluded import Excluded
 from api.facts import FactReader
 from api.log_watch import INTERVAL_S, LogWatch
 from api.past import Past
@@ -25,6 +26,7 @@ from api.recaller import Recaller
 from api.replica import Loader, Replica
 from api.routes import (
     batch,
+    excluded,
     forecasts,
     operations,
     page,
@@ -107,6 +109,7 @@ def create_app(
         census=Censuses(replica),
         facts=FactReader(store, catalog, events),
         control=operations_,
+        excluded=Excluded(events, catalog),
         log_watch=log_watch,
         telemetry=telemetry,
         guard=security.guard(settings.api_key),
@@ -139,7 +142,7 @@ def create_app(
     app.state.context = context
     modules = (
         event_routes, plans, products, forecasts, batch, what_if, series, snapshots, operations,
-        status,
+        excluded, status,
     )  # fmt: skip
     for module in modules:
         app.include_router(module.routes(context))

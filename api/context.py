@@ -15,6 +15,7 @@ from api.answers import encode
 from api.catalog import Catalog
 from api.census import Censuses
 from api.control import Control
+from api.excluded import Excluded
 from api.facts import FactReader
 from api.log_watch import LogWatch
 from api.past import Past
@@ -39,6 +40,7 @@ class Context:
     census: Censuses
     facts: FactReader
     control: Control
+    excluded: Excluded
     log_watch: LogWatch
     telemetry: ApiTelemetry
     guard: Guard

@@ -135,6 +135,24 @@ class DeadLetters:
         if letters:
             self._log.append([self._entry(letter) for letter in letters])
 
+    def written(self, partition: int, end: int) -> dict[tuple[int, int], str]:
+        """Reasons of the letters there are of offsets before ``end``, by (offset, item).
+
+        Raises
+        ------
+        LogUnavailable
+        """
+        found = {}
+        at = self._log.begin()[partition]
+        while records := self._log.read(partition, at):
+            for record in records:
+                place = place_of(record, self._events.topic_id)
+                if place is not None and place[0] == partition and place[1] < end:
+                    reason = dict(record.headers).get("salescast.reason", b"")
+                    found[place[1:]] = reason.decode("utf-8", "replace")
+            at = records[-1].offset + 1
+        return found
+
     def _entry(self, letter: DeadLetter) -> Entry:
         """A letter as Kafka Connect writes one, with our reason and item beside it."""
         decoding = letter.reason in _DECODING
@@ -156,6 +174,15 @@ class DeadLetters:
             letter.value,
             tuple((name, text.encode()) for name, text in headers.items()),
         )
+
+
+def place_of(record: Record, topic_id: str) -> tuple[int, int, int] | None:
+    """Partition, offset and item that a letter is about; ``None``: not of this topic."""
+    of_topic, *place = (record.key or b"").decode("utf-8", "replace").rsplit("/", 3)
+    if of_topic != topic_id or len(place) != 3 or not all(part.isdecimal() for part in place):
+        return None
+    partition, offset, item = map(int, place)
+    return partition, offset, item
 
 
 class Why(NamedTuple):
@@ -220,17 +247,12 @@ class Index:
         return self._why.get((partition, offset, item))
 
     def _take(self, record: Record) -> None:
-        topic_id, *place = (record.key or b"").decode("utf-8", "replace").rsplit("/", 3)
-        if (
-            topic_id != self._events.topic_id
-            or len(place) != 3
-            or not all(p.isdecimal() for p in place)
-        ):
+        place = place_of(record, self._events.topic_id)
+        if place is None:
             return
-        partition, offset, item = (int(part) for part in place)
         headers = dict(record.headers)
-        self._why.pop((partition, offset, item), None)
-        self._why[partition, offset, item] = Why(
+        self._why.pop(place, None)
+        self._why[place] = Why(
             headers.get("salescast.reason", b"").decode("utf-8", "replace"),
             headers.get("__connect.errors.exception.message", b"").decode("utf-8", "replace"),
         )
