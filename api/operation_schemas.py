@@ -146,6 +146,45 @@ class ExcludedPage(BaseModel):
     next: str | None = Field(description="Give it as `after` to go on")
 
 
+class Naming(BaseModel):
+    """An operation that names a snapshot in its cut."""
+
+    id: str
+    kind: OperationKind
+    who: str
+    reason: str
+
+
+class LineageNode(BaseModel):
+    """A kept snapshot in the tree."""
+
+    id: str
+    parent: str | None = Field(description="The nearest kept one that it comes from")
+    lineage: int
+    position: int
+    as_of: str | None
+    published_at: str
+    head: bool
+    active: bool
+    unfinished: bool = Field(description="A replay had not caught up yet")
+    made_by: str | None = Field(description="The last replay it stands on")
+    excluded: list[str] = Field(description="Operations whose items it has passed over")
+    named_by: list[Naming]
+
+
+class LineageTree(BaseModel):
+    """The snapshots of a partition, oldest first."""
+
+    partition: int
+    snapshots: list[LineageNode]
+
+
+class Lineage(BaseModel):
+    """Where snapshots come from."""
+
+    partitions: list[LineageTree]
+
+
 class PartitionStatus(BaseModel):
     """Where a partition stands."""
 

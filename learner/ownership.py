@@ -140,22 +140,35 @@ def following(owned: Owned, turn: Turn, events: EventLog, dead_letters: DeadLett
     )
     # 2.
     if turn.admit_late:
-        late = sorted(
-            place
-            for place, reason in written.items()
-            if reason == "late" and place[0] >= shard.position
-        )
-        records = [
-            record
-            for offset in sorted({offset for offset, _ in late})
-            for record in events.read(shard.partition, offset, 1)
-        ]
-        take_in(after, shard.admit(records, late), records, dead_letters)
+        take_in(after, *admit_late(shard, events, written), dead_letters)
     logger.warning(
         "partition %d: goes back to %s, and learns offsets %d to %d again",
         shard.partition, turn.snapshot, shard.position, shard.replay.until,
     )  # fmt: skip
     return after
+
+
+def admit_late(
+    shard: Shard, events: EventLog, written: Mapping[tuple[int, int], str]
+) -> tuple[Folded, list[Record]]:
+    """Fold late items into a shard that begins a replay; what came of them, and their records.
+
+    Parameters
+    ----------
+    written
+        Reasons of dead letters, by (offset, item).
+    """
+    late = sorted(
+        place
+        for place, reason in written.items()
+        if reason == "late" and place[0] >= shard.position
+    )
+    records = [
+        record
+        for offset in sorted({offset for offset, _ in late})
+        for record in events.read(shard.partition, offset, 1)
+    ]
+    return shard.admit(records, late), records
 
 
 def take_in(

@@ -7,8 +7,7 @@ keeping snapshots, clocks (``worker``).
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -16,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from learner import intervals
+from learner.digest import digest_of
 from learner.evaluation import Evaluation
 from learner.features import features
 from learner.models import Model, make
@@ -258,15 +258,32 @@ class Shard:
     def take_over(self, other: Shard, turn: Turn, operation: str) -> None:
         """Become what ``other`` should have been: what operations said so far goes on to hold."""
         until = other.operations[operation]
-        self.operations, self.order = dict(other.operations), other.order
-        self.rules = [rule for rule in other.rules if rule.operation != turn.readmits]
+        rules = [rule for rule in other.rules if rule.operation != turn.readmits]
         if turn.exclude is not None:
-            self.rules.append(
+            rules.append(
                 Rule(
                     operation=operation, kind="excluded", what=turn.exclude,
                     start=self.position, end=until,
                 )
             )  # fmt: skip
+        self.obey(operation, other.operations, rules, other.order)
+
+    def obey(
+        self, operation: str, operations: Mapping[str, int], rules: Iterable[Rule], order: int
+    ) -> None:
+        """Begin a replay: what stood at its marker, stands from here on.
+
+        Parameters
+        ----------
+        operations, rules
+            All that are known; those that came after the marker are left out.
+        order
+            The operation's offset in the control log.
+        """
+        until = operations[operation]
+        self.operations = {name: at for name, at in operations.items() if at <= until}
+        self.rules = [rule for rule in rules if operations[rule.operation] <= until]
+        self.order = order
         self.replay = Replay(operation=operation, start=self.position, until=until)
 
     def _close(self, closed: Closed) -> list[Key]:
@@ -407,48 +424,4 @@ class Shard:
         Not over position, counts, operations or lineage: the same sales, in any order within
         grace and any packing, give the same digest.
         """
-        sha = hashlib.sha256()
-        for part in _canonical(self):
-            sha.update(part)
-        return sha.hexdigest()
-
-
-def _canonical(shard: Shard) -> Iterable[bytes]:
-    """Values of a shard in an order that no arrival decides."""
-    window, panel = shard.window, shard.panel
-    yield repr((window.watermark_us, window.open_from)).encode()
-    for bucket in sorted(window.seen_in):
-        entries = sorted((one, window.seen[one]) for one in window.seen_in[bucket])
-        yield repr(bucket).encode()
-        yield b"".join(one + entry.to_bytes(8, "big") for one, entry in entries)
-    for bucket in sorted(window.open):
-        yield repr((bucket, sorted(window.open[bucket].cells.items()))).encode()
-    for bucket in sorted(window.revisions):
-        yield repr((bucket, sorted(window.revisions[bucket].items()))).encode()
-    yield repr((sorted(window.last_day.items()), sorted(window.complete_us.items()))).encode()
-    gaps = window.gaps.laid_down()
-    if any(gaps):
-        yield repr(gaps).encode()
-    yield repr((panel.first, panel.last, panel.keys)).encode()
-    texts = panel.categories.texts
-    yield repr([texts[code] for code in panel.column("category").tolist()]).encode()
-    order = sorted(range(len(texts)), key=texts.__getitem__)
-    yield from panel.profiles.digest(order)
-    yield repr(sorted(panel.products.told.items())).encode()
-    yield repr(sorted(panel.products.awaited.items())).encode()
-    yield repr(sorted((key, sorted(spans)) for key, spans in panel.stockouts.items())).encode()
-    yield repr(sorted(panel.plans.kept.items())).encode()
-    for name in sorted(panel.rings):
-        yield np.ascontiguousarray(panel.rings[name][:, : panel.size]).tobytes()
-    for name in sorted(panel.columns):
-        if name not in ("category", "store", "product"):
-            yield panel.column(name).tobytes()
-    for name, model in shard.models.items():
-        yield name.encode()
-        for array in model.digest():
-            yield array.tobytes()
-    yield shard.evaluation.sums.tobytes()
-    for horizon in shard.scored:
-        waiting = shard.evaluation.pending[horizon]
-        yield np.ascontiguousarray(waiting[:, :, : panel.size]).tobytes()
-    yield shard.histogram.tobytes()
+        return digest_of(self)

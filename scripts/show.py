@@ -56,7 +56,7 @@ def snapshots(
     if json:
         print_json(found)
         return
-    table = _table("snapshot", "published", "knows sales up to", "RMSSE by horizon", "size", "")
+    table = table_of("snapshot", "published", "knows sales up to", "RMSSE by horizon", "size", "")
     for one in found["items"]:
         marks = [name for name in ("head", "active") if one[name]]
         scores = "  ".join(
@@ -75,7 +75,7 @@ def operations(config: Config = None, url: Url = None, json: AsJson = False) -> 
     if json:
         print_json(found)
         return
-    table = _table("when", "what", "who", "why", "state", "without", "cut", "id")
+    table = table_of("when", "what", "who", "why", "state", "without", "cut", "id")
     for one in found["items"]:
         kind = "rollback, replay" if one["kind"] == "rollback" and one["replay"] else one["kind"]
         state = "\n".join([one["state"], *(f"{p}: {far(at)}" for p, at in one["progress"].items())])
@@ -103,7 +103,7 @@ def excluded(
     if json:
         print_json(found)
         return
-    table = _table("operation", "what", "partition", "offsets", "items that match")
+    table = table_of("operation", "what", "partition", "offsets", "items that match")
     for one in found["rules"]:
         end = "" if one["end"] is None else f"{one['end'] - 1:,}"
         table.add_row(one["operation"], one["kind"], str(one["partition"]),
@@ -129,7 +129,7 @@ def status(config: Config = None, url: Url = None, json: AsJson = False) -> None
     if json:
         print_json(found)
         return
-    table = _table("partition", "series", "position", "lag", "knows sales up to", "age",
+    table = table_of("partition", "series", "position", "lag", "knows sales up to", "age",
                    "serving", "")  # fmt: skip
     for one in found["partitions"]:
         marks = [name for name in ("stale", "frozen") if one[name]]
@@ -156,7 +156,8 @@ def when(text: str | None) -> str:
     return datetime.fromisoformat(text).strftime("%Y-%m-%d %H:%M:%S %z")
 
 
-def _table(*names: str) -> Table:
+def table_of(*names: str) -> Table:
+    """An empty table with these columns."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in names:
         table.add_column(name, overflow="fold")
