@@ -37,11 +37,14 @@ from api.routes import (
     status,
     what_if,
 )
+from api.routes import (
+    dead_letters as letter_routes,
+)
 from api.routes import events as event_routes
 from api.telemetry import ApiTelemetry, MeasureRequests
 from learner.snapshot import VERSION, Verifier, read_manifest, read_serving
 from learner.store import SnapshotStore
-from stream.dead_letters import Index
+from stream.dead_letters import DeadLetters, Index
 from stream.log import EventLog
 from stream.settings import Settings
 
@@ -110,6 +113,7 @@ def create_app(
         facts=FactReader(store, catalog, events),
         control=operations_,
         excluded=Excluded(events, catalog),
+        letters=DeadLetters(dead_letters, events),
         log_watch=log_watch,
         telemetry=telemetry,
         guard=security.guard(settings.api_key),
@@ -142,7 +146,7 @@ def create_app(
     app.state.context = context
     modules = (
         event_routes, plans, products, forecasts, batch, what_if, series, snapshots, operations,
-        excluded, status,
+        excluded, letter_routes, status,
     )  # fmt: skip
     for module in modules:
         app.include_router(module.routes(context))

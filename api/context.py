@@ -23,6 +23,7 @@ from api.recaller import Recaller
 from api.replica import Replica
 from api.security import Guard
 from api.telemetry import ApiTelemetry
+from stream.dead_letters import DeadLetters
 from stream.log import EventLog
 from stream.settings import Settings
 
@@ -41,6 +42,7 @@ class Context:
     facts: FactReader
     control: Control
     excluded: Excluded
+    letters: DeadLetters
     log_watch: LogWatch
     telemetry: ApiTelemetry
     guard: Guard

@@ -119,6 +119,30 @@ class Control:
             self._carry_out(entry)
             return self.entries()[operation.id]
 
+    def note(self, request: Request, about: str) -> Entry:
+        """Write down what is done with dead letters; the caller does it.
+
+        Raises
+        ------
+        Problem
+            The id names another operation.
+        LogUnavailable
+        """
+        with self._lock:
+            operation = Operation(
+                id=request.id or uuid.uuid4().hex,
+                kind=request.kind,
+                who=request.who,
+                reason=request.reason,
+                time=datetime.fromtimestamp(self._clock(), UTC),
+                cut={},
+                about=about,
+            )
+            if operation.id not in self.entries():
+                value = msgspec.json.encode(operation)
+                self._log.append([LogEntry(0, None, value, ((REQUEST, _digest(request)),))])
+            return self._same(self.entries()[operation.id], request)
+
     def plan(self, request: Request) -> Operation:
         """The operation a request comes to, checked; writes nothing.
 

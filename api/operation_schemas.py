@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, NonNegativeInt
 
 from api.schemas import ShortName, Text
 
 OperationKind = Literal["freeze", "resume", "rollback", "quarantine", "readmit"]
+#: What the trail holds beside: what was done with dead letters.
+TrailKind = Literal["freeze", "resume", "rollback", "quarantine", "readmit", "resend", "discard"]
 
 
 class Exclude(BaseModel):
@@ -90,7 +92,7 @@ class OperationItem(BaseModel):
     """An operation and what became of it."""
 
     id: str
-    kind: OperationKind
+    kind: TrailKind
     who: str
     reason: str
     time: str
@@ -101,6 +103,7 @@ class OperationItem(BaseModel):
     exclude: Exclude | None
     admit_late: bool
     readmits: str | None
+    about: str = Field(description="Of dead letters: which, and how they were mended")
     progress: dict[str, Progress] = Field(description="Replays that are under way, by partition")
     preview: dict[str, Preview] | None = Field(None, description="Of a dry run of a replay")
     dry_run: bool
@@ -183,6 +186,62 @@ class Lineage(BaseModel):
     """Where snapshots come from."""
 
     partitions: list[LineageTree]
+
+
+class LetterGroup(BaseModel):
+    """How many dead letters there are of a reason and a source."""
+
+    reason: str
+    source: str = Field(description="Empty where the bytes do not say")
+    letters: int
+
+
+class LetterItem(BaseModel):
+    """A dead letter."""
+
+    receipt: str
+    reason: str
+    detail: str
+    remedy: str
+    source: str
+    settled: str | None = Field(description="How it was dealt with")
+    value: str = Field(description="Its original bytes, as text")
+
+
+class Letters(BaseModel):
+    """Dead letters; the newest 200,000 a deployment are known."""
+
+    groups: list[LetterGroup]
+    items: list[LetterItem]
+
+
+class LettersRequest(BaseModel):
+    """What is to be done with dead letters: those named, or all open ones that match."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    action: Literal["resend", "discard"]
+    reason: Text
+    who: Text
+    id: ShortName | None = Field(None, description="Of the operation, in the trail")
+    receipts: list[str] = Field([], max_length=10_000)
+    refused_for: str | None = Field(None, description="Those kept aside for this reason")
+    source: str | None = None
+    rename: dict[str, str] = Field({}, description="Fields to rename, old: new")
+    set: dict[str, Any] = Field({}, description="Values to set, after renaming")
+    dry_run: bool = False
+
+
+class LettersDone(BaseModel):
+    """What was done."""
+
+    operation: str | None
+    action: Literal["resend", "discard"]
+    chosen: int
+    done: int
+    receipts: list[str] = Field(description="Of what was sent again")
+    refused: list[dict[str, Any]] = Field(description="What stays a letter, and why")
+    dry_run: bool
 
 
 class PartitionStatus(BaseModel):

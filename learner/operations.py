@@ -17,7 +17,7 @@ from msgspec import Meta
 from learner.replay import Exclusion
 from stream.event import Name, Time
 
-Kind = Literal["freeze", "resume", "rollback", "quarantine", "readmit"]
+Kind = Literal["freeze", "resume", "rollback", "quarantine", "readmit", "resend", "discard"]
 Text = Annotated[str, Meta(min_length=1, max_length=1000)]
 
 
@@ -29,7 +29,8 @@ class Operation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="op
     ``replay`` all returns, and what came after is learned again, without ``exclude``, with late
     items if ``admit_late``. ``quarantine`` passes ``exclude`` over from its marker on; its cut is
     where ``readmit`` may go back to, a replay without the rule of the operation ``readmits``.
-    ``replay.START`` in a cut is the log's beginning.
+    ``replay.START`` in a cut is the log's beginning. ``resend`` and ``discard`` are about dead
+    letters: their cut is empty, and ``about`` says which letters, and how they were mended.
     """
 
     id: Name
@@ -42,6 +43,7 @@ class Operation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="op
     exclude: Exclusion | None = None
     admit_late: bool = False
     readmits: str | None = None
+    about: str = ""
 
 
 class Outcome(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="outcome",

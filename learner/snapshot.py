@@ -271,8 +271,7 @@ def _window(shard: Shard) -> dict[str, Any]:
 
 def read_products(parts: Mapping[str, bytes]) -> Products:
     """What a shard knows of products, from its part `knowledge`."""
-    known, _ = unpack(parts["knowledge"])
-    products = Products()
+    known, products = unpack(parts["knowledge"])[0], Products()
     told = [msgspec.json.decode(raw, type=Product) for raw in known["products"]]
     products.restore(told, [tuple(one) for one in known["awaited"]])
     return products
@@ -320,12 +319,10 @@ def take_up(settings: Settings, partition: int, parts: Mapping[str, bytes]) -> S
 
     state, _ = unpack(parts["window"])
     shard.position, shard.operations = state["position"], state["operations"]
-    # Snapshots of the first release know of no rules.
-    shard.order = state.get("order", -1)
+    shard.order = state.get("order", -1)  # the first release knew of none, nor of rules
     shard.rules = msgspec.convert(state.get("rules", []), list[Rule], str_keys=True)
     shard.replay = msgspec.convert(state.get("replay"), Replay | None)
-    series, silent = state.get("gaps", ((), ()))
-    window.gaps.take_up(series, dict(silent))
+    window.gaps.take_up(*state.get("gaps", ((), ())))
     for name in ("watermark_us", "open_from", "next_end_us", "live", "last_day", "complete_us",
                  "counts", "refused"):  # fmt: skip
         setattr(window, name, state[name])

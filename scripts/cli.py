@@ -18,6 +18,7 @@ from scripts import (
     export,
     grafana,
     keys,
+    letters,
     operate,
     produce,
     serve,
@@ -35,7 +36,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (up, demo, produce, backtest, export, serve, operate, show, audit, keys, grafana):
+for module in (up, demo, produce, backtest, export, serve, operate, show, audit, letters, keys,
+               grafana):  # fmt: skip
     module.register(app)
 
 

@@ -8,7 +8,7 @@ whatever a *complete* says. Leaves out: what is passed over, and why (``learner.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import NamedTuple
 
 Key = tuple[str, str]
@@ -62,7 +62,7 @@ class Gaps:
         return series, sorted(self.silent.items())
 
     def take_up(
-        self, series: Iterable[tuple[int, Iterable[Key]]], silent: Mapping[str, int]
+        self, series: Iterable[tuple[int, Iterable[Key]]], silent: Iterable[tuple[str, int]]
     ) -> None:
         """Become what was laid down."""
         self.series = {b: {(store, product) for store, product in keys} for b, keys in series}

@@ -126,6 +126,7 @@ def item(
         "exclude": meaning(operation.exclude),
         "admit_late": operation.admit_late,
         "readmits": operation.readmits,
+        "about": operation.about,
         "progress": under_way,
         "dry_run": dry_run,
     }
