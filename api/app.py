@@ -18,6 +18,7 @@ from api.catalog import Catalog, ManifestReader
 from api.census import Censuses
 from api.context import Context, documented
 from api.control import Control
+from api.excluded import Excluded
 from api.facts import FactReader
 from api.log_watch import INTERVAL_S, LogWatch
 from api.past import Past
@@ -25,6 +26,7 @@ from api.recaller import Recaller
 from api.replica import Loader, Replica
 from api.routes import (
     batch,
+    excluded,
     forecasts,
     operations,
     page,
@@ -35,11 +37,14 @@ from api.routes import (
     status,
     what_if,
 )
+from api.routes import (
+    dead_letters as letter_routes,
+)
 from api.routes import events as event_routes
 from api.telemetry import ApiTelemetry, MeasureRequests
 from learner.snapshot import VERSION, Verifier, read_manifest, read_serving
 from learner.store import SnapshotStore
-from stream.dead_letters import Index
+from stream.dead_letters import DeadLetters, Index
 from stream.log import EventLog
 from stream.settings import Settings
 
@@ -107,6 +112,8 @@ def create_app(
         census=Censuses(replica),
         facts=FactReader(store, catalog, events),
         control=operations_,
+        excluded=Excluded(events, catalog),
+        letters=DeadLetters(dead_letters, events),
         log_watch=log_watch,
         telemetry=telemetry,
         guard=security.guard(settings.api_key),
@@ -139,7 +146,7 @@ def create_app(
     app.state.context = context
     modules = (
         event_routes, plans, products, forecasts, batch, what_if, series, snapshots, operations,
-        status,
+        excluded, letter_routes, status,
     )  # fmt: skip
     for module in modules:
         app.include_router(module.routes(context))

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
 from learner.operations import Candidate
+from learner.replay import Rule
 from learner.snapshot import Manifest, Verifier
 from learner.store import Pointer, Pointers, SnapshotStore
 from stream.errors import SnapshotCorrupt, SnapshotMissing
@@ -90,6 +92,14 @@ class Catalog:
     def pointers(self) -> dict[int, Pointers]:
         """Where each partition stands."""
         return {partition: self.store.pointers(partition) for partition in self.store.partitions()}
+
+    def rules(self, pointers: Mapping[int, Pointers]) -> dict[int, tuple[Rule, ...]]:
+        """What is passed over, by partition that has a head, as the head has it."""
+        return {
+            partition: self.manifest(partition, one.head.snapshot).rules
+            for partition, one in sorted(pointers.items())
+            if one.head is not None
+        }
 
     def check(self, partition: int, snapshot: str) -> Pointer:
         """The pointer to a snapshot whose manifest is verified and whose chunks are all there.

@@ -15,6 +15,7 @@ from api.answers import encode
 from api.catalog import Catalog
 from api.census import Censuses
 from api.control import Control
+from api.excluded import Excluded
 from api.facts import FactReader
 from api.log_watch import LogWatch
 from api.past import Past
@@ -22,6 +23,7 @@ from api.recaller import Recaller
 from api.replica import Replica
 from api.security import Guard
 from api.telemetry import ApiTelemetry
+from stream.dead_letters import DeadLetters
 from stream.log import EventLog
 from stream.settings import Settings
 
@@ -39,6 +41,8 @@ class Context:
     census: Censuses
     facts: FactReader
     control: Control
+    excluded: Excluded
+    letters: DeadLetters
     log_watch: LogWatch
     telemetry: ApiTelemetry
     guard: Guard

@@ -2,8 +2,8 @@
 
 The control log's order is the order of operations; every step may be repeated. Guarantees: an
 operation is in the control log before it has any effect; a repeated id does nothing new; what a
-crash interrupts is carried out by ``reconcile``. Leaves out: a rollback's effect, which is the
-fold's, at the marker. All of it blocks: routes call it in a thread.
+crash interrupts is carried out by ``reconcile``. Leaves out: the effect of all but freeze and
+resume, which is the fold's, at the marker. All of it blocks: routes call it in a thread.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ import threading
 import uuid
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import NamedTuple
 
 import msgspec
 
 from api.background import Trouble
-from api.catalog import Catalog, candidate
-from api.problems import Problem, invalid
-from learner.operations import Entry, Kind, Operation, Outcome, choose_cut, decode_control, history
-from learner.store import Pointers
+from api.catalog import Catalog
+from api.cuts import Cuts, Request
+from api.problems import Problem
+from learner.operations import Entry, Operation, Outcome, decode_control, history
+from learner.replay import START
 from stream.errors import LogUnavailable, SnapshotCorrupt, SnapshotMissing, StoreUnavailable
-from stream.event import FIRST_US, Marker, encode, time_us
+from stream.event import Marker, encode, time_us
 from stream.log import Entry as LogEntry
 from stream.log import EventLog
 
@@ -32,23 +32,6 @@ SOURCE = "salescast"
 #: Header of a control record: hash of the request, to tell a repeated one from another.
 REQUEST = "salescast.request"
 _READ = 1000
-
-
-class Request(NamedTuple):
-    """What an operator asks for."""
-
-    kind: Kind
-    who: str
-    reason: str
-    id: str | None = None
-    snapshots: tuple[str, ...] = ()
-    to: datetime | None = None
-
-    def digest(self) -> bytes:
-        """Equal for equal requests; the id is not part of it."""
-        to_us = None if self.to is None else time_us(self.to)
-        asked = [self.kind, self.who, self.reason, sorted(self.snapshots), to_us]
-        return hashlib.sha256(msgspec.json.encode(asked)).hexdigest().encode()
 
 
 class Control:
@@ -70,6 +53,7 @@ class Control:
         self._log = control
         self._events = events
         self._catalog = catalog
+        self._cuts = Cuts(catalog, events)
         self._clock = clock
         self._lock = threading.RLock()
         self._next: int | None = None
@@ -128,12 +112,36 @@ class Control:
             operation = self.plan(request)
             # 3.
             value = msgspec.json.encode(operation)
-            self._log.append([LogEntry(0, None, value, ((REQUEST, request.digest()),))])
+            self._log.append([LogEntry(0, None, value, ((REQUEST, _digest(request)),))])
             # Another process may have written this id just before: the first one counts.
             entry = self._same(self.entries()[operation.id], request)
             # 4.
             self._carry_out(entry)
             return self.entries()[operation.id]
+
+    def note(self, request: Request, about: str) -> Entry:
+        """Write down what is done with dead letters; the caller does it.
+
+        Raises
+        ------
+        Problem
+            The id names another operation.
+        LogUnavailable
+        """
+        with self._lock:
+            operation = Operation(
+                id=request.id or uuid.uuid4().hex,
+                kind=request.kind,
+                who=request.who,
+                reason=request.reason,
+                time=datetime.fromtimestamp(self._clock(), UTC),
+                cut={},
+                about=about,
+            )
+            if operation.id not in self.entries():
+                value = msgspec.json.encode(operation)
+                self._log.append([LogEntry(0, None, value, ((REQUEST, _digest(request)),))])
+            return self._same(self.entries()[operation.id], request)
 
     def plan(self, request: Request) -> Operation:
         """The operation a request comes to, checked; writes nothing.
@@ -142,10 +150,11 @@ class Control:
         ------
         Problem, StoreUnavailable
         """
-        cut = self._cut(request)
+        cut = self._cuts.choose(request, self.entries())
         if request.kind != "resume":
             for partition, snapshot in cut.items():
-                self._check(partition, snapshot)
+                if snapshot != START:
+                    self._check(partition, snapshot)
         return Operation(
             id=request.id or uuid.uuid4().hex,
             kind=request.kind,
@@ -153,12 +162,16 @@ class Control:
             reason=request.reason,
             time=datetime.fromtimestamp(self._clock(), UTC),
             cut=cut,
+            replay=request.replay or request.kind == "readmit",
+            exclude=request.exclude,
+            admit_late=request.admit_late,
+            readmits=request.readmits,
         )
 
     def reconcile(self) -> None:
         """Carry out again, in order, what has no outcome yet.
 
-        The first call looks at all operations, a rollback's markers among them (the fold
+        The first call looks at all operations, markers among them (the fold
         ignores a repeated one); later calls only at those that this process left unfinished.
 
         Raises
@@ -179,7 +192,7 @@ class Control:
         asked = self._asked.get(entry.offset, b"")
         operation = entry.operation
         same = (operation.kind, operation.who, operation.reason) == request[:3]
-        if same and (not asked or asked == request.digest()):
+        if same and (not asked or asked == _digest(request)):
             return entry
         raise Problem(
             409,
@@ -189,68 +202,6 @@ class Control:
             field="id",
             remedy="send the new request under an id of its own, or none",
         )
-
-    def _cut(self, request: Request) -> dict[int, str]:
-        pointers = self._catalog.pointers()
-        if not any(one.head for one in pointers.values()):
-            raise Problem(
-                409, "no-snapshots", "Nothing to operate on", "no snapshot was published yet",
-                remedy="start the learner, and wait for its first snapshot",
-            )  # fmt: skip
-        if request.snapshots and request.to is not None:
-            raise invalid("to", "give `snapshots` or `to`, not both", "leave one of them out")
-        if request.kind == "resume":
-            return _frozen(pointers, request)
-        if request.snapshots:
-            return self._named(request.snapshots)
-        if request.to is not None:
-            return self._until(request.to)
-        if request.kind == "rollback":
-            raise invalid(
-                "to", "a rollback needs to know how far", "give `to`, a time, or `snapshots`, ids"
-            )
-        return {p: one.active.snapshot for p, one in pointers.items() if one.active is not None}
-
-    def _named(self, named: tuple[str, ...]) -> dict[int, str]:
-        cut: dict[int, str] = {}
-        for snapshot in dict.fromkeys(named):
-            partition = self._catalog.partition_of(snapshot)
-            if partition is None:
-                raise Problem(
-                    404, "unknown-snapshot", "No such snapshot",
-                    f"no partition keeps a snapshot `{snapshot}`", field="snapshots",
-                    remedy="choose one of GET /v1/snapshots; only the newest are kept",
-                )  # fmt: skip
-            if partition in cut:
-                raise invalid(
-                    "snapshots",
-                    f"`{cut[partition]}` and `{snapshot}` are both of partition {partition}",
-                    "name one snapshot a partition",
-                )
-            cut[partition] = snapshot
-        return cut
-
-    def _until(self, to: datetime) -> dict[int, str]:
-        candidates = []
-        oldest: dict[int, datetime] = {}
-        for partition in self._catalog.store.partitions():
-            manifests, _ = self._catalog.newest(partition)
-            candidates += [candidate(one) for one in manifests]
-            if manifests:
-                # Before the first sale there is no watermark, only a very low number.
-                first = max(min(one.watermark_us for one in manifests), FIRST_US)
-                oldest[partition] = datetime.fromtimestamp(first / 1e6, UTC)
-        cut = choose_cut(candidates, to_us=time_us(to))
-        lacking = sorted(oldest.keys() - cut.keys())
-        if lacking:
-            since = max(oldest[partition] for partition in lacking)
-            raise Problem(
-                404, "unknown-snapshot", "No snapshot is that old",
-                f"partitions {', '.join(map(str, lacking))} keep none up to {to.isoformat()}",
-                field="to",
-                remedy=f"give a time from {since.isoformat()} on, or name `snapshots`",
-            )  # fmt: skip
-        return cut
 
     def _check(self, partition: int, snapshot: str) -> None:
         try:
@@ -270,10 +221,10 @@ class Control:
         """Let an operation take effect; what cannot be reached now is left for ``reconcile``."""
         self._unfinished.add(entry.operation.id)
         try:
-            if entry.operation.kind == "rollback":
-                self._mark(entry)
-            else:
+            if entry.operation.kind in ("freeze", "resume"):
                 self._move(entry)
+            else:
+                self._mark(entry)
         except (StoreUnavailable, LogUnavailable, OSError) as error:
             self._trouble.on(entry.operation.id, error)
             return
@@ -322,26 +273,13 @@ class Control:
         self._log.append([LogEntry(0, None, msgspec.json.encode(one)) for one in outcomes])
 
 
-def _frozen(pointers: Mapping[int, Pointers], request: Request) -> dict[int, str]:
-    """What a resume is about: partitions that are frozen, and on what."""
-    if request.to is not None:
-        raise invalid("to", "a resume goes to the head", "leave `to` out")
-    frozen = {
-        partition: one.active.snapshot
-        for partition, one in pointers.items()
-        if one.frozen_by is not None and one.active is not None
-    }
-    if request.snapshots:
-        wrong = sorted(set(request.snapshots) - set(frozen.values()))
-        if wrong:
-            raise Problem(
-                409, "not-frozen", "Not frozen", f"nothing is frozen on `{wrong[0]}`",
-                field="snapshots", remedy="leave `snapshots` out to resume all that is frozen",
-            )  # fmt: skip
-        frozen = {p: one for p, one in frozen.items() if one in request.snapshots}
-    if not frozen:
-        raise Problem(
-            409, "not-frozen", "Nothing is frozen", "every partition follows its head already",
-            remedy="nothing needs to be done; GET /v1/status shows what is served",
-        )  # fmt: skip
-    return frozen
+def _digest(request: Request) -> bytes:
+    """Equal for equal requests; the id is not part of it."""
+    to_us = None if request.to is None else time_us(request.to)
+    asked: list[object] = [
+        request.kind, request.who, request.reason, sorted(request.snapshots), to_us
+    ]  # fmt: skip
+    more = (request.replay, request.exclude, request.admit_late, request.readmits)
+    if any(more):  # the first release knew of none
+        asked += more
+    return hashlib.sha256(msgspec.json.encode(asked)).hexdigest().encode()

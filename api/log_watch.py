@@ -52,6 +52,12 @@ class LogWatch:
             found = self._dead_letters.find(partition, offset, item)
         return found
 
+    def letters(self) -> list[tuple[tuple[int, int, int], Why]]:
+        """Dead letters that are known, read up to their end. It blocks."""
+        self._try("dead letters", self._read_dead_letters)
+        with self._reading:
+            return self._dead_letters.all()
+
     def _look_at_ends(self) -> None:
         # Asking for the ends also opens a log that could not be reached before.
         self.ends = dict(self._events.end())

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 #: What a status means, wherever it is answered.
 PROBLEMS = {
@@ -285,91 +285,6 @@ class SnapshotDetail(SnapshotItem):
     settings: dict[str, Any]
     parts: list[PartItem]
     counts: dict[str, dict[str, int]]
-
-
-class OperationRequest(BaseModel):
-    """What an operator asks for."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        json_schema_extra={
-            "examples": [
-                {
-                    "kind": "freeze",
-                    "who": "ada",
-                    "reason": "prices of the feed look wrong",
-                    "to": "2025-03-01T06:00:00+01:00",
-                }
-            ]
-        },
-    )
-
-    kind: Literal["freeze", "resume", "rollback"]
-    reason: Text
-    who: Text
-    id: ShortName | None = Field(None, description="Repeat it to repeat the request safely")
-    snapshots: list[str] = Field([], max_length=10_000, description="Ids, one a partition")
-    to: AwareDatetime | None = Field(None, description="The newest snapshots up to this event time")
-    dry_run: bool = Field(False, description="Only answer what would be done")
-
-
-class OutcomeItem(BaseModel):
-    """What became of an operation in a partition."""
-
-    partition: int
-    outcome: Literal["applied", "refused"]
-    time: str
-    detail: str
-    offset: int | None
-
-
-class OperationItem(BaseModel):
-    """An operation and what became of it."""
-
-    id: str
-    kind: Literal["freeze", "resume", "rollback"]
-    who: str
-    reason: str
-    time: str
-    cut: dict[str, str] = Field(examples=[{"0": "p0-l0-o1045-1f0c9a2e"}])
-    state: Literal["pending", "applied", "refused"]
-    outcomes: list[OutcomeItem]
-    dry_run: bool
-
-
-class Operations(BaseModel):
-    """Operations, newest first."""
-
-    items: list[OperationItem]
-
-
-class PartitionStatus(BaseModel):
-    """Where a partition stands."""
-
-    partition: int
-    snapshot: str | None
-    lineage: int | None
-    position: int | None
-    log_end: int | None
-    lag: int | None
-    as_of: str | None
-    published_at: str | None
-    age_s: float | None
-    stale: bool
-    frozen: bool
-    frozen_by: str | None
-    series: int
-
-
-class Status(BaseModel):
-    """Where everything stands."""
-
-    partitions: list[PartitionStatus]
-    version: str
-    log: Literal["sqlite", "kafka"]
-    log_up: bool = Field(description="Whether the log answered when it was last looked at")
-    store: Literal["folder", "redis"]
-    store_up: bool = Field(description="Whether the store answered when it was last looked at")
 
 
 class Ready(BaseModel):

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from learner.panel import Panel, covariates
+from learner.holidays import covariates
+from learner.panel import Panel
 from learner.usual import score
 from stream.settings import Settings
 

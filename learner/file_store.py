@@ -23,7 +23,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from learner import pointers as rules
-from learner.store import Pointer, Pointers
+from learner.store import Pointer, Pointers, Replaying
 from stream.errors import SnapshotCorrupt, StoreError, StoreUnavailable
 
 #: Chunks younger than this may belong to a snapshot being written.
@@ -138,11 +138,13 @@ class FileStore:
             return Pointers()
         return rules.decode(data, str(path))
 
-    def move_head(self, partition: int, parent: str | None, to: Pointer) -> bool:
+    def move_head(
+        self, partition: int, parent: str | None, to: Pointer, replaying: Replaying | None = None
+    ) -> bool:
         """Publish; see ``SnapshotStore.move_head``. Durable when it returns ``True``."""
         with self._access(), self._locked():
             now = self.pointers(partition)
-            return self._move(partition, now, rules.moved_head(now, parent, to))
+            return self._move(partition, now, rules.moved_head(now, parent, to, replaying))
 
     def move_active(
         self, partition: int, to: Pointer | None, frozen_by: str | None, control_offset: int

@@ -13,10 +13,16 @@ import holidays
 
 from stream.buckets import Calendar
 from stream.errors import SettingsError
+from stream.settings import Settings
 
 #: Names of the covariates: on a holiday, and on the day before one.
 HOLIDAYS = ("holiday", "holiday_eve")
 _EPOCH = date(1970, 1, 1)
+
+
+def covariates(settings: Settings) -> tuple[str, ...]:
+    """Names of all covariates: the holidays' where a country is set, then the settings'."""
+    return (*(HOLIDAYS if settings.holidays else ()), *settings.covariates)
 
 
 class Holidays:

@@ -1,9 +1,9 @@
 """Operations as values: what was asked, what it means, and what became of it.
 
 An operation is one record of the control log, which is the audit trail; its outcomes are
-appended to the same log. ``freeze`` and ``resume`` move what is served; ``rollback`` takes
-effect in the fold, at a marker with the operation's id in each affected partition. Leaves out:
-carrying them out (``api.control`` and the worker).
+appended to the same log. ``freeze`` and ``resume`` move what is served; the others take effect in
+the fold, at a marker with the operation's id in each affected partition. Leaves out: carrying
+them out (``api.control`` and the worker).
 """
 
 from __future__ import annotations
@@ -14,17 +14,23 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from learner.replay import Exclusion
 from stream.event import Name, Time
 
-Kind = Literal["freeze", "resume", "rollback"]
+Kind = Literal["freeze", "resume", "rollback", "quarantine", "readmit", "resend", "discard"]
 Text = Annotated[str, Meta(min_length=1, max_length=1000)]
 
 
 class Operation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="operation",
-                tag_field="type", kw_only=True):  # fmt: skip
+                tag_field="type", kw_only=True, omit_defaults=True):  # fmt: skip
     """What an operator asked for, decided: ``cut`` names one snapshot a partition.
 
-    ``rollback`` is *keep facts*: models return to the cut; facts and position stay.
+    ``rollback`` is *keep facts*: models return to the cut; facts and position stay. With
+    ``replay`` all returns, and what came after is learned again, without ``exclude``, with late
+    items if ``admit_late``. ``quarantine`` passes ``exclude`` over from its marker on; its cut is
+    where ``readmit`` may go back to, a replay without the rule of the operation ``readmits``.
+    ``replay.START`` in a cut is the log's beginning. ``resend`` and ``discard`` are about dead
+    letters: their cut is empty, and ``about`` says which letters, and how they were mended.
     """
 
     id: Name
@@ -33,6 +39,11 @@ class Operation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="op
     reason: Text
     time: Time
     cut: dict[int, str]
+    replay: bool = False
+    exclude: Exclusion | None = None
+    admit_late: bool = False
+    readmits: str | None = None
+    about: str = ""
 
 
 class Outcome(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="outcome",

@@ -6,15 +6,17 @@ One worker owns all partitions of a log. Leaves out: sharing partitions between 
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from learner.operations import Entry
-from learner.shard import Shard
+from learner.replay import START, Turn
+from learner.shard import Folded, Shard
 from learner.snapshot import Verifier, read_manifest, read_shard
 from learner.store import SnapshotStore
-from stream.dead_letters import DeadLetter
+from stream.dead_letters import DeadLetter, DeadLetters
 from stream.errors import OffsetExpired, TopicMismatch
-from stream.log import EventLog
+from stream.log import EventLog, Record
 from stream.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -27,6 +29,11 @@ class Owned:
     shard: Shard
     head: str | None
     lineage: int
+    parent: str | None = None  # the snapshot it goes on from: the head, or a replay's cut
+    #: Letters that a replay finds written already, by (offset, item).
+    written: Mapping[tuple[int, int], str] = field(default_factory=dict)
+    #: Counts and refusals that metrics have been told of, while a replay counts anew.
+    told: tuple[Mapping[str, int], Mapping[str, int]] | None = None
     chunks: set[str] = field(default_factory=set)  # of the head: known to be in the store
     letters: list[DeadLetter] = field(default_factory=list)  # to be kept before publishing
     finished: list[tuple[str, int, str | None]] = field(default_factory=list)  # operations
@@ -100,7 +107,84 @@ def take(
         "partition %d: restored %s, %d series, %d records to fold",
         partition, manifest.snapshot, manifest.series, end - manifest.position,
     )  # fmt: skip
-    return Owned(shard=shard, head=head.snapshot, lineage=head.lineage, chunks=manifest.chunks)
+    return Owned(
+        shard=shard,
+        head=head.snapshot,
+        lineage=head.lineage,
+        parent=head.snapshot,
+        chunks=manifest.chunks,
+    )
+
+
+def following(owned: Owned, turn: Turn, events: EventLog, dead_letters: DeadLetters) -> Owned:
+    """The shard of a replay's cut in the hands of the same owner, ready to learn again.
+
+    1. Letters that are written already are looked up, not to be written twice. 2. Late items
+    are folded, if the replay admits them, before all others.
+
+    Raises
+    ------
+    LogUnavailable
+    """
+    shard = turn.shard
+    assert shard.replay is not None
+    # 1.
+    written = dead_letters.written(shard.partition, shard.replay.until)
+    after = Owned(
+        shard=shard,
+        head=owned.head,
+        lineage=owned.lineage + 1,
+        parent=None if turn.snapshot == START else turn.snapshot,
+        written=written,
+        told=(owned.shard.counts(), dict(owned.shard.window.refused)),
+    )
+    # 2.
+    if turn.admit_late:
+        take_in(after, *admit_late(shard, events, written), dead_letters)
+    logger.warning(
+        "partition %d: goes back to %s, and learns offsets %d to %d again",
+        shard.partition, turn.snapshot, shard.position, shard.replay.until,
+    )  # fmt: skip
+    return after
+
+
+def admit_late(
+    shard: Shard, events: EventLog, written: Mapping[tuple[int, int], str]
+) -> tuple[Folded, list[Record]]:
+    """Fold late items into a shard that begins a replay; what came of them, and their records.
+
+    Parameters
+    ----------
+    written
+        Reasons of dead letters, by (offset, item).
+    """
+    late = sorted(
+        place
+        for place, reason in written.items()
+        if reason == "late" and place[0] >= shard.position
+    )
+    records = [
+        record
+        for offset in sorted({offset for offset, _ in late})
+        for record in events.read(shard.partition, offset, 1)
+    ]
+    return shard.admit(records, late), records
+
+
+def take_in(
+    owned: Owned, folded: Folded, records: Sequence[Record], dead_letters: DeadLetters
+) -> None:
+    """Remember what came of some records, until it is published.
+
+    Raises
+    ------
+    LogUnavailable
+    """
+    letters = dead_letters.collect(owned.shard.partition, folded.letters, records)
+    owned.letters += [one for one in letters if (one.offset, one.item) not in owned.written]
+    owned.folded += len(records)
+    owned.closes += folded.closes
+    owned.finished += folded.operations
 
 
 def pinned(operations: dict[str, Entry]) -> set[str]:

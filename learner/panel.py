@@ -8,14 +8,14 @@ that the ring reaches costs two look-ups. Leaves out: what is learned from the f
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from learner.holidays import HOLIDAYS, Holidays
+from learner.holidays import Holidays, covariates
 from learner.plans import Plans
 from learner.products import EVERYWHERE, Products
 from learner.profiles import Profiles
@@ -60,11 +60,6 @@ COLUMNS: dict[str, tuple[type[np.generic], float]] = {
 FIRST_WEIGHT = 0.25
 #: No category known.
 NO_CATEGORY = ""
-
-
-def covariates(settings: Settings) -> tuple[str, ...]:
-    """Names of all covariates: the holidays' where a country is set, then the settings'."""
-    return (*(HOLIDAYS if settings.holidays else ()), *settings.covariates)
 
 
 def ring_length(settings: Settings) -> int:
@@ -210,7 +205,7 @@ class Panel:
         self.last = bucket
         if self.first is None:
             self.first = bucket
-        self._amend(closed.revisions)
+        self._amend(closed.revisions, closed.gaps)
         self._fill(closed)
         self.plans.forget(bucket - self.ring)
         self._forget_stockouts(bucket)
@@ -262,9 +257,12 @@ class Panel:
         self._blank(bucket, bucket - 1)
         alive = np.array([text in closed.alive for text in self.stores.texts], dtype=bool)
         gross, returns, price = self._sums(closed.cells)
-        observed = alive[self.column("store")] & (~self._not_for_sale(bucket) | (gross > 0))
+        gaps = [key for key in closed.gaps.get(bucket, ()) if key in self.rows]
+        away = self._not_for_sale(bucket)
+        away[[self.rows[key] for key in gaps if key not in closed.cells]] = True
+        observed = alive[self.column("store")] & (~away | (gross > 0))
         status = np.where(observed, OBSERVED, MISSING).astype(np.int8)
-        for key in self._stocked_out(bucket):
+        for key in [*self._stocked_out(bucket), *gaps]:
             if observed[self.rows[key]]:
                 status[self.rows[key]] = CENSORED
         demand = gross if self.settings.target == "gross" else np.maximum(gross - returns, 0)
@@ -331,7 +329,7 @@ class Panel:
             elif len(kept) < len(spans):
                 self.stockouts[key] = kept
 
-    def _amend(self, revisions: dict[int, dict[Key, Cell]]) -> None:
+    def _amend(self, revisions: dict[int, dict[Key, Cell]], gaps: Mapping[int, set[Key]]) -> None:
         """Add what came after a close to that bucket's facts and to the sums since."""
         for bucket in sorted(revisions):
             if self.last is None or not self.last - self.ring < bucket < self.last:
@@ -340,7 +338,17 @@ class Panel:
                 row = self.rows.get(key)
                 if row is None:
                     continue
+                if count > 0 and key in gaps.get(bucket, ()):
+                    self._uncover(bucket, row, CENSORED)
                 self._amend_one(bucket, row, gross, returns, newly=count > 0)
+
+    def _uncover(self, bucket: int, row: int, status: int) -> int:
+        """Make a missing bucket of a series one of which something is known; its status then."""
+        at = (bucket % self.ring, row)
+        if self.rings["status"][at] == MISSING:
+            self.rings["status"][at], self.rings["units"][at] = status, 0.0
+            self.columns["listed"][row] = min(self.columns["listed"][row], bucket)
+        return int(self.rings["status"][at])
 
     def _amend_one(self, bucket: int, row: int, gross: int, returns: int, *, newly: bool) -> None:
         """Amend one bucket of one series by sums in millionths; ``newly``: by a sale, no void."""
@@ -351,10 +359,8 @@ class Panel:
         if status == MISSING:
             if not newly:
                 return  # a void: what is missing stays so
-            status = rings["status"][slot, row] = OBSERVED
-            rings["units"][slot, row] = 0.0
-            self.columns["listed"][row] = min(self.columns["listed"][row], bucket)
-        # What the bucket counts for in the sums; exact, where its units are rounded to float32.
+            status = self._uncover(bucket, row, OBSERVED)
+        # What the bucket counts for in the sums: exact, where units are rounded to float32.
         prior = (bucket - 1) % self.ring
         counted = int(rings["sum_observed"][slot, row] != rings["sum_observed"][prior, row])
         held = int(rings["sum_units"][slot, row] - rings["sum_units"][prior, row])

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from stream.buckets import Calendar
 from stream.event import Plan, time_us
-from stream.window import identify
+from stream.identities import identify
 
 if TYPE_CHECKING:
     from learner.panel import Panel

@@ -11,7 +11,7 @@ from hashlib import sha256
 
 import msgspec
 
-from learner.store import Pointer, Pointers
+from learner.store import Pointer, Pointers, Replaying
 from stream.errors import SnapshotCorrupt, SnapshotMissing
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -19,7 +19,9 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 _SNAPSHOT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=-]{0,127}")
 
 
-def moved_head(pointers: Pointers, parent: str | None, to: Pointer) -> Pointers | None:
+def moved_head(
+    pointers: Pointers, parent: str | None, to: Pointer, replaying: Replaying | None = None
+) -> Pointers | None:
     """Pointers after ``head`` moved from ``parent`` to ``to``; ``None``: it may not move.
 
     A repeated call (``head`` is ``to`` already) returns the pointers as they are.
@@ -39,14 +41,17 @@ def moved_head(pointers: Pointers, parent: str | None, to: Pointer) -> Pointers 
         return None
     if head and (to.lineage, to.position) <= (head.lineage, head.position):
         return None
-    active = to if pointers.frozen_by is None else pointers.active
-    return msgspec.structs.replace(pointers, head=to, active=active)
+    follows = pointers.frozen_by is None and replaying is None
+    active = to if follows else pointers.active
+    return msgspec.structs.replace(pointers, head=to, active=active, replaying=replaying)
 
 
 def moved_active(
     pointers: Pointers, to: Pointer | None, frozen_by: str | None, control_offset: int
 ) -> Pointers | None:
     """Pointers after a freeze on ``to`` or a resume; ``None``: a later operation was applied.
+
+    A head that is replaying is not served: a resume waits for its end.
 
     Raises
     ------
@@ -57,11 +62,13 @@ def moved_active(
         raise ValueError("a freeze names a snapshot and the operation; a resume names neither")
     if control_offset <= pointers.control_offset:
         return None
+    followed = pointers.head if pointers.replaying is None else pointers.active
     return Pointers(
         head=pointers.head,
-        active=pointers.head if to is None else to,
+        active=followed if to is None else to,
         frozen_by=frozen_by,
         control_offset=control_offset,
+        replaying=pointers.replaying,
     )
 
 
@@ -71,8 +78,14 @@ def protected(pointers: Pointers) -> set[str]:
 
 
 def encode(pointers: Pointers) -> bytes:
-    """Pointers as JSON, every field written out, fields in a fixed order."""
-    return msgspec.json.encode(pointers)
+    """Pointers as JSON, fields in a fixed order, all written out but for no replay.
+
+    So those of the first release, which knew none, are still what they were.
+    """
+    fields = msgspec.to_builtins(pointers)
+    if pointers.replaying is None:
+        del fields["replaying"]
+    return msgspec.json.encode(fields)
 
 
 def decode(data: bytes, where: str) -> Pointers:

@@ -28,7 +28,7 @@ from redis.backoff import ExponentialBackoff
 from redis.retry import Retry
 
 from learner import pointers as rules
-from learner.store import Pointer, Pointers
+from learner.store import Pointer, Pointers, Replaying
 from stream.errors import SettingsError, SnapshotCorrupt, StoreError, StoreUnavailable
 
 #: An unused chunk younger than this may belong to a snapshot being written.
@@ -212,7 +212,9 @@ class RedisStore:
         """Where the partition stands."""
         return self._read(partition)[1]
 
-    def move_head(self, partition: int, parent: str | None, to: Pointer) -> bool:
+    def move_head(
+        self, partition: int, parent: str | None, to: Pointer, replaying: Replaying | None = None
+    ) -> bool:
         """Publish; see ``SnapshotStore.move_head``.
 
         Raises
@@ -220,7 +222,9 @@ class RedisStore:
         StoreUnavailable
             It may have moved, but not durably for all that is known: call again with the same.
         """
-        return self._move(partition, lambda now: rules.moved_head(now, parent, to), durably=True)
+        return self._move(
+            partition, lambda now: rules.moved_head(now, parent, to, replaying), durably=True
+        )
 
     def move_active(
         self, partition: int, to: Pointer | None, frozen_by: str | None, control_offset: int

@@ -7,21 +7,35 @@ keeping snapshots, clocks (``worker``).
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from learner import intervals, usual
+from learner.digest import digest_of
 from learner.evaluation import Evaluation
 from learner.features import features
 from learner.models import Model, make
 from learner.panel import Panel, ring_length
+from learner.replay import (
+    Effect,
+    Replay,
+    Resolve,
+    Rollback,
+    Rule,
+    Turn,
+    category_of,
+    fit,
+    judge,
+    only,
+)
 from learner.serving import OBSERVED
 from stream.buckets import Calendar
 from stream.event import MICRO, AnyEvent, Availability, Marker, Plan, Product, Refusal
+from stream.gaps import Passed
 from stream.log import Record
 from stream.settings import Settings
 from stream.window import OUTCOMES, Closed, Key, Letter, Window
@@ -30,25 +44,18 @@ Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rollback:
-    """An operation that the fold carries out: models and spread return to a snapshot's."""
-
-    operation: str
-    models: Mapping[str, Model]
-    histogram: Floats
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Folded:
     """What came of some records: items to keep aside, buckets closed, operations carried out.
 
     ``operations`` pairs each operation's id with its marker's offset and ``None``, or why it
-    was refused.
+    was refused. ``turn`` says that another shard takes over, here; later records were not
+    folded.
     """
 
     letters: Sequence[Letter]
     closes: int
     operations: Sequence[tuple[str, int, str | None]]
+    turn: Turn | None = None
 
 
 def make_models(settings: Settings) -> dict[str, Model]:
@@ -91,6 +98,10 @@ class Shard:
         self.histogram = intervals.empty(len(self.scored))
         self.position = 0  # next offset to fold
         self.operations: dict[str, int] = {}  # id → offset of its marker
+        self.order = -1  # control offset of the last operation carried out
+        self.rules: list[Rule] = []
+        self.replay: Replay | None = None
+        self._turn: Turn | None = None
         self._mean: npt.NDArray[np.float32] | None = None
 
     # -- folding ---------------------------------------------------------------------------
@@ -98,8 +109,7 @@ class Shard:
     def fold(
         self,
         records: Sequence[Record],
-        resolve: Callable[[str], Rollback | str] | None = None,
-        excluded: Callable[[AnyEvent, Record], bool] | None = None,
+        resolve: Resolve | None = None,
         after_close: Callable[[int], None] | None = None,
     ) -> Folded:
         """Fold records of this partition, in the log's order, from ``position`` on.
@@ -108,12 +118,36 @@ class Shard:
         ----------
         resolve
             Says what a marker's operation is, or why there is none to carry out.
-        excluded
-            Whether an event is to be passed over; it does not move time either.
         after_close
             Told of each bucket that was closed with a series, once its forecasts are made; it
             may read the shard, and must not change it.
         """
+        return self._fold(records, resolve, self._passes(records), after_close=after_close)
+
+    def admit(self, records: Sequence[Record], late: Sequence[tuple[int, int]]) -> Folded:
+        """Fold the late items of a replay, as (offset, item), before all others; time stands.
+
+        Parameters
+        ----------
+        records
+            Those that hold the items, in the log's order.
+        """
+        assert self.replay is not None
+        passes = only(late, self._passes(records))
+        position = self.position
+        folded = self._fold(records, None, passes=passes, still=True)
+        self.position = position
+        self.replay = msgspec.structs.replace(self.replay, admitted=tuple(late))
+        return folded
+
+    def _fold(
+        self,
+        records: Sequence[Record],
+        resolve: Resolve | None,
+        passes: Callable[[AnyEvent, Record, int], Passed | None] | None,
+        still: bool = False,
+        after_close: Callable[[int], None] | None = None,
+    ) -> Folded:
         closes = 0
         done: list[tuple[str, int, str | None]] = []
 
@@ -130,10 +164,34 @@ class Shard:
                 return self._mark(event, record, resolve, done)
             return self._know(event)
 
-        letters = self.window.fold(records, close=close, apply=apply, excluded=excluded)
-        if records:
-            self.position = records[-1].offset + 1
-        return Folded(letters=letters, closes=closes, operations=done)
+        def until_turn() -> Iterator[Record]:
+            for record in records:
+                yield record
+                self.position = record.offset + 1
+                if self._turn is not None:
+                    return
+
+        letters = self.window.fold(
+            until_turn(), close=close, apply=apply, passes=passes, still=still
+        )
+        return Folded(letters=letters, closes=closes, operations=done, turn=self._turn)
+
+    def _passes(
+        self, records: Sequence[Record]
+    ) -> Callable[[AnyEvent, Record, int], Passed | None] | None:
+        """What is passed over among some records, by the rules that cover any of them."""
+        if not records or not (self.rules or self.replay):
+            return None
+        first, last = records[0].offset, records[-1].offset
+        rules = [
+            rule
+            for rule in self.rules
+            if rule.start <= last and (rule.end is None or rule.end > first)
+        ]
+        return judge(rules, self.replay, self.partition, self._category)
+
+    def _category(self, event: AnyEvent) -> str | None:
+        return category_of(event, lambda *key: self.panel.products.about(*key).category)
 
     def _know(self, event: AnyEvent) -> bool:
         """Take in a fact that is no sale; ``False``: a plan that was known already."""
@@ -148,21 +206,85 @@ class Shard:
         self,
         event: Marker,
         record: Record,
-        resolve: Callable[[str], Rollback | str] | None,
+        resolve: Resolve | None,
         done: list[tuple[str, int, str | None]],
     ) -> Refusal | bool:
         if event.id in self.operations:
-            return False
+            here = self.operations[event.id] == record.offset
+            if here and self.replay is not None and self.replay.operation == event.id:
+                self.replay = None  # caught up: this is what it should have been
+                done.append((event.id, record.offset, None))
+            return here
         found = resolve(event.id) if resolve is not None else "no operations here"
+        if not isinstance(found, str):
+            found = self._refused(found) or found
         if isinstance(found, str):
             done.append((event.id, record.offset, found))
             return Refusal("unknown_operation", found, "id")
+        self.order = found.order
         self.operations[event.id] = record.offset
-        self.models = {name: found.models[name] for name in self.models}
-        self.histogram = found.histogram.copy()
-        self._mean = None
+        if isinstance(found, Turn):
+            found.shard.take_over(self, found, event.id)
+            self._turn = found
+            return True  # it is done once the replay has come here again
+        if isinstance(found, Rollback):
+            self.models = {name: found.models[name] for name in self.models}
+            self.histogram = found.histogram.copy()
+            self._mean = None
+        else:
+            self.rules.append(
+                Rule(
+                    operation=event.id, kind="quarantined", what=found.what,
+                    start=record.offset + 1,
+                )
+            )  # fmt: skip
         done.append((event.id, record.offset, None))
         return True
+
+    def _refused(self, found: Effect) -> str:
+        """Why an operation is not carried out, as far as the shard's own state says."""
+        if found.order <= self.order:
+            return "a later operation is in force"
+        if isinstance(found, Turn):
+            if found.readmits is not None and found.readmits not in {
+                rule.operation for rule in self.rules
+            }:
+                return f"nothing is passed over here by the operation {found.readmits}"
+            standing = [rule for rule in self.rules if rule.operation != found.readmits]
+            if not fit(found.shard.rules, found.shard.position, standing):
+                return f"{found.snapshot} has learned otherwise than what is excluded by now says"
+        return ""
+
+    def take_over(self, other: Shard, turn: Turn, operation: str) -> None:
+        """Become what ``other`` should have been: what operations said so far goes on to hold."""
+        until = other.operations[operation]
+        rules = [rule for rule in other.rules if rule.operation != turn.readmits]
+        if turn.exclude is not None:
+            rules.append(
+                Rule(
+                    operation=operation, kind="excluded", what=turn.exclude,
+                    start=self.position, end=until,
+                )
+            )  # fmt: skip
+        self.obey(operation, other.operations, rules, other.order)
+
+    def obey(
+        self, operation: str, operations: Mapping[str, int], rules: Iterable[Rule], order: int
+    ) -> None:
+        """Begin a replay: what stood at its marker, stands from here on.
+
+        Parameters
+        ----------
+        operations, rules
+            All that are known; those that came after the marker are left out.
+        order
+            The operation's offset in the control log.
+        """
+        until = operations[operation]
+        self.operations = {name: at for name, at in operations.items() if at <= until}
+        self.rules = [rule for rule in rules if operations[rule.operation] <= until]
+        self.order = order
+        self.replay = Replay(operation=operation, start=self.position, until=until)
 
     def _close(self, closed: Closed) -> list[Key]:
         panel, bucket = self.panel, closed.bucket
@@ -302,45 +424,4 @@ class Shard:
         Not over position, counts, operations or lineage: the same sales, in any order within
         grace and any packing, give the same digest.
         """
-        sha = hashlib.sha256()
-        for part in _canonical(self):
-            sha.update(part)
-        return sha.hexdigest()
-
-
-def _canonical(shard: Shard) -> Iterable[bytes]:
-    """Values of a shard in an order that no arrival decides."""
-    window, panel = shard.window, shard.panel
-    yield repr((window.watermark_us, window.open_from)).encode()
-    for bucket in sorted(window.seen_in):
-        entries = sorted((one, window.seen[one]) for one in window.seen_in[bucket])
-        yield repr(bucket).encode()
-        yield b"".join(one + entry.to_bytes(8, "big") for one, entry in entries)
-    for bucket in sorted(window.open):
-        yield repr((bucket, sorted(window.open[bucket].cells.items()))).encode()
-    for bucket in sorted(window.revisions):
-        yield repr((bucket, sorted(window.revisions[bucket].items()))).encode()
-    yield repr((sorted(window.last_day.items()), sorted(window.complete_us.items()))).encode()
-    yield repr((panel.first, panel.last, panel.keys)).encode()
-    texts = panel.categories.texts
-    yield repr([texts[code] for code in panel.column("category").tolist()]).encode()
-    order = sorted(range(len(texts)), key=texts.__getitem__)
-    yield from panel.profiles.digest(order)
-    yield repr(sorted(panel.products.told.items())).encode()
-    yield repr(sorted(panel.products.awaited.items())).encode()
-    yield repr(sorted((key, sorted(spans)) for key, spans in panel.stockouts.items())).encode()
-    yield repr(sorted(panel.plans.kept.items())).encode()
-    for name in sorted(panel.rings):
-        yield np.ascontiguousarray(panel.rings[name][:, : panel.size]).tobytes()
-    for name in sorted(panel.columns):
-        if name not in ("category", "store", "product"):
-            yield panel.column(name).tobytes()
-    for name, model in shard.models.items():
-        yield name.encode()
-        for array in model.digest():
-            yield array.tobytes()
-    yield shard.evaluation.sums.tobytes()
-    for horizon in shard.scored:
-        waiting = shard.evaluation.pending[horizon]
-        yield np.ascontiguousarray(waiting[:, :, : panel.size]).tobytes()
-    yield shard.histogram.tobytes()
+        return digest_of(self)

@@ -32,6 +32,8 @@ from learner import intervals
 from learner.panel import COLUMNS, RINGS, Panel
 from learner.pickles import load_models
 from learner.plans import Kept
+from learner.products import Products
+from learner.replay import Replay, Rule
 from learner.serving import Serving
 from learner.shard import Shard
 from learner.store import SnapshotStore
@@ -79,6 +81,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     versions: dict[str, str]
     series: int
     parts: dict[str, Part]
+    rules: tuple[Rule, ...] = ()
+    replay: Replay | None = None
 
     @property
     def size_bytes(self) -> int:
@@ -237,6 +241,10 @@ def _window(shard: Shard) -> dict[str, Any]:
     return {
         "position": shard.position,
         "operations": shard.operations,
+        "order": shard.order,
+        "rules": msgspec.to_builtins(shard.rules),
+        "replay": msgspec.to_builtins(shard.replay),
+        "gaps": window.gaps.laid_down(),
         "watermark_us": window.watermark_us,
         "open_from": window.open_from,
         "next_end_us": window.next_end_us,
@@ -261,6 +269,14 @@ def _window(shard: Shard) -> dict[str, Any]:
     }
 
 
+def read_products(parts: Mapping[str, bytes]) -> Products:
+    """What a shard knows of products, from its part `knowledge`."""
+    known, products = unpack(parts["knowledge"])[0], Products()
+    told = [msgspec.json.decode(raw, type=Product) for raw in known["products"]]
+    products.restore(told, [tuple(one) for one in known["awaited"]])
+    return products
+
+
 def take_up_panel(panel: Panel, parts: Mapping[str, bytes]) -> None:
     """Fill a new panel with what ``lay_down`` was given; unpickles nothing."""
     known, arrays = unpack(parts["knowledge"])
@@ -268,8 +284,7 @@ def take_up_panel(panel: Panel, parts: Mapping[str, bytes]) -> None:
     for name in PROFILES:
         setattr(panel.profiles, name, arrays[name])
     panel.profiles.week, panel.profiles.first_week = known["week"], known["first_week"]
-    told = [msgspec.json.decode(raw, type=Product) for raw in known["products"]]
-    panel.products.restore(told, [tuple(one) for one in known["awaited"]])
+    panel.products = read_products(parts)
     for store, product_name, spans in known["stockouts"]:
         panel.stockouts[store, product_name] = [tuple(span) for span in spans]
     panel.plans.restore(msgspec.json.decode(raw, type=Kept) for raw in known["plans"])
@@ -304,6 +319,10 @@ def take_up(settings: Settings, partition: int, parts: Mapping[str, bytes]) -> S
 
     state, _ = unpack(parts["window"])
     shard.position, shard.operations = state["position"], state["operations"]
+    shard.order = state.get("order", -1)  # the first release knew of none, nor of rules
+    shard.rules = msgspec.convert(state.get("rules", []), list[Rule], str_keys=True)
+    shard.replay = msgspec.convert(state.get("replay"), Replay | None)
+    window.gaps.take_up(*state.get("gaps", ((), ())))
     for name in ("watermark_us", "open_from", "next_end_us", "live", "last_day", "complete_us",
                  "counts", "refused"):  # fmt: skip
         setattr(window, name, state[name])
@@ -382,6 +401,8 @@ def describe(
         versions=versions(),
         series=shard.panel.size,
         parts=parts,
+        rules=tuple(shard.rules),
+        replay=shard.replay,
     )
 
 

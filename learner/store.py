@@ -23,19 +23,28 @@ class Pointer(msgspec.Struct, frozen=True):
     position: int
 
 
+class Replaying(msgspec.Struct, frozen=True):
+    """What ``head`` is doing while it is not to be served: learning [start, until) again."""
+
+    operation: str
+    start: int
+    until: int
+
+
 class Pointers(msgspec.Struct, frozen=True):
     """Where a partition stands.
 
     ``head`` is what its owner recovers from; ``active`` is what is served. ``frozen_by`` is the
     operation that froze ``active``, or ``None`` while it follows ``head``. ``control_offset``
     is the offset in the control log of the last operation applied to ``active``; older ones
-    are ignored.
+    are ignored. ``replaying``: ``head`` is unfinished, and ``active`` stays where it is.
     """
 
     head: Pointer | None = None
     active: Pointer | None = None
     frozen_by: str | None = None
     control_offset: int = -1
+    replaying: Replaying | None = None
 
 
 class SnapshotStore(Protocol):
@@ -75,8 +84,12 @@ class SnapshotStore(Protocol):
     def pointers(self, partition: int) -> Pointers:
         """Where the partition stands; all empty if nothing was published."""
 
-    def move_head(self, partition: int, parent: str | None, to: Pointer) -> bool:
+    def move_head(
+        self, partition: int, parent: str | None, to: Pointer, replaying: Replaying | None = None
+    ) -> bool:
         """Publish: set ``head``, and ``active`` too unless frozen; then make it durable.
+
+        With ``replaying``, ``active`` stays where it is: ``to`` is unfinished.
 
         Moves only if ``head`` is ``parent`` (``None``: none yet) and ``to`` is greater by
         (lineage, position), or equal to what is there already (a repeated call).

@@ -82,6 +82,9 @@ class Telemetry:
         self._stopped = gauge(
             "shard_stopped", "1 while the shard stands still at a record it cannot fold", one
         )
+        self._replaying = gauge(
+            "replay_left_records", "Records a replay has still to learn again; 0: no replay", one
+        )
         self._rmsse = gauge(
             "forecast_rmsse_ratio",
             "Recent root mean squared scaled error of a model's forecasts; below 1 is better "
@@ -230,10 +233,14 @@ class Telemetry:
         """Tell whether a shard stands still at a record it cannot fold."""
         self._stopped.labels(str(partition)).set(stopped)
 
+    def replaying(self, partition: int, left: int) -> None:
+        """Tell how many records a replay has still to learn again."""
+        self._replaying.labels(str(partition)).set(left)
+
     def dropped(self, partition: int) -> None:
         """Forget where a partition stands: another worker owns it now. Counters stay."""
         for metric in (self._position, self._end, self._lag, self._watermark, self._series,
-                       self._published, self._size, self._stopped):  # fmt: skip
+                       self._published, self._size, self._stopped, self._replaying):  # fmt: skip
             metric.remove(str(partition))
         self._by_partition.pop(partition, None)
 

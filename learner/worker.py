@@ -13,31 +13,19 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 
-import msgspec
 import numpy as np
 
-from learner import operations
+from learner.effects import Effects, read_operations, report
 from learner.evaluation import summary
-from learner.operations import Outcome
-from learner.ownership import Owned, check_topic, pinned, take
-from learner.pickles import load_models
-from learner.shard import Rollback
-from learner.snapshot import (
-    Signer,
-    cut,
-    describe,
-    lay_down,
-    read_manifest,
-    read_parts,
-    unpack,
-)
-from learner.store import Pointer, SnapshotStore
+from learner.ownership import Owned, check_topic, following, pinned, take, take_in
+from learner.replay import Turn
+from learner.snapshot import Signer, cut, describe, lay_down, read_manifest
+from learner.store import Pointer, Replaying, SnapshotStore
 from learner.telemetry import Telemetry
 from stream.dead_letters import DeadLetters
 from stream.errors import (
     AlreadyOwned,
     LogUnavailable,
-    SalescastError,
     StoreError,
     StoreUnavailable,
 )
@@ -100,6 +88,9 @@ class Worker:
         self.owned: dict[int, Owned] = {}
         self.started = False
         self.stop = threading.Event()
+        self.effects = Effects(
+            settings, events=events, control=control, store=store, verifier=signer.verifier
+        )
         self._publications = 0
         self._owed: dict[tuple[int, str], int] = {}
         self._told_s = 0.0
@@ -174,6 +165,9 @@ class Worker:
                 owned = take(
                     self.settings, self.events, self.store, self.signer.verifier, partition
                 )
+                replay = owned.shard.replay
+                if replay is not None:
+                    owned.written = self.dead_letters.written(partition, replay.until)
                 break
             except (LogUnavailable, StoreUnavailable) as error:
                 logger.warning("partition %d: %s", partition, error)
@@ -187,12 +181,16 @@ class Worker:
 
     def _fold(self, owned: Owned, records: Sequence[Record], consumer: Consumer) -> bool:
         """Fold some records; ``False``: the partition was taken up anew, or stands still."""
-        shard = owned.shard
-        before, refused = shard.counts(), dict(shard.window.refused)
+        shard, replaying = owned.shard, owned.shard.replay
+        before, refused = owned.told or (shard.counts(), dict(shard.window.refused))
         started = time.perf_counter()
         try:
-            folded = shard.fold(records, self._resolver(shard.partition))
-            letters = self.dead_letters.collect(shard.partition, folded.letters, records)
+            folded = shard.fold(records, self.effects.of(shard.partition))
+            take_in(owned, folded, records, self.dead_letters)
+            self._count(owned, before, refused, len(records), time.perf_counter() - started)
+            if folded.turn is not None:
+                self._turn(owned, folded.turn, consumer)
+                return False
         except (LogUnavailable, StoreUnavailable) as error:
             # Half a batch may be folded: go back to what is whole, and come again.
             logger.warning("partition %d: %s; going back to its head", shard.partition, error)
@@ -208,22 +206,32 @@ class Worker:
             )  # fmt: skip
             self.telemetry.stopped(shard.partition, True)
             return False
-        owned.letters += letters
-        owned.folded += len(records)
-        owned.closes += folded.closes
-        owned.finished += folded.operations
-        self._count(owned, before, refused, len(records), time.perf_counter() - started)
+        if replaying and shard.replay is None:
+            owned.published_s, owned.written = 0.0, {}  # caught up: it is served at once
         self.telemetry.closed(
             shard.partition, folded.closes, shard.window.watermark_us, shard.panel.size
         )
         return True
 
+    def _keep_aside(self, owned: Owned) -> None:
+        """Make dead letters durable, and what became of operations."""
+        if owned.letters:
+            self.dead_letters.append(owned.letters)
+            self.telemetry.dead_lettered(owned.shard.partition, len(owned.letters))
+            owned.letters = []
+        if owned.finished:
+            report(self.control, owned, datetime.fromtimestamp(self.clock(), UTC), self.telemetry)
+
     def _count(
         self, owned: Owned, before: Mapping[str, int], refused: Mapping[str, int],
         records: int, seconds: float,
     ) -> None:  # fmt: skip
-        shard = owned.shard
-        counts = {}
+        shard, counts = owned.shard, {}
+        if shard.replay is not None and owned.told is not None:
+            # These were counted when they first came; what has become of them is told at the end.
+            self.telemetry.folded(shard.partition, records, {}, {}, seconds)
+            return
+        owned.told = None
         for outcome, n in shard.counts().items():
             # A void takes back what was counted; a counter cannot, so it waits to be made up.
             owed = self._owed.pop((shard.partition, outcome), 0) + n - before[outcome]
@@ -231,7 +239,9 @@ class Worker:
                 self._owed[shard.partition, outcome] = owed
             else:
                 counts[outcome] = owed
-        reasons = {reason: n - refused.get(reason, 0) for reason, n in shard.window.refused.items()}
+        reasons = {
+            reason: max(n - refused.get(reason, 0), 0) for reason, n in shard.window.refused.items()
+        }
         self.telemetry.folded(shard.partition, records, counts, reasons, seconds)
 
     def _tick(self, owned: Owned, now: float) -> None:
@@ -254,61 +264,25 @@ class Worker:
 
     # -- operations ------------------------------------------------------------------------
 
-    def operations(self) -> dict[str, operations.Entry]:
-        """All operations of the control log, by id."""
-        records, offset = [], 0
-        while batch := self.control.read(0, offset):
-            records += [(record.offset, record.value) for record in batch]
-            offset = batch[-1].offset + 1
-        return operations.history(records)
+    def _turn(self, owned: Owned, turn: Turn, consumer: Consumer) -> None:
+        """Let the shard of a replay's cut take over; a crash before 3. leaves all as it was.
 
-    def _resolver(self, partition: int) -> Callable[[str], Rollback | str]:
-        def resolve(identity: str) -> Rollback | str:
-            entry = self.operations().get(identity)
-            if entry is None:
-                return "the control log holds no such operation"
-            snapshot = entry.operation.cut.get(partition)
-            if entry.operation.kind != "rollback" or snapshot is None:
-                return "the operation does not concern this partition"
-            try:
-                manifest = read_manifest(self.store, partition, snapshot, self.signer.verifier)
-                parts = read_parts(self.store, manifest, ["models", "scores"])
-            except StoreUnavailable:
-                raise
-            except SalescastError as error:
-                return str(error)
-            _, scores = unpack(parts["scores"])
-            return Rollback(
-                operation=identity,
-                models=load_models(parts["models"], self.settings.models),
-                histogram=scores["histogram"],
-            )
-
-        return resolve
-
-    def _report(self, owned: Owned) -> None:
-        """Append what became of operations to the audit trail."""
-        at = datetime.fromtimestamp(self.clock(), UTC)
-        outcomes = [
-            Outcome(
-                operation=identity,
-                partition=owned.shard.partition,
-                outcome="applied" if why is None else "refused",
-                detail=why or "",
-                offset=offset,
-                time=at,
-            )
-            for identity, offset, why in owned.finished
-        ]
-        self.control.append([Entry(0, None, msgspec.json.encode(one)) for one in outcomes])
-        for outcome in outcomes:
-            logger.info(
-                "partition %d: operation %s %s at offset %s %s",
-                outcome.partition, outcome.operation, outcome.outcome, outcome.offset,
-                outcome.detail,
-            )  # fmt: skip
-            self.telemetry.operation("rollback", outcome.outcome)
-        owned.finished = []
+        1. What the shard before kept aside and carried out is durable. 2. The cut's shard is
+        made ready. 3. It becomes head, unfinished. 4. The log is read again from there.
+        """
+        partition = owned.shard.partition
+        # 1.
+        self._keep_aside(owned)
+        # 2.
+        after = following(owned, turn, self.events, self.dead_letters)
+        # 3.
+        if not self.publish(after):
+            self._restore(partition, consumer)
+            return
+        # 4.
+        after.last_record_s = time.monotonic()
+        self.owned[partition] = after
+        consumer.seek(partition, after.shard.position)
 
     # -- publishing ------------------------------------------------------------------------
 
@@ -350,7 +324,7 @@ class Worker:
            fail, the same records say the same again, and only the first counts.
         2. Chunks that the store does not hold.
         3. The signed manifest.
-        4. Head, and active with it, by compare-and-set.
+        4. Head, by compare-and-set, and active with it unless it is replaying.
         5. Durability, on the same connection (the store's own).
         6. Offsets in Kafka, for display (the caller's).
 
@@ -361,12 +335,7 @@ class Worker:
         started = time.perf_counter()
         shard = owned.shard
         # 1.
-        if owned.letters:
-            self.dead_letters.append(owned.letters)
-            self.telemetry.dead_lettered(shard.partition, len(owned.letters))
-            owned.letters = []
-        if owned.finished:
-            self._report(owned)
+        self._keep_aside(owned)
         # 2.
         tables, chunks = cut(lay_down(shard))
         manifest = describe(
@@ -374,7 +343,7 @@ class Worker:
             tables,
             topic_id=self.events.topic_id,
             lineage=owned.lineage,
-            parent=owned.head,
+            parent=owned.parent,
             created_us=round(self.clock() * 1e6),
         )
         written = 0
@@ -385,9 +354,12 @@ class Worker:
         self.store.put_manifest(shard.partition, manifest.snapshot, self.signer.seal(manifest))
         # 4. and 5.
         to = Pointer(manifest.snapshot, owned.lineage, shard.position)
-        if not self.store.move_head(shard.partition, owned.head, to):
+        replay = shard.replay
+        unserved = Replaying(replay.operation, replay.start, replay.until) if replay else None
+        if not self.store.move_head(shard.partition, owned.head, to, unserved):
             return False
-        owned.head, owned.chunks = manifest.snapshot, manifest.chunks
+        owned.head = owned.parent = manifest.snapshot
+        owned.chunks = manifest.chunks
         owned.folded = owned.closes = 0
         owned.published_s = time.monotonic()
         owned.publish_s = seconds = time.perf_counter() - started
@@ -405,7 +377,7 @@ class Worker:
 
     def _prune(self) -> None:
         """Forget snapshots beyond the newest and the pinned, and chunks that none names."""
-        keep_always = pinned(self.operations())
+        keep_always = pinned(read_operations(self.control))
         named: set[str] = set()
         for partition in self.store.partitions():
             snapshots = self.store.snapshots(partition)
@@ -428,6 +400,9 @@ class Worker:
             return
         for partition, owned in self.owned.items():
             self.telemetry.position(partition, owned.shard.position, ends[partition])
+            replay = owned.shard.replay
+            left = 0 if replay is None else replay.until - owned.shard.position
+            self.telemetry.replaying(partition, left)
         evaluations = [owned.shard.evaluation for owned in self.owned.values()]
         sums = np.sum([one.sums for one in evaluations], axis=0)
         rows = summary(evaluations[0].models, evaluations[0].scored, sums, self.settings.champion)

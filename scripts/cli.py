@@ -11,7 +11,20 @@ import sys
 
 import typer
 
-from scripts import backtest, demo, export, grafana, keys, operate, produce, serve, show, up
+from scripts import (
+    audit,
+    backtest,
+    demo,
+    export,
+    grafana,
+    keys,
+    letters,
+    operate,
+    produce,
+    serve,
+    show,
+    up,
+)
 from scripts.console import complain
 from stream.errors import SalescastError
 
@@ -23,7 +36,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (up, demo, produce, backtest, export, serve, operate, show, keys, grafana):
+for module in (up, demo, produce, backtest, export, serve, operate, show, audit, letters, keys,
+               grafana):  # fmt: skip
     module.register(app)
 
 

@@ -1,8 +1,9 @@
-"""`salescast freeze`, `resume`, `rollback`: operations, each with its reason."""
+"""`salescast freeze`, `resume`, `rollback`, `quarantine`, `readmit`: each with its reason."""
 
 from __future__ import annotations
 
 import getpass
+import re
 import time
 from typing import Annotated, Any
 
@@ -31,11 +32,26 @@ To = Annotated[
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done; do nothing")]
 
 
+def _named(option: str) -> Any:
+    what = option.rpartition("-")[2].capitalize()
+    return typer.Option(option, help=f"{what}; may be repeated", show_default=False)
+
+
+ExcludeSource = Annotated[list[str] | None, _named("--exclude-source")]
+ExcludeStore = Annotated[list[str] | None, _named("--exclude-store")]
+ExcludeProduct = Annotated[list[str] | None, _named("--exclude-product")]
+ExcludeCategory = Annotated[list[str] | None, _named("--exclude-category")]
+Source = Annotated[list[str] | None, _named("--source")]
+Store = Annotated[list[str] | None, _named("--store")]
+Product = Annotated[list[str] | None, _named("--product")]
+
+
 def register(app: typer.Typer) -> None:
     """Add the subcommands."""
     app.command()(freeze)
     app.command()(resume)
-    app.command()(rollback)
+    for command in (rollback, quarantine, readmit):
+        app.command()(command)
 
 
 def freeze(
@@ -68,18 +84,126 @@ def rollback(
     reason: Reason,
     snapshots: Snapshots = None,
     to: To = None,
+    snapshot: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--snapshot",
+            help="As the argument; `start`: the log's beginning, in a replay",
+            show_default=False,
+        ),
+    ] = None,
+    replay: Annotated[
+        bool, typer.Option("--replay", help="Take facts back too, and learn again what came after")
+    ] = False,
+    exclude_source: ExcludeSource = None,
+    exclude_store: ExcludeStore = None,
+    exclude_product: ExcludeProduct = None,
+    exclude_category: ExcludeCategory = None,
+    exclude_from: Annotated[
+        str | None,
+        typer.Option(help="Only from this event time on (ISO 8601 with zone)", show_default=False),
+    ] = None,
+    exclude_to: Annotated[
+        str | None,
+        typer.Option(help="Only before this event time (ISO 8601 with zone)", show_default=False),
+    ] = None,
+    exclude_offsets: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Only these offsets, PARTITION:FIRST-LAST, both included", show_default=False
+        ),
+    ] = None,
+    surplus: Annotated[
+        bool,
+        typer.Option(
+            "--surplus",
+            help="What remains is whole: the excluded items were sent twice, "
+            "or invented; their buckets are not missing",
+        ),
+    ] = False,
+    admit_late: Annotated[bool, typer.Option("--admit-late", help="Learn late items too")] = False,
     who: Who = None,
     dry_run: DryRun = False,
     config: Config = None,
     url: Url = None,
     json: AsJson = False,
 ) -> None:
-    """Return the models to a cut; every fact that came after is kept. Name snapshots, or --to."""
-    if not snapshots and to is None:
+    """Return to a cut: name snapshots, or --to.
+
+    The models return, and every fact that came after is kept. With --replay all returns, and
+    what came after is learned again, but for what is excluded: items that match every kind of
+    criterion given. What was served goes on being served until the replay has caught up.
+    """
+    named = [*(snapshots or []), *(snapshot or [])]
+    if not named and to is None:
         raise typer.BadParameter(
             "name the snapshots to return to, or a time with --to; see: salescast snapshots"
         )
-    _operate("rollback", reason, snapshots, to, who, dry_run, config, url, json)
+    exclude: dict[str, Any] = {
+        "sources": exclude_source, "stores": exclude_store, "products": exclude_product,
+        "categories": exclude_category, "since": exclude_from, "until": exclude_to,
+        "offsets": _offsets(exclude_offsets or []), "surplus": surplus,
+    }  # fmt: skip
+    exclude = {name: value for name, value in exclude.items() if value}
+    if exclude and not replay:
+        raise typer.BadParameter("only a rollback with --replay can exclude anything")
+    more: dict[str, Any] = {"replay": replay, "admit_late": admit_late}
+    if exclude:
+        more["exclude"] = exclude
+    _operate("rollback", reason, named, to, who, dry_run, config, url, json, more)
+
+
+def quarantine(
+    reason: Reason,
+    source: Source = None,
+    store: Store = None,
+    product: Product = None,
+    who: Who = None,
+    dry_run: DryRun = False,
+    config: Config = None,
+    url: Url = None,
+    json: AsJson = False,
+) -> None:
+    """Keep what comes of a source, store or product from now on, but do not learn from it."""
+    exclude = {"sources": source, "stores": store, "products": product}
+    exclude = {name: value for name, value in exclude.items() if value}
+    if not exclude:
+        raise typer.BadParameter("name a --source, --store or --product")
+    _operate("quarantine", reason, None, None, who, dry_run, config, url, json,
+             {"exclude": exclude})  # fmt: skip
+
+
+def readmit(
+    reason: Reason,
+    operation: Annotated[
+        str,
+        typer.Option(
+            "--operation",
+            help="The rollback or quarantine whose items to learn after "
+            "all; see: salescast excluded",
+            show_default=False,
+        ),
+    ],
+    who: Who = None,
+    dry_run: DryRun = False,
+    config: Config = None,
+    url: Url = None,
+    json: AsJson = False,
+) -> None:
+    """Learn again from before an exclusion or quarantine, with what it kept out."""
+    _operate("readmit", reason, None, None, who, dry_run, config, url, json,
+             {"readmits": operation})  # fmt: skip
+
+
+def _offsets(texts: list[str]) -> dict[str, list[int]]:
+    """`PARTITION:FIRST-LAST` as partition → first, and the one after the last."""
+    found = {}
+    for text in texts:
+        match = re.fullmatch(r"(\d+):(\d+)-(\d+)", text)
+        if match is None or int(match[3]) < int(match[2]):
+            raise typer.BadParameter(f"`{text}`: give --exclude-offsets PARTITION:FIRST-LAST")
+        found[match[1]] = [int(match[2]), int(match[3]) + 1]
+    return found
 
 
 def _operate(
@@ -92,20 +216,24 @@ def _operate(
     config: str | None,
     url: str | None,
     json: bool,
+    more: dict[str, Any] | None = None,
 ) -> None:
     chosen = settings(config)
     client = Client(address(chosen, url), chosen.api_key or None)
     asked: dict[str, Any] = {"kind": kind, "reason": reason, "who": who or getpass.getuser(),
-                             "dry_run": dry_run}  # fmt: skip
+                             "dry_run": dry_run, **(more or {})}  # fmt: skip
     if snapshots:
         asked["snapshots"] = snapshots
     if to is not None:
         asked["to"] = to
     done = client.post("/v1/operations", json=asked)
     until = time.monotonic() + WAIT_S
+    seen: Any = None
     while done["state"] == "pending" and not dry_run and time.monotonic() < until:
         time.sleep(0.2)
         done = client.get(f"/v1/operations/{done['id']}")
+        if done["progress"] != seen:  # as long as a replay comes on, it is waited for
+            seen, until = done["progress"], time.monotonic() + WAIT_S
     if json:
         print_json(done)
     else:
@@ -121,11 +249,37 @@ def _show(done: dict[str, Any], dry_run: bool) -> None:
     for name in ("partition", "snapshot", "outcome"):
         table.add_column(name)
     outcomes = {one["partition"]: one for one in done["outcomes"]}
+    preview = done.get("preview") or {}
     for partition, snapshot in sorted(done["cut"].items(), key=lambda pair: int(pair[0])):
         one = outcomes.get(int(partition))
         text = "" if one is None else f"{one['outcome']} {one['detail']}".strip()
+        if partition in done["progress"]:
+            text = far(done["progress"][partition])
+        if partition in preview:
+            text = _previewed(preview[partition])
         table.add_row(partition, snapshot, text)
     out.print(table)
     if done["state"] == "pending" and not dry_run:
         out.print("No learner has come to it yet; it takes effect when one runs. "
                   "See: salescast operations", style="yellow")  # fmt: skip
+    if done["kind"] == "rollback" and (done["exclude"] or {}).get("sources") and not dry_run:
+        names = " ".join(f"--source {name}" for name in done["exclude"]["sources"])
+        out.print("What they send from now on is learned. To keep it out too:\n"
+                  f"  salescast quarantine {names} --reason ...", style="yellow")  # fmt: skip
+
+
+def far(progress: dict[str, int]) -> str:
+    """How far a replay has come, for people."""
+    whole = max(progress["until"] - progress["start"], 1)
+    done = (progress["position"] - progress["start"]) / whole
+    return f"learning again, {min(done, 1):.0%} of {whole:,} records"
+
+
+def _previewed(preview: dict[str, Any]) -> str:
+    text = f"{preview['records']:,} records to learn again"
+    excluded = preview["excluded"]
+    if excluded:
+        by_source = ", ".join(f"{name} {n:,}" for name, n in sorted(excluded.items()))
+        more = "" if preview["complete"] else " at least"
+        text += f"; {sum(excluded.values()):,} items{more} passed over ({by_source})"
+    return text

@@ -1,4 +1,4 @@
-"""`salescast settings`, `snapshots`, `operations`, `status`: what is, in tables."""
+"""`salescast settings`, `snapshots`, `operations`, `excluded`, `status`: what is, in tables."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from rich.table import Table
 
 from scripts.client import Client
 from scripts.console import AsJson, Config, Url, address, loaded, out, print_json, settings
+from scripts.operate import far
 from stream.settings import shown
 
 
@@ -18,6 +19,7 @@ def register(app: typer.Typer) -> None:
     app.command("settings")(show_settings)
     app.command()(snapshots)
     app.command()(operations)
+    app.command()(excluded)
     app.command()(status)
 
 
@@ -54,7 +56,7 @@ def snapshots(
     if json:
         print_json(found)
         return
-    table = _table("snapshot", "published", "knows sales up to", "RMSSE by horizon", "size", "")
+    table = table_of("snapshot", "published", "knows sales up to", "RMSSE by horizon", "size", "")
     for one in found["items"]:
         marks = [name for name in ("head", "active") if one[name]]
         scores = "  ".join(
@@ -73,11 +75,52 @@ def operations(config: Config = None, url: Url = None, json: AsJson = False) -> 
     if json:
         print_json(found)
         return
-    table = _table("when", "what", "who", "why", "state", "cut", "id")
+    table = table_of("when", "what", "who", "why", "state", "without", "cut", "id")
     for one in found["items"]:
-        table.add_row(when(one["time"]), one["kind"], one["who"], one["reason"], one["state"],
-                      "\n".join(one["cut"].values()), one["id"])  # fmt: skip
+        kind = "rollback, replay" if one["kind"] == "rollback" and one["replay"] else one["kind"]
+        state = "\n".join([one["state"], *(f"{p}: {far(at)}" for p, at in one["progress"].items())])
+        table.add_row(when(one["time"]), kind, one["who"], one["reason"], state,
+                      said(one["exclude"]), "\n".join(one["cut"].values()), one["id"])  # fmt: skip
     out.print(table if found["items"] else "no operations yet")
+
+
+def excluded(
+    config: Config = None,
+    url: Url = None,
+    operation: Annotated[
+        str | None, typer.Option(help="Show the items it passes over", show_default=False)
+    ] = None,
+    limit: Annotated[int, typer.Option(help="How many items")] = 100,
+    after: Annotated[
+        str | None, typer.Option(help="Go on where the last list ended", show_default=False)
+    ] = None,
+    json: AsJson = False,
+) -> None:
+    """List what is excluded or quarantined, and, of one operation, the items."""
+    asked: dict[str, Any] = {"limit": limit}
+    asked |= {k: v for k, v in (("operation", operation), ("after", after)) if v is not None}
+    found = _client(config, url).get("/v1/excluded", **asked)
+    if json:
+        print_json(found)
+        return
+    table = table_of("operation", "what", "partition", "offsets", "items that match")
+    for one in found["rules"]:
+        end = "" if one["end"] is None else f"{one['end'] - 1:,}"
+        table.add_row(one["operation"], one["kind"], str(one["partition"]),
+                      f"{one['start']:,} to {end}".strip(), said(one["what"]))  # fmt: skip
+    out.print(table if found["rules"] else "nothing is passed over")
+    for one in found["items"]:
+        out.print(one["receipt"], one["value"], markup=False, soft_wrap=True)
+    if found["next"] is not None:
+        out.print(f"more: --after {found['next']}", style="dim")
+
+
+def said(what: dict[str, Any] | None) -> str:
+    """An exclusion for people."""
+    return "; ".join(
+        f"{name} {', '.join(map(str, value)) if isinstance(value, list) else value}"
+        for name, value in (what or {}).items()
+    )
 
 
 def status(config: Config = None, url: Url = None, json: AsJson = False) -> None:
@@ -86,10 +129,12 @@ def status(config: Config = None, url: Url = None, json: AsJson = False) -> None
     if json:
         print_json(found)
         return
-    table = _table("partition", "series", "position", "lag", "knows sales up to", "age",
+    table = table_of("partition", "series", "position", "lag", "knows sales up to", "age",
                    "serving", "")  # fmt: skip
     for one in found["partitions"]:
         marks = [name for name in ("stale", "frozen") if one[name]]
+        if one["replaying"] is not None:
+            marks.append(far(one["replaying"]))
         age = one["age_s"]
         lag = one["lag"]
         table.add_row(str(one["partition"]), f"{one['series']:,}", f"{one['position']:,}",
@@ -111,7 +156,8 @@ def when(text: str | None) -> str:
     return datetime.fromisoformat(text).strftime("%Y-%m-%d %H:%M:%S %z")
 
 
-def _table(*names: str) -> Table:
+def table_of(*names: str) -> Table:
+    """An empty table with these columns."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in names:
         table.add_column(name, overflow="fold")

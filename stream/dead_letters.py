@@ -19,6 +19,8 @@ from stream.log import Entry, EventLog, Record
 
 #: Letters whose reason can be asked for by ``Index``; older ones are only in the log.
 KEPT = 200_000
+#: Header of a record that settles the letter of the same key: by which operation, and how.
+SETTLED = "salescast.settled"
 #: Records that the index reads of a partition at once.
 STEP = 1000
 
@@ -78,6 +80,27 @@ def item_bytes(value: bytes, item: int) -> bytes:
     return value
 
 
+class _Sent(msgspec.Struct):
+    source: str = ""
+
+
+_sources = msgspec.json.Decoder(_Sent)
+
+
+def source_of(value: bytes) -> str:
+    """Who sent an item, as far as its bytes say.
+
+    Examples
+    --------
+    >>> source_of(b'{"source": "till", "quantity": "two"}'), source_of(b"no event")
+    ('till', '')
+    """
+    try:
+        return _sources.decode(value).source
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return ""
+
+
 class DeadLetters:
     """The dead-letter topic of an event log.
 
@@ -135,6 +158,53 @@ class DeadLetters:
         if letters:
             self._log.append([self._entry(letter) for letter in letters])
 
+    def written(self, partition: int, end: int) -> dict[tuple[int, int], str]:
+        """Reasons of the letters there are of offsets before ``end``, by (offset, item).
+
+        Raises
+        ------
+        LogUnavailable
+        """
+        found = {}
+        at = self._log.begin()[partition]
+        while records := self._log.read(partition, at):
+            for record in records:
+                place = place_of(record, self._events.topic_id)
+                if place is not None and place[0] == partition and place[1] < end:
+                    reason = dict(record.headers).get("salescast.reason")
+                    if reason is None:
+                        continue  # it settles a letter
+                    found[place[1:]] = reason.decode("utf-8", "replace")
+            at = records[-1].offset + 1
+        return found
+
+    def settle(self, places: Sequence[tuple[int, int, int]], how: str) -> None:
+        """Say of letters, by (partition, offset, item), that they were dealt with.
+
+        Raises
+        ------
+        LogUnavailable
+            Some may be settled; settle them all again.
+        """
+        if places:
+            self._log.append([
+                Entry(place[0], self._key(*place), b"", ((SETTLED, how.encode()),))
+                for place in places
+            ])  # fmt: skip
+
+    def read(self, partition: int, at: int) -> bytes:
+        """Original bytes of the letter at an offset of the dead-letter topic.
+
+        Raises
+        ------
+        LogUnavailable
+        """
+        records = self._log.read(partition, at, 1)
+        return records[0].value if records and records[0].offset == at else b""
+
+    def _key(self, partition: int, offset: int, item: int) -> bytes:
+        return f"{self._events.topic_id}/{partition}/{offset}/{item}".encode()
+
     def _entry(self, letter: DeadLetter) -> Entry:
         """A letter as Kafka Connect writes one, with our reason and item beside it."""
         decoding = letter.reason in _DECODING
@@ -149,20 +219,35 @@ class DeadLetters:
             "salescast.reason": letter.reason,
             "salescast.item": str(letter.item),
         }
-        key = f"{self._events.topic_id}/{letter.partition}/{letter.offset}/{letter.item}"
         return Entry(
             letter.partition,
-            key.encode(),
+            self._key(letter.partition, letter.offset, letter.item),
             letter.value,
             tuple((name, text.encode()) for name, text in headers.items()),
         )
 
 
+def place_of(record: Record, topic_id: str) -> tuple[int, int, int] | None:
+    """Partition, offset and item that a letter is about; ``None``: not of this topic."""
+    of_topic, *place = (record.key or b"").decode("utf-8", "replace").rsplit("/", 3)
+    if of_topic != topic_id or len(place) != 3 or not all(part.isdecimal() for part in place):
+        return None
+    partition, offset, item = map(int, place)
+    return partition, offset, item
+
+
 class Why(NamedTuple):
-    """Why an item is a dead letter."""
+    """Why an item is a dead letter, who sent it as far as its bytes say, and what became of it.
+
+    ``at`` is the letter's own offset in its partition of the dead-letter topic; ``settled`` is
+    empty while nobody has dealt with it.
+    """
 
     reason: str
     detail: str
+    source: str = ""
+    settled: str = ""
+    at: int = -1
 
     @property
     def remedy(self) -> str:
@@ -219,20 +304,26 @@ class Index:
         """Why an item is a dead letter, as far as was read; ``None`` if it is not known as one."""
         return self._why.get((partition, offset, item))
 
+    def all(self) -> list[tuple[tuple[int, int, int], Why]]:
+        """Letters that are known, by (partition, offset, item), in that order."""
+        return sorted(self._why.items())
+
     def _take(self, record: Record) -> None:
-        topic_id, *place = (record.key or b"").decode("utf-8", "replace").rsplit("/", 3)
-        if (
-            topic_id != self._events.topic_id
-            or len(place) != 3
-            or not all(p.isdecimal() for p in place)
-        ):
+        place = place_of(record, self._events.topic_id)
+        if place is None:
             return
-        partition, offset, item = (int(part) for part in place)
         headers = dict(record.headers)
-        self._why.pop((partition, offset, item), None)
-        self._why[partition, offset, item] = Why(
+        before = self._why.pop(place, None)
+        settled = headers.get(SETTLED, b"").decode("utf-8", "replace")
+        if settled:
+            if before is not None:
+                self._why[place] = before._replace(settled=settled)
+            return
+        self._why[place] = Why(
             headers.get("salescast.reason", b"").decode("utf-8", "replace"),
             headers.get("__connect.errors.exception.message", b"").decode("utf-8", "replace"),
+            source_of(record.value),
+            at=record.offset,
         )
         while len(self._why) > self._kept:
             self._why.popitem(last=False)

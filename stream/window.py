@@ -8,7 +8,7 @@ and where refused items go (``dead_letters``).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -30,6 +30,9 @@ from stream.event import (
     Void,
     decode,
 )
+from stream.gaps import Gaps, Passed
+from stream.gaps import Key as Key
+from stream.identities import CONTENT, amounts_of, content_hash, content_of, identify
 from stream.log import Record, partition_of
 from stream.settings import Settings
 
@@ -40,7 +43,6 @@ LEARNED, REVISED, DUPLICATE, VOID, LATE, QUARANTINED, EXCLUDED, REFUSED, APPLIED
 #: bucket's sums, or as a revision, or dropped: revised, but of a series that was not listed.
 _LIVE, _REVISED, _DROPPED, _TOMBSTONE, _RETRACTED = range(5)
 _STATE = 7
-_CONTENT = ~_STATE
 #: Sources told apart in the counts; those after share one line.
 MAX_SOURCES = 10_000
 OTHER_SOURCES = "*"
@@ -48,7 +50,6 @@ OTHER_SOURCES = "*"
 MAX_HOMES = 65_536
 _NEVER = -(2**62)
 
-Key = tuple[str, str]
 #: gross, returns, revenue and priced quantity in millionths, and the number of live sales.
 Cell = list[int]
 
@@ -76,12 +77,16 @@ class Open:
 
 @dataclass(slots=True)
 class Closed:
-    """A bucket at its close: sums by series, amendments of earlier ones, and live stores."""
+    """A bucket at its close: sums by series, amendments of earlier ones, and live stores.
+
+    ``gaps`` are series by bucket of which sales were passed over, this one and earlier ones.
+    """
 
     bucket: int
     cells: dict[Key, Cell]
     revisions: dict[int, dict[Key, Cell]]
     alive: set[str]
+    gaps: Mapping[int, set[Key]] = field(default_factory=dict)
 
 
 class Window:
@@ -121,6 +126,7 @@ class Window:
         self.seen_in: dict[int, list[bytes]] = {}
         self.last_day: dict[str, int] = {}
         self.complete_us: dict[str, int] = {}
+        self.gaps = Gaps()
         self.counts: dict[str, list[int]] = {}
         self.refused: dict[str, int] = {}
         self.live = False
@@ -135,7 +141,8 @@ class Window:
         *,
         close: Callable[[Closed], Sequence[Key]],
         apply: Callable[[AnyEvent, Record], Refusal | bool],
-        excluded: Callable[[AnyEvent, Record], bool] | None = None,
+        passes: Callable[[AnyEvent, Record, int], Passed | None] | None = None,
+        still: bool = False,
     ) -> list[Letter]:
         """Fold records in order.
 
@@ -145,8 +152,11 @@ class Window:
             Called for each bucket that closes; returns the series it refused to list.
         apply
             Called for plans, products, availability and markers; ``False``: seen before.
-        excluded
-            Whether an event is to be passed over, as if it had never come but for its count.
+        passes
+            Whether an event, an item of its record, is passed over: as if it had never come, but
+            for its count and the gap that it leaves.
+        still
+            Time stands: nothing moves the watermark.
 
         Returns
         -------
@@ -166,11 +176,11 @@ class Window:
                     self._refuse("", record.offset, item, event, letters)  # type: ignore[arg-type]
                     continue
                 assert not isinstance(event, Refusal)
-                if excluded is not None and excluded(event, record):
-                    # Judged before anything else, so that it does not move time either.
-                    self._count(event.source, EXCLUDED)
-                    continue
                 at = round(event.time.timestamp() * 1e6)
+                if passes is not None and (passed := passes(event, record, item)) is not None:
+                    # Judged before anything else, so that it does not move time either.
+                    self._pass(event, at, latest, passed)
+                    continue
                 refusal = None
                 if not (event.store in homes and FIRST_US <= at <= latest and at <= LAST_US):
                     refusal = self._misplaced(event, at, latest)
@@ -184,7 +194,7 @@ class Window:
                 if refusal is not None:
                     self._refuse(event.source, record.offset, item, refusal, letters)
                     continue
-                if kind not in _MOVES_TIME:
+                if kind not in _MOVES_TIME or still:
                     continue
                 if at > append_us - live_us:
                     self.live = True
@@ -194,6 +204,24 @@ class Window:
                     if mark >= self.next_end_us:
                         self._advance(close, letters)
         return letters
+
+    def _pass(self, event: AnyEvent, at: int, latest: int, passed: Passed) -> None:
+        """Count an item that is passed over, and note what its bucket has lost by it."""
+        if passed.outcome is not None:
+            self._count(event.source, passed.outcome)
+        if not passed.gap or not isinstance(event, Sale):
+            return
+        if self._misplaced(event, at, latest) is None:
+            self.miss(event.store, event.product, at, feed=passed.feed)
+
+    def miss(self, store: str, product: str, at_us: int, *, feed: bool = False) -> None:
+        """Note that a series lacks sales at a time; a bucket that is closed stays as it is.
+
+        ``feed``: so does the rest of the store.
+        """
+        bucket = self.calendar.index(at_us)
+        if bucket >= self.open_from:
+            self.gaps.note(bucket, store, product, feed)
 
     def _misplaced(self, event: AnyEvent, at: int, latest: int) -> Refusal | None:
         """Judge an event's store and time, before it can move anything."""
@@ -224,12 +252,12 @@ class Window:
             return None
         quantity, price = event.quantity, event.price
         units = round(quantity * MICRO)
-        # The same text as of ``_content_of``.
+        # The same text as of ``content_of``.
         text = (
             f"sale{len(store)}:{store}{product}\n{at},{units},"
             f"{'' if price is None else round(price * MICRO)}"
         )
-        content = xxh3_64_intdigest(text.encode()) & _CONTENT
+        content = xxh3_64_intdigest(text.encode()) & CONTENT
         identity = xxh3_128_digest(f"{len(source)}:{source}{event.id}".encode())
         known = self.seen.get(identity)
         if known is not None:
@@ -238,7 +266,7 @@ class Window:
         if bucket < self.open_from:
             self._remember(identity, content | _REVISED, bucket)
             self._count(source, REVISED)
-            _add(self.revisions.setdefault(bucket, {}), key, _amounts(quantity, price), 1)
+            _add(self.revisions.setdefault(bucket, {}), key, amounts_of(quantity, price), 1)
             if not self.listed(key):
                 self.orphans.append((key, identity))
             return None
@@ -274,7 +302,7 @@ class Window:
 
     def _again(self, identity: bytes, known: int, content: int, source: str) -> Refusal | None:
         """Fold a sale whose identity is known."""
-        if known & _CONTENT != content:
+        if known & CONTENT != content:
             return Refusal("id_conflict", "same source and id, other content", "id")
         if known & _STATE == _TOMBSTONE:
             self.seen[identity] = content | _RETRACTED
@@ -290,20 +318,20 @@ class Window:
         if bucket < self.open_from - self.settings.revise_buckets:
             self._late(event.source, offset, item, letters)
             return None
-        content = _content(event, at)
+        content = content_hash(event, at)
         identity = identify(event.source, event.id)
         known = self.seen.get(identity)
         if known is not None:
-            if known & _CONTENT != content:
+            if known & CONTENT != content:
                 return Refusal("id_conflict", "same source and id, other content", "id")
             self._count(event.source, DUPLICATE)
             return None
-        sale_content = _content_of(
+        sale_content = content_of(
             "sale", event.store, event.product, at, event.quantity, event.price
         )
         sale = identify(event.source, event.voids)
         known = self.seen.get(sale)
-        if known is not None and known & _CONTENT != sale_content:
+        if known is not None and known & CONTENT != sale_content:
             return Refusal("void_mismatch", f"sale `{event.voids}` has other fields", "voids")
         self._remember(identity, content | _RETRACTED, bucket)
         if known is None:
@@ -320,7 +348,7 @@ class Window:
         if state == _DROPPED:
             return None
         key = (event.store, event.product)
-        amounts = _amounts(event.quantity, event.price)
+        amounts = amounts_of(event.quantity, event.price)
         if bucket >= self.open_from:
             found = self.open[bucket]
             _add(found.cells, key, amounts, -1)
@@ -360,7 +388,7 @@ class Window:
         """Close every bucket that ends at or before the watermark, oldest first."""
         until = self.calendar.index(self.watermark_us)
         if self.open_from == _NEVER:
-            self.open_from = until
+            self.open_from = min([until, *self.open])
         while self.open_from < until:
             if until - self.open_from > self.reach and not self.revisions:
                 # Silence longer than anything remembers: go to where something is known.
@@ -368,7 +396,8 @@ class Window:
             bucket = self.open_from
             here = self.open.pop(bucket, None) or Open()
             revisions, self.revisions = self.revisions, {}
-            refused = close(Closed(bucket, here.cells, revisions, self._alive(bucket, here)))
+            alive = self._alive(bucket, here)
+            refused = close(Closed(bucket, here.cells, revisions, alive, self.gaps.series))
             self._settle(bucket, here, refused, letters)
             self.open_from = bucket + 1
             self._forget(self.open_from - self.settings.revise_buckets)
@@ -393,7 +422,7 @@ class Window:
         for key, identity in self.orphans:
             known = self.seen.get(identity)
             if known is not None and known & _STATE == _REVISED and not self.listed(key):
-                self.seen[identity] = known & _CONTENT | _DROPPED
+                self.seen[identity] = known & CONTENT | _DROPPED
         self.orphans = []
 
     def _alive(self, bucket: int, here: Open) -> set[str]:
@@ -402,11 +431,13 @@ class Window:
         end = self.calendar.span(bucket)[1]
         for store, _ in here.cells:
             self.last_day[store] = day
-        alive = {store for store, last in self.last_day.items() if last == day}
-        alive.update(store for store, upto in self.complete_us.items() if upto >= end)
+        silent = self.gaps.close(bucket, day)
+        alive = {store for store, upto in self.complete_us.items() if upto >= end} - silent
+        alive.update(store for store, last in self.last_day.items() if last == day)
         return alive
 
     def _forget(self, floor: int) -> None:
+        self.gaps.forget(floor)
         for bucket in [b for b in self.seen_in if b < floor]:
             for identity in self.seen_in.pop(bucket):
                 del self.seen[identity]
@@ -443,35 +474,6 @@ class Window:
 
 _MOVES_TIME = frozenset((Sale, Void, Complete, Tick))
 _EVERYWHERE = (Plan, Product, Tick, Marker)
-
-
-def identify(source: str, id: str) -> bytes:
-    """128-bit identity of (source, id), length-prefixed so that no two pairs run together."""
-    return xxh3_128_digest(f"{len(source)}:{source}{id}".encode())
-
-
-def _content(event: Sale | Void, at: int) -> int:
-    kind = f"void {len(event.voids)}:{event.voids}" if isinstance(event, Void) else "sale"
-    return _content_of(kind, event.store, event.product, at, event.quantity, event.price)
-
-
-def _content_of(
-    kind: str, store: str, product: str, at: int, quantity: float, price: float | None
-) -> int:
-    """61-bit hash of canonical values, with room for the bits of state."""
-    micro = "" if price is None else round(price * MICRO)
-    text = f"{kind}{len(store)}:{store}{product}\n{at},{round(quantity * MICRO)},{micro}"
-    return xxh3_64_intdigest(text.encode()) & _CONTENT
-
-
-def _amounts(quantity: float, price: float | None) -> tuple[int, int, int, int]:
-    """Gross, returns, revenue and priced quantity in millionths."""
-    micro = round(quantity * MICRO)
-    if micro <= 0:
-        return 0, -micro, 0, 0
-    if price is None:
-        return micro, 0, 0, 0
-    return micro, 0, round(quantity * price * MICRO), micro
 
 
 def _add(cells: dict[Key, Cell], key: Key, amounts: tuple[int, int, int, int], sign: int) -> None:

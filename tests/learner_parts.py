@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from learner.features import NAMES, Batch
-from learner.shard import Folded, Rollback, Shard
+from learner.replay import Resolve
+from learner.shard import Folded, Shard
 from stream.event import AnyEvent, Availability, Complete, Plan, Sale, Tick, Void, encode, time_us
 from stream.log import Record
 from stream.settings import Settings
@@ -85,7 +86,7 @@ class Told:
         self,
         *events: AnyEvent,
         append: datetime | None = None,
-        resolve: Callable[[str], Rollback | str] | None = None,
+        resolve: Resolve | None = None,
     ) -> Folded:
         """Fold events; without an append time, each is appended as it happens, or later."""
         records = []

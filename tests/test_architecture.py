@@ -21,11 +21,11 @@ MAY_IMPORT = {
 MAY_IMPORT["scripts"].add("infra")
 
 PURE = {
-    "stream": ("event", "window", "buckets"),
+    "stream": ("event", "window", "buckets", "gaps", "identities"),
     "learner": (
         "panel", "plans", "features", "regression", "models", "ensemble", "intervals", "evaluation",
-        "shard", "operations", "snapshot", "pickles", "serving", "pointers", "forecaster", "products",
-        "profiles", "usual",
+        "shard", "operations", "snapshot", "replay", "digest", "pickles", "serving", "pointers",
+        "forecaster", "products", "profiles", "usual",
     ),
 }  # fmt: skip
 #: What a pure module has no use for: I/O, clocks, randomness, threads.

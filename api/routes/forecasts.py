@@ -25,14 +25,14 @@ from api.asked import (
 )
 from api.context import Context, Plain, answer, documented
 from api.problems import Problem
+from api.recompute import PREFIX, body
 from api.replica import Replica, View
-from learner.serving import BASIS, CENSORED, MISSING, bucket_times
+from learner.serving import CENSORED, MISSING, bucket_times
 from stream.errors import SalescastError
 from stream.log import partition_of
 
 MOST_HISTORY = 10_000
 
-_PREFIX = b"/v1/forecasts/"
 _PAST_PREFIX = b"/v1/history/"
 _PATH = "/v1/forecasts/{store}/{product:path}"
 _STATUS = {MISSING: "missing", CENSORED: "censored"}
@@ -49,9 +49,9 @@ async def forecast(context: Context, raw_path: bytes, query: bytes) -> bytes:
     asked = parse(query, settings.horizons)
     now = asked.as_of is None
     if asked.as_of is None:
-        view, row, store, product = await _known(replica, raw_path, _PREFIX)
+        view, row, _, _ = await _known(replica, raw_path, PREFIX)
     else:
-        view, row, store, product = await _then(context, raw_path, asked.as_of)
+        view, row, _, _ = await _then(context, raw_path, asked.as_of)
         asked = asked._replace(as_of=None)
     serving = view.serving
     if asked.horizon > len(serving.mean):
@@ -59,16 +59,7 @@ async def forecast(context: Context, raw_path: bytes, query: bytes) -> bytes:
     age_s = replica.age_s(view)
     head = answers.encode(
         {
-            "store": store,
-            "product": product,
-            "category": serving.categories[row],
-            "origin": view.origin,
-            "bucket": settings.bucket,
-            "timezone": settings.timezone,
-            "model": serving.champion,
-            "basis": BASIS[serving.basis[row]],
-            "snapshot": serving.snapshot,
-            "as_of": view.as_of,
+            **body(view, row, settings),
             "age_s": age_s,
             # What was served then is neither: it is what was asked for.
             "stale": now and replica.stale(view, age_s),
@@ -90,7 +81,7 @@ async def _known(replica: Replica, raw_path: bytes, prefix: bytes) -> tuple[View
 async def _then(context: Context, raw_path: bytes, moment: datetime) -> tuple[View, int, str, str]:
     """View, row, store and product of the series that a path names, as it was served once."""
     replica = context.replica
-    store, product = named(raw_path, _PREFIX)
+    store, product = named(raw_path, PREFIX)
     state = replica.state
     partition = state.homes.get(store)
     if partition is None:

@@ -7,8 +7,9 @@ from typing import Any
 from fastapi import APIRouter, Query
 from starlette.responses import Response
 
-from api import schemas
+from api import operation_schemas, schemas
 from api.context import Context, answer, documented
+from api.lineage import tree
 from api.problems import Problem
 from api.replica import as_of, iso
 from learner.snapshot import Manifest
@@ -67,6 +68,16 @@ def routes(context: Context) -> APIRouter:
             }
         )
 
+    def get_lineage() -> Response:
+        """Where each kept snapshot comes from, and which operations named it."""
+        entries = context.control.entries()
+        return answer({"partitions": tree(catalog, entries)})
+
+    router.add_api_route(
+        "/v1/lineage",
+        get_lineage,
+        responses={200: {"model": operation_schemas.Lineage}, **documented(503)},
+    )
     router.add_api_route(
         "/v1/snapshots",
         get_snapshots,

@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response, StreamingResponse
 
-from api import schemas
+from api import operation_schemas, schemas
 from api.context import Context, answer
 from api.replica import iso
 from learner.snapshot import VERSION
@@ -66,7 +66,9 @@ def routes(context: Context) -> APIRouter:
         200: {"model": schemas.Ready},
         503: {"model": schemas.Ready, "description": "Not yet; `reasons` says why"},
     }
-    router.add_api_route("/v1/status", get_status, responses={200: {"model": schemas.Status}})
+    router.add_api_route(
+        "/v1/status", get_status, responses={200: {"model": operation_schemas.Status}}
+    )
     router.add_api_route(
         "/v1/updates",
         get_updates,
@@ -103,7 +105,7 @@ def _partition(context: Context, partition: int) -> dict[str, Any]:
         "partition": partition, "snapshot": None, "lineage": None, "position": None,
         "log_end": end, "lag": end, "as_of": None, "published_at": None, "age_s": None,
         "stale": False, "frozen": pointers.frozen_by is not None,
-        "frozen_by": pointers.frozen_by, "series": 0,
+        "frozen_by": pointers.frozen_by, "replaying": replaying(pointers), "series": 0,
     }  # fmt: skip
     if view is not None:
         serving = view.serving
@@ -120,6 +122,19 @@ def _partition(context: Context, partition: int) -> dict[str, Any]:
             "series": len(serving.stores),
         }
     return row
+
+
+def replaying(pointers: Pointers) -> dict[str, Any] | None:
+    """How far the replay of a partition's head has come, if there is one."""
+    if pointers.replaying is None or pointers.head is None:
+        return None
+    replay = pointers.replaying
+    return {
+        "operation": replay.operation,
+        "start": replay.start,
+        "until": replay.until,
+        "position": pointers.head.position,
+    }
 
 
 def _not_ready(context: Context) -> list[str]:

@@ -115,9 +115,11 @@ ROWS: dict[str, list[Panel]] = {
         ("Published", "lines", 8, PLAIN, "Snapshots an hour.",
          [(f"sum by (partition) (increase(salescast_snapshots_total{_P}[1h]))",
            "{{partition}}")]),
-        ("Operations", "lines", 8, PLAIN, "Operations an hour, by kind and how they ended.",
+        ("Operations", "lines", 4, PLAIN, "Operations an hour, by kind and how they ended.",
          [("sum by (kind, outcome) (increase(salescast_operations_total[1h]))",
            "{{kind}}: {{outcome}}")]),
+        ("Replays", "lines", 4, PLAIN, "Records that replays have still to learn again.",
+         [(f"max by (partition) (salescast_replay_left_records{_P})", "{{partition}}")]),
     ],
     "API": [
         ("Requests", "stack", 8, PER_SECOND, "Requests a second, by route.",

@@ -148,6 +148,14 @@ class Deployment:
         return done.stdout + done.stderr
 
 
+def poisoned(events: Sequence[dict[str, Any]], source: str) -> list[dict[str, Any]]:
+    """The same sales again under other ids, twelvefold, by a source gone wrong."""
+    return [
+        {**one, "id": f"{source}-{one['id']}", "source": source, "quantity": 12 * one["quantity"]}
+        for one in events
+    ]
+
+
 @contextmanager
 def deployment(folder: Path, *names: str, **settings: Any) -> Iterator[Deployment]:
     """A running deployment, ended afterwards."""

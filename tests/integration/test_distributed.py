@@ -13,7 +13,7 @@ import pytest
 from kafka import KafkaProducer  # type: ignore[import-untyped]
 
 from learner.keys import make_keys
-from tests.integration.deployment import Deployment, days_of_sales, deployment, until
+from tests.integration.deployment import Deployment, days_of_sales, deployment, poisoned, until
 
 pytestmark = [pytest.mark.kafka, pytest.mark.redis]
 
@@ -100,6 +100,33 @@ def test_a_rollback_takes_effect_through_kafka(running: Deployment) -> None:
     running.send(days_of_sales(range(20, 25)))
     running.settle()
     assert "rollback applied" in running.cli("rollback", *good, "--reason", "drift", "--who", "ann")
+
+
+def test_a_replay_undoes_poison_through_kafka_and_redis(running: Deployment) -> None:
+    running.send(days_of_sales(range(20)))
+    good = [p["snapshot"] for p in running.settle() if p["snapshot"]]
+    before = running.digests()
+    running.send(poisoned(days_of_sales(range(18, 22)), "bad"))
+    running.settle()
+    assert running.digests() != before
+    body = {
+        "id": "repair", "kind": "rollback", "who": "ann", "reason": "twelvefold", "replay": True,
+        "snapshots": good, "exclude": {"sources": ["bad"], "surplus": True},
+    }  # fmt: skip
+    running.api.post("/v1/operations", json=body)
+    running.end("learner", signal.SIGKILL)
+    running.start("learner")
+    found = until(
+        lambda: (
+            one
+            if (one := running.api.get("/v1/operations/repair").json())["state"] != "pending"
+            else None
+        ),
+        "the outcome",
+    )
+    assert found["state"] == "applied"
+    running.settle()
+    assert running.digests() == before, "nothing came after the cut but the poison"
 
 
 def test_without_keys_a_distributed_learner_does_not_start(running: Deployment) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from api.control import Control, Request
+from api.control import Control
+from api.cuts import Request
 from api.problems import Problem
 from learner.operations import Outcome
 from stream.errors import LogUnavailable, StoreUnavailable

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from learner.serving import CENSORED, MISSING, OBSERVED
 from learner.shard import Shard
 from learner.snapshot import lay_down, take_up
-from stream.event import AnyEvent, Refusal, Sale, decode, encode, time_us
+from stream.event import AnyEvent, Sale, decode, encode, time_us
 from stream.log import Record
 from stream.settings import Settings
 from stream.window import OUTCOMES
@@ -131,30 +131,3 @@ def test_every_item_has_exactly_one_outcome(drawn: tuple[World, list[Record]]) -
     assert all(n >= 0 for line in shard.window.counts.values() for n in line)
     counts = shard.counts()
     assert len(letters) == counts["refused"] + counts["late"]
-
-
-@given(logs(hostile=False))
-def test_what_is_excluded_leaves_nothing_but_its_count(drawn: tuple[World, list[Record]]) -> None:
-    world, records = drawn
-    away = world.sources[-1]
-    kept = [
-        record._replace(value=b"[" + b",".join(encode(one) for one in items) + b"]")
-        for record in records
-        if (
-            items := [
-                one
-                for one in decode(record.value)
-                if not isinstance(one, Refusal) and one.source != away
-            ]
-        )
-    ]
-    without, _ = fold(world.settings, world.partition, kept)
-    shard = Shard(world.settings, world.partition)
-    shard.fold(records, excluded=lambda event, record: event.source == away)
-    assert shard.digest() == without.digest()
-    counts = counted(shard)
-    excluded = sum(len(decode(record.value)) for record in records) - sum(
-        len(decode(record.value)) for record in kept
-    )
-    assert counts.pop((away, "excluded"), 0) == excluded
-    assert counts == counted(without)

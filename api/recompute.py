@@ -1,0 +1,79 @@
+"""Any answer again, from its snapshot and its request: a forecast is a pure function of the two.
+
+The clock's fields (age, staleness, whether it was frozen) are no part of it. Leaves out: whether
+the snapshot itself is right (``learner.verify``).
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from api import answers
+from api.asked import named, parse
+from api.problems import Problem
+from api.replica import View, view_of
+from learner.serving import BASIS
+from learner.snapshot import Verifier, read_manifest, read_serving, settings_of
+from learner.store import SnapshotStore
+from stream.buckets import Calendar
+from stream.settings import Settings
+
+#: Fields of an answer that depend on when it was given.
+CLOCK = ("age_s", "stale", "frozen")
+PREFIX = b"/v1/forecasts/"
+
+
+def body(view: View, row: int, settings: Settings) -> dict[str, object]:
+    """What is answered of a series beside the steps, but for the clock's fields."""
+    serving = view.serving
+    return {
+        "store": serving.stores[row],
+        "product": serving.products[row],
+        "category": serving.categories[row],
+        "origin": view.origin,
+        "bucket": settings.bucket,
+        "timezone": settings.timezone,
+        "model": serving.champion,
+        "basis": BASIS[serving.basis[row]],
+        "snapshot": serving.snapshot,
+        "as_of": view.as_of,
+    }
+
+
+def forecast(
+    store: SnapshotStore, verifier: Verifier, partition: int, snapshot: str, request: str
+) -> bytes:
+    """The answer to ``GET /v1/forecasts/{store}/{product}`` from a snapshot, without the clock's
+    fields.
+
+    Parameters
+    ----------
+    request
+        Path and query, as it was sent.
+
+    Raises
+    ------
+    Problem
+        The request is none, or the snapshot knows no such series.
+    SnapshotMissing, SnapshotCorrupt
+    """
+    path, _, query = request.encode().partition(b"?")
+    settings = settings_of(read_manifest(store, partition, snapshot, verifier))
+    view = view_of(read_serving(store, partition, snapshot, verifier), Calendar(settings))
+    asked = parse(query, settings.horizons)._replace(as_of=None)
+    key = named(path, PREFIX)
+    row = view.serving.rows.get(key)
+    if row is None:
+        raise Problem(
+            404, "unknown-series", "Unknown series",
+            f"{snapshot} knows no product `{key[1]}` in the store `{key[0]}`", field="product",
+            remedy="name a snapshot of the store's partition",
+        )  # fmt: skip
+    head = answers.encode(body(view, row, settings))
+    return b'%b,"steps":%b}' % (head[:-1], view.steps(row, asked))
+
+
+def without_clock(answer: bytes) -> bytes:
+    """An answer that was given, without the clock's fields."""
+    fields = msgspec.json.decode(answer)
+    return answers.encode({name: fields[name] for name in fields if name not in CLOCK})

@@ -1,0 +1,191 @@
+"""Makes a snapshot again, from an ancestor or from nothing, and holds the two against each other.
+
+Reads logs and store, owns nothing and writes nothing, so it may run beside a learner. Leaves out:
+what the API answers from a snapshot (``api.recompute``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from learner.digest import facts, learned
+from learner.effects import Effects, read_operations
+from learner.operations import Entry
+from learner.ownership import admit_late
+from learner.replay import START
+from learner.shard import Shard
+from learner.snapshot import Manifest, Verifier, read_manifest, read_shard, versions
+from learner.store import SnapshotStore
+from stream.dead_letters import DeadLetters
+from stream.errors import OffsetExpired, SnapshotMissing, TopicMismatch
+from stream.log import EventLog
+from stream.settings import Settings
+
+#: How far what is learned may differ where processors or libraries do.
+CLOSE = 1e-9
+#: Records read of the log at once.
+READ = 1000
+
+Verdict = Literal["identical", "close", "different"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verified:
+    """What came of it.
+
+    ``origin`` is the snapshot it was made again from, ``replay.START`` for the log's beginning;
+    ``digest`` is the one found, to be held against the manifest's. ``close``: all facts are the
+    same, and what was learned from them is so within ``CLOSE``. ``versions`` are those that
+    differ, then and now.
+    """
+
+    manifest: Manifest
+    origin: str
+    records: int
+    digest: str
+    verdict: Verdict
+    versions: dict[str, tuple[str, str]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verification:
+    """Where to read what a snapshot was made of.
+
+    Parameters
+    ----------
+    settings
+        Those of the snapshots.
+    """
+
+    settings: Settings
+    events: EventLog
+    control: EventLog
+    dead_letters: DeadLetters
+    store: SnapshotStore
+    verifier: Verifier
+
+    def verify(self, partition: int, snapshot: str, *, from_start: bool = False) -> Verified:
+        """Make a snapshot again and compare.
+
+        Parameters
+        ----------
+        from_start
+            From the log's beginning, through every replay; else from the nearest ancestor.
+
+        Raises
+        ------
+        SnapshotMissing, SnapshotCorrupt, FingerprintMismatch
+            A snapshot that is needed cannot be taken up.
+        OffsetExpired, TopicMismatch
+            The log that is needed is gone.
+        """
+        manifest = self._manifest(partition, snapshot)
+        if manifest.topic_id != self.events.topic_id:
+            raise TopicMismatch(f"snapshot {snapshot} was made of another topic")
+        again, origin, records = self._again(manifest, from_start)
+        digest = again.digest()
+        verdict: Verdict = "identical"
+        if digest != manifest.digest:
+            verdict = _compare(read_shard(self.store, manifest, self.settings), again)
+        ours = versions()
+        return Verified(
+            manifest=manifest,
+            origin=origin,
+            records=records,
+            digest=digest,
+            verdict=verdict,
+            versions={
+                name: (theirs, ours.get(name, ""))
+                for name, theirs in manifest.versions.items()
+                if ours.get(name) != theirs
+            },
+        )
+
+    def _manifest(self, partition: int, snapshot: str) -> Manifest:
+        return read_manifest(self.store, partition, snapshot, self.verifier)
+
+    def _again(self, manifest: Manifest, from_start: bool) -> tuple[Shard, str, int]:
+        """The shard, the snapshot it was begun from, and how many records were folded."""
+        ancestor = None if from_start else self._ancestor(manifest)
+        if ancestor is not None:
+            shard = read_shard(self.store, ancestor, self.settings)
+            return shard, ancestor.snapshot, self._fold(shard, manifest.position)
+        shard, origin, records = Shard(self.settings, manifest.partition), START, 0
+        turn = self._turn(manifest)
+        if turn is not None:
+            cut = turn.operation.cut[manifest.partition]
+            if cut != START:
+                base = self._manifest(manifest.partition, cut)
+                if from_start:
+                    shard, origin, records = self._again(base, from_start)
+                else:
+                    shard, origin = read_shard(self.store, base, self.settings), cut
+            shard.obey(turn.operation.id, manifest.operations, manifest.rules, turn.offset)
+            if turn.operation.admit_late:
+                until = manifest.operations[turn.operation.id]
+                written = self.dead_letters.written(manifest.partition, until)
+                admit_late(shard, self.events, written)
+        return shard, origin, records + self._fold(shard, manifest.position)
+
+    def _ancestor(self, manifest: Manifest) -> Manifest | None:
+        """The nearest ancestor of the same lineage that is kept."""
+        if manifest.parent is None:
+            return None
+        try:
+            parent = self._manifest(manifest.partition, manifest.parent)
+        except SnapshotMissing:
+            return None
+        return parent if parent.lineage == manifest.lineage else None
+
+    def _turn(self, manifest: Manifest) -> Entry | None:
+        """The last replay that a snapshot stands on."""
+        known = read_operations(self.control)
+        replays = [
+            known[one]
+            for one in manifest.operations
+            if one in known and known[one].operation.replay
+        ]
+        return max(replays, key=lambda entry: entry.offset, default=None)
+
+    def _fold(self, shard: Shard, until: int) -> int:
+        """Fold up to a position; how many records."""
+        effects = Effects(
+            self.settings, events=self.events, control=self.control, store=self.store,
+            verifier=self.verifier,
+        )  # fmt: skip
+        begin = self.events.begin()[shard.partition]
+        if shard.position < begin:
+            raise OffsetExpired(
+                f"the log begins at offset {begin}, this needs it from {shard.position} on"
+            )
+        folded = 0
+        while shard.position < until:
+            most = min(READ, until - shard.position)
+            records = [
+                record
+                for record in self.events.read(shard.partition, shard.position, most)
+                if record.offset < until
+            ]
+            if not records:
+                break  # offsets need not be dense
+            shard.fold(records, effects.of(shard.partition))
+            folded += len(records)
+        return folded
+
+
+def _compare(before: Shard, again: Shard) -> Verdict:
+    """Hold facts against facts to the bit, and what was learned to ``CLOSE``."""
+    if list(facts(before)) != list(facts(again)):
+        return "different"
+    pairs = zip(learned(before), learned(again), strict=True)
+    same = all(
+        a.shape == b.shape
+        and np.allclose(
+            a.astype(np.float64), b.astype(np.float64), rtol=CLOSE, atol=CLOSE, equal_nan=True
+        )
+        for (_, a), (_, b) in pairs
+    )
+    return "close" if same else "different"

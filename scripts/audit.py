@@ -1,0 +1,300 @@
+"""`salescast audit`, `lineage`, `verify`: what was done, where it led, and whether it is true."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import parse_qsl
+
+import msgspec
+import typer
+from rich.tree import Tree
+
+from scripts.client import Client
+from scripts.console import AsJson, Config, Url, address, out, print_json, settings
+from scripts.show import said, table_of, when
+from stream.errors import SnapshotMissing
+from stream.settings import Settings
+
+#: Columns of an exported trail: a row for each partition of each operation.
+FIELDS = ("time", "id", "kind", "who", "reason", "replay", "exclude", "admit_late", "readmits",
+          "partition", "snapshot", "outcome", "outcome_time", "offset", "detail")  # fmt: skip
+
+
+def register(app: typer.Typer) -> None:
+    """Add the subcommands."""
+    app.command()(audit)
+    app.command()(lineage)
+    app.command()(verify)
+
+
+def audit(
+    config: Config = None,
+    url: Url = None,
+    kind: Annotated[
+        str | None, typer.Option(help="Only freeze, resume, rollback, …", show_default=False)
+    ] = None,
+    who: Annotated[str | None, typer.Option(help="Only this person's", show_default=False)] = None,
+    operation: Annotated[
+        str | None, typer.Option(help="Only this operation", show_default=False)
+    ] = None,
+    since: Annotated[
+        str | None, typer.Option(help="From this time on (ISO 8601)", show_default=False)
+    ] = None,
+    until: Annotated[
+        str | None, typer.Option(help="Before this time (ISO 8601)", show_default=False)
+    ] = None,
+    export: Annotated[
+        Literal["ndjson", "csv"] | None,
+        typer.Option(help="Print a row for each partition of each operation"),
+    ] = None,
+    json: AsJson = False,
+) -> None:
+    """Who did what, when, why, and what came of it in each partition; oldest first."""
+    found = list(reversed(_client(config, url).get("/v1/operations")["items"]))
+    first, end = _moment(since, "--since"), _moment(until, "--until")
+    chosen = [
+        one
+        for one in found
+        if kind in (None, one["kind"])
+        and who in (None, one["who"])
+        and operation in (None, one["id"])
+        and (first is None or datetime.fromisoformat(one["time"]) >= first)
+        and (end is None or datetime.fromisoformat(one["time"]) < end)
+    ]
+    rows = [row for one in chosen for row in _rows(one)]
+    if export == "ndjson":
+        for row in rows:
+            sys.stdout.write(msgspec.json.encode(row).decode() + "\n")
+    elif export == "csv":
+        writer = csv.DictWriter(sys.stdout, FIELDS)
+        writer.writeheader()
+        writer.writerows({**row, "exclude": said(row["exclude"])} for row in rows)
+    elif json:
+        print_json({"items": chosen})
+    else:
+        table = table_of("when", "what", "who", "why", "partition", "outcome", "at offset", "id")
+        for row in rows:
+            what = f"{row['kind']}{', replay' if row['replay'] else ''} {said(row['exclude'])}"
+            outcome = f"{row['outcome'] or 'pending'} {row['detail']}".strip()
+            table.add_row(when(row["time"]), what.strip(), row["who"], row["reason"],
+                          str(row["partition"]), outcome,
+                          "" if row["offset"] is None else f"{row['offset']:,}",
+                          row["id"])  # fmt: skip
+        out.print(table if rows else "no such operations")
+
+
+def _rows(one: dict[str, Any]) -> list[dict[str, Any]]:
+    outcomes = {each["partition"]: each for each in one["outcomes"]}
+    rows = []
+    for partition, snapshot in one["cut"].items():
+        outcome = outcomes.get(int(partition), {})
+        row = {name: one.get(name) for name in FIELDS}
+        row |= {
+            "partition": int(partition),
+            "snapshot": snapshot,
+            "outcome": outcome.get("outcome"),
+            "outcome_time": outcome.get("time"),
+            "offset": outcome.get("offset"),
+            "detail": outcome.get("detail", ""),
+        }
+        rows.append(row)
+    return rows
+
+
+def lineage(
+    config: Config = None,
+    url: Url = None,
+    partition: Annotated[int | None, typer.Option(help="Only this partition")] = None,
+    every: Annotated[
+        bool, typer.Option("--all", help="Every kept snapshot, not only where something happens")
+    ] = False,
+    json: AsJson = False,
+) -> None:
+    """Draw where snapshots come from: rollbacks, exclusions, and what is served."""
+    found = _client(config, url).get("/v1/lineage")
+    if partition is not None:
+        found["partitions"] = [p for p in found["partitions"] if p["partition"] == partition]
+    if json:
+        print_json(found)
+        return
+    for one in found["partitions"]:
+        out.print(_tree(one, every))
+
+
+def _tree(one: dict[str, Any], every: bool) -> Tree:
+    nodes = {node["id"]: node for node in one["snapshots"]}
+    children: dict[str | None, list[str]] = {}
+    for node in nodes.values():
+        children.setdefault(node["parent"], []).append(node["id"])
+    tree = Tree(f"partition {one['partition']}")
+    waiting = [(name, tree, 0) for name in reversed(children.get(None, []))]
+    while waiting:
+        name, at, passed = waiting.pop()
+        node, below = nodes[name], children.get(name, [])
+        dull = not (node["head"] or node["active"] or node["named_by"] or len(below) != 1)
+        begins = node["parent"] is None or nodes[node["parent"]]["lineage"] != node["lineage"]
+        if every or not dull or begins:
+            at = at.add(_label(node, begins, passed))
+            passed = 0
+        else:
+            passed += 1
+        waiting += [(child, at, passed) for child in reversed(below)]
+    return tree
+
+
+def _label(node: dict[str, Any], begins: bool, passed: int) -> str:
+    text = f"… {passed} more … " if passed else ""
+    text += f"{node['id']}  {when(node['as_of'])}"
+    marks = [mark for mark in ("head", "active", "unfinished") if node[mark]]
+    text += f"  [bold]{' '.join(marks)}[/]" if marks else ""
+    if begins and node["made_by"]:
+        text += f"  [yellow]by {node['made_by']}[/]"
+    for each in node["named_by"]:
+        text += f"\n  {each['kind']} {each['id']} by {each['who']}: {each['reason']}"
+    return text
+
+
+def verify(
+    snapshot: Annotated[str | None, typer.Argument(help="Which one", show_default=False)] = None,
+    of: Annotated[
+        str | None, typer.Option("--snapshot", help="Which one, too", show_default=False)
+    ] = None,
+    from_start: Annotated[
+        bool,
+        typer.Option("--from-start", help="From the log's beginning, not the nearest ancestor"),
+    ] = False,
+    forecast: Annotated[
+        str | None,
+        typer.Option(
+            help="Recompute this answer instead, such as '/v1/forecasts/330/MILK?horizon=7'",
+            show_default=False,
+        ),
+    ] = None,
+    body: Annotated[
+        str | None,
+        typer.Option(
+            help="File with the answer as it was given; default: ask the API again",
+            show_default=False,
+        ),
+    ] = None,
+    config: Config = None,
+    url: Url = None,
+    json: AsJson = False,
+) -> None:
+    """Make a snapshot again from the log and compare digests; or an answer, from its snapshot.
+
+    Reads logs and store as a learner does, and changes nothing.
+    """
+    name = snapshot or of
+    if name is None:
+        raise typer.BadParameter("name a snapshot; see: salescast snapshots")
+    chosen = settings(config)
+    if forecast is not None:
+        _verify_forecast(chosen, name, forecast, body, url)
+    else:
+        _verify_snapshot(chosen, name, from_start, json)
+
+
+def _verify_snapshot(chosen: Settings, name: str, from_start: bool, json: bool) -> None:
+    from learner.adapters import open_store
+    from learner.keys import load_verifier
+    from learner.verify import Verification
+    from stream.adapters import open_log
+    from stream.dead_letters import DeadLetters
+
+    events, control, letters = (
+        open_log(chosen, "events"),
+        open_log(chosen, "control"),
+        open_log(chosen, "dead_letters"),
+    )
+    store = open_store(chosen)
+    try:
+        found = Verification(
+            settings=chosen, events=events, control=control,
+            dead_letters=DeadLetters(letters, events), store=store,
+            verifier=load_verifier(chosen),
+        ).verify(_partition(store, name), name, from_start=from_start)  # fmt: skip
+    finally:
+        for one in (events, control, letters, store):
+            one.close()
+    said = {
+        "snapshot": name, "verdict": found.verdict, "made_from": found.origin,
+        "records": found.records, "digest": found.manifest.digest, "found": found.digest,
+        "versions": {k: {"then": then, "now": now} for k, (then, now) in found.versions.items()},
+    }  # fmt: skip
+    if json:
+        print_json(said)
+    else:
+        meaning = {
+            "identical": "[green]identical[/]: every value, to the bit",
+            "close": "[yellow]close[/]: facts to the bit, what is learned to 1e-9 (another "
+            "processor or library than it was made with)",
+            "different": "[red]different[/]: it is not what the log says",
+        }[found.verdict]
+        out.print(f"{name} is {meaning}")
+        out.print(f"made again from {found.origin}, {found.records:,} records")
+        for what, (then, now) in found.versions.items():
+            out.print(f"{what}: {then} then, {now} now", style="dim")
+    if found.verdict == "different":
+        raise typer.Exit(1)
+
+
+def _verify_forecast(
+    chosen: Settings, name: str, request: str, file: str | None, url: str | None
+) -> None:
+    from api.problems import Problem
+    from api.recompute import forecast, without_clock
+    from learner.adapters import open_store
+    from learner.keys import load_verifier
+
+    store = open_store(chosen)
+    try:
+        again = forecast(store, load_verifier(chosen), _partition(store, name), name, request)
+    except Problem as problem:
+        raise typer.BadParameter(str(problem)) from problem
+    finally:
+        store.close()
+    if file is not None:
+        given = Path(file).read_bytes()
+    else:
+        path, _, query = request.partition("?")
+        client = Client(address(chosen, url), chosen.api_key or None)
+        given = msgspec.json.encode(client.get(path, **dict(parse_qsl(query))))
+    given = without_clock(given)
+    served = msgspec.json.decode(given).get("snapshot")
+    sys.stdout.write(again.decode() + "\n")
+    if given == again:
+        out.print("[green]identical[/], to the byte, but for the clock's fields")
+        return
+    if served != name:
+        out.print(f"the answer it is compared with is of {served}; give the one of then by --body",
+                  style="yellow")  # fmt: skip
+    else:
+        out.print("[red]different[/] from the answer that was given")
+    raise typer.Exit(1)
+
+
+def _partition(store: Any, name: str) -> int:
+    for partition in store.partitions():
+        if name in store.snapshots(partition):
+            return int(partition)
+    raise SnapshotMissing(f"no partition keeps a snapshot {name[:140]}")
+
+
+def _moment(text: str | None, option: str) -> datetime | None:
+    if text is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise typer.BadParameter(f"{option}: `{text}` is no time; give ISO 8601") from None
+    return moment if moment.tzinfo else moment.astimezone()
+
+
+def _client(config: str | None, url: str | None) -> Client:
+    chosen = settings(config)
+    return Client(address(chosen, url), chosen.api_key or None)

@@ -1,0 +1,133 @@
+"""A snapshot made again from the log is the same; one that is not what the log says is found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from learner import worker as module
+from learner.keys import load_signer
+from learner.operations import Operation, decode_control
+from learner.ownership import take
+from learner.replay import START, Exclusion
+from learner.verify import Verification, Verified
+from stream.dead_letters import DeadLetters
+from tests.learner_parts import day, sale
+from tests.unit.test_worker import Place, home, two_stores
+from tests.unit.test_worker_replay import heads, operate, poison
+
+
+@pytest.fixture(autouse=True)
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Retries, and snapshots of a shard whose buckets close, wait hundredths of a second."""
+    for name in ("RETRY_S", "MIN_INTERVAL_S", "POLL_S"):
+        monkeypatch.setattr(module, name, 0.02)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    one = Place.at(tmp_path)
+    yield one
+    one.close()
+
+
+def verify(place: Place, snapshot: str, *, from_start: bool = False) -> Verified:
+    verification = Verification(
+        settings=place.settings, events=place.events, control=place.control,
+        dead_letters=DeadLetters(place.letters, place.events), store=place.store,
+        verifier=load_signer(place.settings).verifier,
+    )  # fmt: skip
+    return verification.verify(home(), snapshot, from_start=from_start)
+
+
+def test_every_snapshot_is_made_again_from_its_ancestor_and_from_nothing(place: Place) -> None:
+    """Through a rollback that keeps facts, a quarantine, and two replays, one with late items."""
+    place.settings = replace(place.settings, revise_buckets=0, snapshots_kept=1000)
+    place.put(*two_stores(20))
+    place.fold()
+    first = heads(place)
+    place.put(*poison(3, first=20), *two_stores(2, first=23))
+    place.fold()
+    operate(place, "keep", first)
+    place.put(*two_stores(2, first=25), sale(21, 2, id="late"))
+    place.fold()
+    second = heads(place)
+    operate(place, "q", second, kind="quarantine", exclude=Exclusion(sources=("odd",)))
+    place.put(*two_stores(2, first=27))
+    place.fold()
+    operate(place, "r1", first, replay=True, exclude=Exclusion(sources=("bad",)), admit_late=True)
+    place.put(*two_stores(2, first=29))
+    place.fold()
+    third = heads(place)
+    place.put(*two_stores(2, first=31))
+    place.fold()
+    operate(place, "r2", third, replay=True)
+    place.put(*two_stores(1, first=33))
+    place.fold()
+    names = place.store.snapshots(home())
+    assert len({verify(place, name).origin for name in names}) > 3
+    for name in names:
+        assert verify(place, name).verdict == "identical", name
+        again = verify(place, name, from_start=True)
+        assert (again.verdict, again.origin) == ("identical", START), name
+        assert again.digest == again.manifest.digest
+
+
+def published(place: Place, spoil: float) -> str:
+    """A snapshot with one of its scores off by a factor."""
+    place.put(*two_stores(20))
+    place.fold()
+    worker = place.worker()
+    owned = take(place.settings, place.events, place.store, worker.signer.verifier, home())
+    worker.owned[home()] = owned
+    place.put(sale(20))
+    owned.shard.fold(place.records(home())[owned.shard.position :])
+    owned.shard.evaluation.sums *= spoil
+    assert worker.publish(owned)
+    return place.head(home()).snapshot
+
+
+def test_what_differs_in_the_last_bits_is_close(place: Place) -> None:
+    found = verify(place, published(place, 1 + 1e-12))
+    assert found.verdict == "close"
+    assert found.digest != found.manifest.digest
+
+
+def test_what_was_learned_otherwise_is_different(place: Place) -> None:
+    assert verify(place, published(place, 1.001)).verdict == "different"
+
+
+def test_a_fact_that_the_log_does_not_hold_is_different(place: Place) -> None:
+    place.put(*two_stores(5))
+    place.fold()
+    worker = place.worker()
+    owned = take(place.settings, place.events, place.store, worker.signer.verifier, home())
+    worker.owned[home()] = owned
+    place.put(sale(6, 1.0))
+    (record,) = place.records(home())[owned.shard.position :]
+    owned.shard.fold(
+        [record._replace(value=record.value.replace(b'"quantity":1.0', b'"quantity":2.0'))]
+    )
+    assert worker.publish(owned)
+    assert verify(place, place.head(home()).snapshot).verdict == "different"
+
+
+def test_versions_that_differ_are_told(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    place.put(*two_stores(5))
+    place.fold()
+    monkeypatch.setattr("learner.verify.versions", lambda: {"numpy": "0.0", "river": "0.26.1"})
+    found = verify(place, place.head(home()).snapshot)
+    assert found.verdict == "identical"
+    assert found.versions["numpy"][1] == "0.0" and "river" not in found.versions
+
+
+def test_an_operation_is_written_as_it_was_before_there_were_replays() -> None:
+    """So a control log reads the same to the release before, as long as nothing new is used."""
+    one = Operation(id="a", kind="freeze", who="w", reason="r", time=day(0), cut={0: "s"})
+    value = msgspec.json.encode(one)
+    assert set(msgspec.json.decode(value)) == {"type", "id", "kind", "who", "reason", "time", "cut"}
+    assert decode_control(value) == one
