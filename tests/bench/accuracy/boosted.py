@@ -21,13 +21,13 @@ from tests.bench.accuracy.case import Case, Floats
 
 Singles = npt.NDArray[np.float32]
 
-#: Chosen on July to September of P0 and on the weekly cases, the cheapest of equals, then frozen.
+#: The best of eight on July to September of P0 (all within half a per cent), then frozen.
 PARAMETERS: dict[str, Any] = {
-    "objective": "regression", "num_leaves": 15, "learning_rate": 0.05, "min_data_in_leaf": 50,
-    "feature_fraction": 0.7, "bagging_fraction": 0.8, "bagging_freq": 1, "lambda_l2": 1.0,
+    "objective": "regression", "num_leaves": 15, "learning_rate": 0.03, "min_data_in_leaf": 100,
+    "feature_fraction": 0.5, "bagging_fraction": 0.8, "bagging_freq": 1, "lambda_l2": 1.0,
     "num_threads": 1, "seed": 7, "deterministic": True, "force_row_wise": True, "verbosity": -1,
 }  # fmt: skip
-ROUNDS = 200
+ROUNDS = 300
 #: Buckets between re-trainings: a week.
 EVERY = {"hour": 168, "day": 7, "week": 1}
 #: Most recent buckets learned from; all of a year of days.
