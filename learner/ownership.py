@@ -1,6 +1,6 @@
 """Which shards are ours, and how one is taken up: from its head snapshot, or from nothing.
 
-One worker owns all partitions of a log. Leaves out: sharing partitions between workers.
+Leaves out: who gets which (the log's consumers say), and when one goes (``worker``).
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ PRUNE_EVERY = 10
 
 
 class Worker:
-    """Folds all partitions of a log and publishes their snapshots.
+    """Folds its share of a log's partitions and publishes their snapshots.
 
     Parameters
     ----------
@@ -86,6 +86,7 @@ class Worker:
         self.telemetry = telemetry
         self.clock = clock
         self.owned: dict[int, Owned] = {}
+        self.waiting: dict[int, float] = {}  # ours, to be taken up: when to try (monotonic)
         self.started = False
         self.stop = threading.Event()
         self.effects = Effects(
@@ -107,30 +108,30 @@ class Worker:
         """
         self.stop = stop
         check_topic(self.settings, self.events)
-        consumer = self._own()
+        consumer = self._join()
         try:
-            for partition in range(self.events.partitions):
-                self._restore(partition, consumer)
-            self.started = True
             while not stop.is_set():
                 self.step(consumer, POLL_S)
-            for owned in self.owned.values():
+            for owned in list(self.owned.values()):
                 self._publish_if(owned, consumer, due=owned.folded > 0)
         finally:
             consumer.close()
 
-    def _own(self) -> Consumer:
-        """Own the log; an owner that is just leaving is given a moment."""
+    def _join(self) -> Consumer:
+        """Own a share of the log; an only owner that is just leaving is given a moment."""
         end = time.monotonic() + LEAVING_S
         while True:
             try:
-                return self.events.consume(dict.fromkeys(range(self.events.partitions), 0))
+                return self.events.join()
             except AlreadyOwned:
                 if time.monotonic() > end or self.stop.wait(0.2):
                     raise
 
     def step(self, consumer: Consumer, timeout_s: float) -> None:
         """Poll once, fold what came, publish what is due."""
+        now = time.monotonic()
+        if any(at <= now for at in self.waiting.values()):
+            timeout_s = 0.0
         try:
             batches = consumer.poll(self.settings.poll_records, timeout_s)
             self.telemetry.dependency("log", True)
@@ -139,11 +140,15 @@ class Worker:
             self.telemetry.dependency("log", False)
             time.sleep(RETRY_S)
             return
+        before = dict(self.owned)
+        self._move(consumer)
         now = time.monotonic()
         for partition, records in batches.items():
-            self.owned[partition].last_record_s = now
+            owned = self.owned.get(partition)
+            if owned is None or owned is not before.get(partition):
+                continue  # it went, and may have come back, since these were polled
+            owned.last_record_s = now
             for at in range(0, len(records), SLICE):
-                owned = self.owned[partition]
                 piece = records[at : at + SLICE]
                 if owned.stopped or piece[0].offset < owned.shard.position:
                     break
@@ -151,31 +156,72 @@ class Worker:
                     break  # restored: its records come again
                 self._publish_if_due(owned, consumer)
                 self._tell()
-                if self.owned[partition] is not owned or self.stop.is_set():
+                if self.owned.get(partition) is not owned or self.stop.is_set():
                     break  # what was polled and not folded is polled again
         for owned in list(self.owned.values()):
             self._tick(owned, now)
             self._publish_if_due(owned, consumer)
         self._tell()
 
-    def _restore(self, partition: int, consumer: Consumer) -> None:
-        """Take a partition up from its head, and read on from there."""
-        while True:
+    # -- partitions come and go --------------------------------------------------------------
+
+    def _move(self, consumer: Consumer) -> None:
+        """Let go of partitions that went, and take up one that came.
+
+        One at a time: between two, the group hears of us and may ask for some of them back.
+        """
+        moves = consumer.moves()
+        for partition in (*moves.lost, *moves.revoked):
+            self.waiting.pop(partition, None)
+            owned = self.owned.pop(partition, None)
+            if owned is not None:
+                self._let_go(owned, publish=partition in moves.revoked)
+        self.waiting.update(dict.fromkeys(moves.gained, 0.0))
+        now = time.monotonic()
+        due = [partition for partition, at in self.waiting.items() if at <= now]
+        if due:
+            self._restore(due[0], consumer)
+        elif not self.waiting and consumer.joined:
+            self.started = True
+
+    def _let_go(self, owned: Owned, *, publish: bool) -> None:
+        """Drop a shard; one that was lost is neither published nor committed.
+
+        One that was revoked is published if it can be. The next owner may have taken up the
+        head already: then one of the two loses the compare-and-set, which does no harm.
+        """
+        partition = owned.shard.partition
+        logger.info("partition %d: %s", partition, "handed over" if publish else "lost")
+        self.telemetry.dropped(partition)
+        if publish and owned.folded and not owned.stopped:
             try:
-                owned = take(
-                    self.settings, self.events, self.store, self.signer.verifier, partition
-                )
-                replay = owned.shard.replay
-                if replay is not None:
-                    owned.written = self.dead_letters.written(partition, replay.until)
-                break
+                self.publish(owned)
             except (LogUnavailable, StoreUnavailable) as error:
-                logger.warning("partition %d: %s", partition, error)
-                time.sleep(RETRY_S)
+                logger.warning("partition %d: not published: %s", partition, error)
+
+    def _restore(self, partition: int, consumer: Consumer) -> None:
+        """Take a partition up from its head, and read on from there; or try again in a while."""
+        self.owned.pop(partition, None)
+        try:
+            owned = take(self.settings, self.events, self.store, self.signer.verifier, partition)
+            replay = owned.shard.replay
+            if replay is not None:
+                owned.written = self.dead_letters.written(partition, replay.until)
+        except (LogUnavailable, StoreUnavailable) as error:
+            logger.warning("partition %d: %s", partition, error)
+            self._postpone(partition, consumer)
+            return
+        self.waiting.pop(partition, None)
         owned.published_s = owned.last_record_s = time.monotonic()
         self.owned[partition] = owned
         consumer.seek(partition, owned.shard.position)
         self.telemetry.stopped(partition, False)
+
+    def _postpone(self, partition: int, consumer: Consumer) -> None:
+        """Drop a shard, to take it up again from what is whole in a while."""
+        self.owned.pop(partition, None)
+        consumer.pause(partition)
+        self.waiting[partition] = time.monotonic() + RETRY_S
 
     # -- folding ---------------------------------------------------------------------------
 
@@ -194,8 +240,7 @@ class Worker:
         except (LogUnavailable, StoreUnavailable) as error:
             # Half a batch may be folded: go back to what is whole, and come again.
             logger.warning("partition %d: %s; going back to its head", shard.partition, error)
-            time.sleep(RETRY_S)
-            self._restore(shard.partition, consumer)
+            self._postpone(shard.partition, consumer)
             return False
         except Exception as error:
             # No reason names this. The shard stops here; what is published goes on being served.
@@ -367,7 +412,7 @@ class Worker:
             shard.partition, manifest.size_bytes, written, seconds, self.clock()
         )
         self._publications += 1
-        if self._publications % (PRUNE_EVERY * len(self.owned)) == 0:
+        if self._publications % (PRUNE_EVERY * max(1, len(self.owned))) == 0:
             try:
                 self._prune()
             except (LogUnavailable, StoreError) as error:
@@ -403,6 +448,8 @@ class Worker:
             replay = owned.shard.replay
             left = 0 if replay is None else replay.until - owned.shard.position
             self.telemetry.replaying(partition, left)
+        if not self.owned:
+            return
         evaluations = [owned.shard.evaluation for owned in self.owned.values()]
         sums = np.sum([one.sums for one in evaluations], axis=0)
         rows = summary(evaluations[0].models, evaluations[0].scored, sums, self.settings.champion)
