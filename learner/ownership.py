@@ -39,10 +39,25 @@ class Owned:
     finished: list[tuple[str, int, str | None]] = field(default_factory=list)  # operations
     folded: int = 0  # records since the last snapshot
     closes: int = 0  # buckets closed since the last snapshot
+    taken_at: int = 0  # position when it was taken up
+    caught_up_at: int = 0  # end of the log then
     published_s: float = 0.0  # monotonic
     publish_s: float = 0.0  # how long the last publication took
     last_record_s: float = 0.0  # monotonic
     stopped: str = ""  # why it stands still, if it does
+
+
+def restored(owned: Owned) -> float:
+    """How much of what waited in the log when a shard was taken up is folded, 0 to 1.
+
+    Examples
+    --------
+    >>> from types import SimpleNamespace as Some
+    >>> restored(Some(shard=Some(position=15), taken_at=10, caught_up_at=20))
+    0.5
+    """
+    waited = owned.caught_up_at - owned.taken_at
+    return min((owned.shard.position - owned.taken_at) / waited, 1.0) if waited > 0 else 1.0
 
 
 def check_topic(settings: Settings, events: EventLog) -> None:
@@ -84,7 +99,7 @@ def take(
                 f"partition {partition} of {events.topic} begins at offset {first}, "
                 "and no snapshot covers what came before"
             )
-        return Owned(shard=Shard(settings, partition), head=None, lineage=1)
+        return Owned(shard=Shard(settings, partition), head=None, lineage=1, caught_up_at=end)
     manifest = read_manifest(store, partition, head.snapshot, verifier)
     if manifest.topic_id != events.topic_id:
         raise TopicMismatch(
@@ -113,6 +128,8 @@ def take(
         lineage=head.lineage,
         parent=head.snapshot,
         chunks=manifest.chunks,
+        taken_at=manifest.position,
+        caught_up_at=end,
     )
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from learner.effects import Effects, read_operations, report
 from learner.evaluation import summary
-from learner.ownership import Owned, check_topic, following, pinned, take, take_in
+from learner.ownership import Owned, check_topic, following, pinned, restored, take, take_in
 from learner.replay import Turn
 from learner.snapshot import Signer, cut, describe, lay_down, read_manifest
 from learner.store import Pointer, Replaying, SnapshotStore
@@ -220,6 +220,7 @@ class Worker:
     def _postpone(self, partition: int, consumer: Consumer) -> None:
         """Drop a shard, to take it up again from what is whole in a while."""
         self.owned.pop(partition, None)
+        self.telemetry.restored(partition, 0.0)
         consumer.pause(partition)
         self.waiting[partition] = time.monotonic() + RETRY_S
 
@@ -448,6 +449,7 @@ class Worker:
             replay = owned.shard.replay
             left = 0 if replay is None else replay.until - owned.shard.position
             self.telemetry.replaying(partition, left)
+            self.telemetry.restored(partition, restored(owned))
         if not self.owned:
             return
         evaluations = [owned.shard.evaluation for owned in self.owned.values()]

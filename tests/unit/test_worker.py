@@ -44,7 +44,7 @@ from stream.errors import (
     TopicMismatch,
 )
 from stream.event import AnyEvent, Marker, Sale, Tick, decode, encode
-from stream.log import Consumer, Entry, EventLog, Record, partition_of
+from stream.log import Consumer, Entry, EventLog, Moves, Record, partition_of
 from stream.settings import Settings
 from stream.sqlite_log import SqliteLog
 from tests.learner_parts import chosen, day, market, plan, sale
@@ -306,6 +306,104 @@ def test_one_owner_folds_a_log_and_another_is_told_so(
         until(lambda: bool(place.events.owners()), "the owner")
         with pytest.raises(AlreadyOwned, match="folded already by process"):
             place.worker().run(threading.Event())
+
+
+# -- partitions that come and go -------------------------------------------------------------
+
+
+class Moving:
+    """The log's own consumer, with moves as a group would make them."""
+
+    def __init__(self, consumer: Consumer) -> None:
+        self._consumer = consumer
+        self.coming = Moves()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._consumer, name)
+
+    def moves(self) -> Moves:
+        coming, self.coming = self.coming, Moves()
+        return coming
+
+
+@contextmanager
+def moving(place: Place) -> Iterator[tuple[Worker, Moving]]:
+    """A worker that has folded two days and published neither."""
+    place.settings = replace(place.settings, snapshot_interval_s=3600.0)
+    place.put(sale(0), sale(1))
+    worker = place.worker()
+    worker._publish_if_due = lambda owned, consumer: None  # type: ignore[method-assign]
+    with stepping(worker) as consumer:
+        moved = Moving(consumer)
+        step_until(worker, moved, lambda: worker.owned[home()].shard.position == 2, "a fold")
+        yield worker, moved
+
+
+def test_a_revoked_partition_is_published_and_dropped(place: Place) -> None:
+    with moving(place) as (worker, consumer):
+        consumer.coming = Moves(revoked=(home(),))
+        worker.step(consumer, 0)
+        assert home() not in worker.owned
+        assert place.head(home()).position == 2
+        assert f'log_end_offset{{partition="{home()}"}}' not in worker.telemetry.render().decode()
+
+
+def test_a_lost_partition_is_neither_published_nor_committed(place: Place) -> None:
+    with moving(place) as (worker, consumer):
+        consumer.coming = Moves(lost=(home(),))
+        consumer.commit = lambda positions: pytest.fail("committed")  # type: ignore[attr-defined]
+        worker.step(consumer, 0)
+        assert home() not in worker.owned
+        assert place.store.pointers(home()).head is None
+
+
+def test_records_of_a_partition_that_went_and_came_back_are_polled_again(place: Place) -> None:
+    """They may begin behind what its head has folded: folding them would leave a gap."""
+    with moving(place) as (worker, consumer):
+        place.put(sale(2))
+        consumer.coming = Moves(lost=(home(),), gained=(home(),))
+        worker.step(consumer, 0)  # polls offset 2, and takes up a shard that stands at 0
+        assert worker.owned[home()].shard.position == 0
+        step_until(worker, consumer, lambda: worker.owned[home()].shard.position == 3, "a fold")
+        assert worker.owned[home()].shard.digest() == place.undisturbed(home()).digest()
+
+
+def test_a_partition_that_is_taken_back_while_it_waits_is_not_taken_up(place: Place) -> None:
+    with moving(place) as (worker, consumer):
+        worker._postpone(home(), consumer)
+        assert list(worker.waiting) == [home()]
+        consumer.coming = Moves(revoked=(home(),))
+        time.sleep(0.03)
+        worker.step(consumer, 0)
+        assert worker.waiting == {}
+        assert home() not in worker.owned
+
+
+def test_one_partition_is_taken_up_a_step(place: Place) -> None:
+    worker = place.worker()
+    consumer = place.events.join()
+    try:
+        worker.step(consumer, 0)
+        assert len(worker.owned) == 1
+        assert not worker.started
+        assert _not_ready(worker) == [
+            f"partition {one} is being restored" for one in sorted(worker.waiting)
+        ]
+        worker.step(consumer, 0)
+        worker.step(consumer, 0)
+        assert sorted(worker.owned) == [0, 1]
+        assert worker.started
+        assert _not_ready(worker) == []
+    finally:
+        consumer.close()
+
+
+def _not_ready(worker: Worker) -> list[str]:
+    probes = Probes(worker.settings, worker.telemetry)
+    probes.worker = worker
+    reasons = json.loads(probes.answer("/readyz")[2])["reasons"]
+    probes._server.server_close()
+    return [reason for reason in reasons if reason != "restoring"]
 
 
 # -- a log that is not the one -------------------------------------------------------------
