@@ -8,8 +8,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
+from learner.aside import Aside
 from learner.operations import Entry
+from learner.parts import Known
 from learner.replay import START, Turn
 from learner.shard import Folded, Shard
 from learner.snapshot import Verifier, read_manifest, read_shard
@@ -35,16 +38,26 @@ class Owned:
     #: Counts and refusals that metrics have been told of, while a replay counts anew.
     told: tuple[Mapping[str, int], Mapping[str, int]] | None = None
     chunks: set[str] = field(default_factory=set)  # of the head: known to be in the store
+    known: Known = field(default_factory=dict)  # what the head's chunks hold
     letters: list[DeadLetter] = field(default_factory=list)  # to be kept before publishing
     finished: list[tuple[str, int, str | None]] = field(default_factory=list)  # operations
     folded: int = 0  # records since the last snapshot
     closes: int = 0  # buckets closed since the last snapshot
     taken_at: int = 0  # position when it was taken up
     caught_up_at: int = 0  # end of the log then
+    aside: Aside[Any] | None = None  # a snapshot on its way
+    published: int = 0  # position of the last one
+    publishing_s: float = 0.0  # monotonic: when the one on its way was begun
     published_s: float = 0.0  # monotonic
     publish_s: float = 0.0  # how long the last publication took
     last_record_s: float = 0.0  # monotonic
     stopped: str = ""  # why it stands still, if it does
+
+    def let_go(self) -> None:
+        """Give up a snapshot that is on its way: it will not become head."""
+        aside, self.aside = self.aside, None
+        if aside is not None:
+            aside.end()
 
 
 def restored(owned: Owned) -> float:

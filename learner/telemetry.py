@@ -116,6 +116,12 @@ class Telemetry:
             buckets=_SNAPSHOT_BUCKETS_S,
             registry=registry,
         )
+        self._pause = Histogram(
+            "salescast_snapshot_pause_seconds",
+            "How long the loop stood still for a snapshot that a process of its own puts",
+            buckets=_SNAPSHOT_BUCKETS_S,
+            registry=registry,
+        )
         self._dependency = gauge(
             "dependency_up", "1 while the log or the store answers", "dependency"
         )
@@ -229,6 +235,10 @@ class Telemetry:
         self._size.labels(str(partition)).set(size_bytes)
         self._published.labels(str(partition)).set(at_s)
         self._snapshot_seconds.observe(seconds)
+
+    def paused(self, seconds: float) -> None:
+        """Tell how long the loop stood still to let a process of its own put a snapshot, s."""
+        self._pause.observe(seconds)
 
     def ticked(self, partition: int) -> None:
         """Count a tick that was appended."""

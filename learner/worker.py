@@ -12,15 +12,18 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 
 import numpy as np
 
+from learner.aside import Aside
 from learner.effects import Effects, read_operations, report
 from learner.evaluation import summary
 from learner.ownership import Owned, check_topic, following, pinned, restored, take, take_in
+from learner.publishing import Put, prune, put
 from learner.replay import Turn
-from learner.snapshot import Signer, cut, describe, lay_down, read_manifest
-from learner.store import Pointer, Replaying, SnapshotStore
+from learner.snapshot import Signer
+from learner.store import SnapshotStore
 from learner.telemetry import Telemetry
 from stream.dead_letters import DeadLetters
 from stream.errors import (
@@ -113,6 +116,7 @@ class Worker:
             while not stop.is_set():
                 self.step(consumer, POLL_S)
             for owned in list(self.owned.values()):
+                owned.let_go()  # what is on its way would be older
                 self._publish_if(owned, consumer, due=owned.folded > 0)
         finally:
             consumer.close()
@@ -191,6 +195,7 @@ class Worker:
         head already: then one of the two loses the compare-and-set, which does no harm.
         """
         partition = owned.shard.partition
+        owned.let_go()
         logger.info("partition %d: %s", partition, "handed over" if publish else "lost")
         self.telemetry.dropped(partition)
         if publish and owned.folded and not owned.stopped:
@@ -201,7 +206,7 @@ class Worker:
 
     def _restore(self, partition: int, consumer: Consumer) -> None:
         """Take a partition up from its head, and read on from there; or try again in a while."""
-        self.owned.pop(partition, None)
+        self._drop(partition)
         try:
             owned = take(self.settings, self.events, self.store, self.signer.verifier, partition)
             replay = owned.shard.replay
@@ -219,10 +224,16 @@ class Worker:
 
     def _postpone(self, partition: int, consumer: Consumer) -> None:
         """Drop a shard, to take it up again from what is whole in a while."""
-        self.owned.pop(partition, None)
+        self._drop(partition)
         self.telemetry.restored(partition, 0.0)
         consumer.pause(partition)
         self.waiting[partition] = time.monotonic() + RETRY_S
+
+    def _drop(self, partition: int) -> None:
+        """Forget a shard, and a snapshot of it that is on its way."""
+        owned = self.owned.pop(partition, None)
+        if owned is not None:
+            owned.let_go()
 
     # -- folding ---------------------------------------------------------------------------
 
@@ -317,6 +328,7 @@ class Worker:
         made ready. 3. It becomes head, unfinished. 4. The log is read again from there.
         """
         partition = owned.shard.partition
+        owned.let_go()
         # 1.
         self._keep_aside(owned)
         # 2.
@@ -344,16 +356,24 @@ class Worker:
         )
 
     def _publish_if(self, owned: Owned, consumer: Consumer, *, due: bool) -> None:
-        if not due or owned.stopped:
+        if owned.aside is None and (not due or owned.stopped):
             return
         try:
-            kept = self.publish(owned)
+            if owned.aside is not None:
+                kept = self._await_aside(owned)
+            elif owned.shard.panel.size >= self.settings.aside_series and not self.stop.is_set():
+                self._publish_aside(owned)
+                return
+            else:
+                kept = self.publish(owned)
             self.telemetry.dependency("store", True)
         except (LogUnavailable, StoreUnavailable) as error:
             logger.warning("partition %d: not published: %s", owned.shard.partition, error)
             self.telemetry.dependency("store", not isinstance(error, StoreUnavailable))
             owned.published_s = time.monotonic()  # learning goes on; try again in a while
             return
+        if kept is None:
+            return  # on its way
         if not kept:
             logger.warning(
                 "partition %d: somebody else has published; going back to the head",
@@ -361,7 +381,7 @@ class Worker:
             )
             self._restore(owned.shard.partition, consumer)
             return
-        consumer.commit({owned.shard.partition: owned.shard.position})  # 6. for display
+        consumer.commit({owned.shard.partition: owned.published})  # 6. for display
 
     def publish(self, owned: Owned) -> bool:
         """Publish a shard as it stands. A crash between any two steps leaves the last one whole.
@@ -378,60 +398,70 @@ class Worker:
         -------
         ``False``: head has moved otherwise; the shard must be restored.
         """
-        started = time.perf_counter()
-        shard = owned.shard
-        # 1.
-        self._keep_aside(owned)
-        # 2.
-        tables, chunks = cut(lay_down(shard))
-        manifest = describe(
-            shard,
-            tables,
+        owned.let_go()
+        owned.publishing_s = time.monotonic()
+        self._keep_aside(owned)  # 1.
+        return self._move_head(owned, self._put(owned)())
+
+    def _publish_aside(self, owned: Owned) -> None:
+        """The same, but 2. and 3. in a process of their own, while this one folds on."""
+        owned.publishing_s = time.monotonic()
+        self._keep_aside(owned)  # 1.
+        owned.aside = Aside(self._put(owned), Put)
+        self.telemetry.paused(time.monotonic() - owned.publishing_s)
+
+    def _await_aside(self, owned: Owned) -> bool | None:
+        """Go on with 4. once that process has done its part; ``None``: it has not."""
+        assert owned.aside is not None
+        try:
+            done = owned.aside.done()
+        except StoreUnavailable:
+            owned.let_go()
+            raise
+        if done is None:
+            return None
+        owned.aside = None
+        return self._move_head(owned, done)
+
+    def _put(self, owned: Owned) -> Callable[[], Put]:
+        """What puts a shard as it stands now: 2. and 3."""
+        return partial(
+            put,
+            owned,
+            self.store,
+            self.signer,
             topic_id=self.events.topic_id,
-            lineage=owned.lineage,
-            parent=owned.parent,
             created_us=round(self.clock() * 1e6),
         )
-        written = 0
-        for digest in self.store.missing(chunks.keys() - owned.chunks):
-            self.store.put_chunk(digest, bytes(chunks[digest]))
-            written += len(chunks[digest])
-        # 3.
-        self.store.put_manifest(shard.partition, manifest.snapshot, self.signer.seal(manifest))
-        # 4. and 5.
-        to = Pointer(manifest.snapshot, owned.lineage, shard.position)
-        replay = shard.replay
-        unserved = Replaying(replay.operation, replay.start, replay.until) if replay else None
-        if not self.store.move_head(shard.partition, owned.head, to, unserved):
+
+    def _move_head(self, owned: Owned, done: Put) -> bool:
+        """Let head, and active, be what was put: 4. and 5."""
+        partition = owned.shard.partition
+        if not self.store.move_head(partition, owned.head, done.to, done.unserved):
             return False
-        owned.head = owned.parent = manifest.snapshot
-        owned.chunks = manifest.chunks
-        owned.folded = owned.closes = 0
+        owned.head = owned.parent = done.to.snapshot
+        owned.chunks, owned.known = done.chunks, done.known
+        owned.published = done.to.position
+        owned.folded -= done.folded
+        owned.closes -= done.closes
         owned.published_s = time.monotonic()
-        owned.publish_s = seconds = time.perf_counter() - started
+        owned.publish_s = seconds = owned.published_s - owned.publishing_s
         self.telemetry.published(
-            shard.partition, manifest.size_bytes, written, seconds, self.clock()
+            partition, done.size_bytes, done.written_bytes, seconds, self.clock()
         )
         self._publications += 1
         if self._publications % (PRUNE_EVERY * max(1, len(self.owned))) == 0:
             try:
-                self._prune()
+                keep = self.settings.snapshots_kept
+                prune(self.store, self.signer.verifier, keep, pinned(read_operations(self.control)))
+                if self.store.missing(owned.chunks):
+                    # Somebody has deleted some: the next snapshot puts all anew.
+                    logger.warning("partition %d: chunks are gone from the store", partition)
+                    owned.chunks, owned.known = set(), {}
             except (LogUnavailable, StoreError) as error:
                 # Unreachable, or one that cannot be read: nothing is deleted on a guess.
                 logger.warning("old snapshots stay for now: %s", error)
         return True
-
-    def _prune(self) -> None:
-        """Forget snapshots beyond the newest and the pinned, and chunks that none names."""
-        keep_always = pinned(read_operations(self.control))
-        named: set[str] = set()
-        for partition in self.store.partitions():
-            snapshots = self.store.snapshots(partition)
-            old = set(snapshots[: -self.settings.snapshots_kept]) - keep_always
-            self.store.delete(partition, old)
-            for snapshot in self.store.snapshots(partition):
-                named |= read_manifest(self.store, partition, snapshot, self.signer.verifier).chunks
-        self.store.sweep(named)
 
     # -- telling ---------------------------------------------------------------------------
 

@@ -151,7 +151,7 @@ def shards(config: Config = None, url: Url = None, json: AsJson = False) -> None
     if json:
         print_json(found)
         return
-    table = _table("partition", "owner", "lineage", "position", "lag", "waiting", "series",
+    table = table_of("partition", "owner", "lineage", "position", "lag", "waiting", "series",
                    "knows sales up to", "last snapshot", "age")  # fmt: skip
     for one in found["items"]:
         lag, waiting, age = one["lag"], one["lag_s"], one["age_s"]

@@ -114,6 +114,11 @@ class Settings:
     snapshot_interval_s: float = _s(
         10.0, "Longest time between snapshots of a changed shard", unit="s"
     )
+    aside_series: int = _s(
+        20_000,
+        "Series from which on a snapshot is put by a forked process, while the fold goes on",
+        unit="series",
+    )
     snapshots_kept: int = _s(30, "Newest snapshots kept a partition, beside the pinned ones")
     poll_records: int = _s(5000, "Most records of one poll")
     metrics_port: int = _s(
@@ -285,7 +290,7 @@ _AT_LEAST: dict[str, float] = {
     "live_edge_s": 0, "horizon": 0, "max_series": 1, "snapshot_interval_s": 0.05,
     "snapshots_kept": 2, "poll_records": 1, "metrics_port": 0, "port": 0,
     "replica_poll_s": 0.01, "stale_after_s": 0, "max_body_bytes": 1024, "kafka_replication": 1,
-    "kafka_session_s": 6,  # brokers take no less
+    "aside_series": 0, "kafka_session_s": 6,  # brokers take no less
 }  # fmt: skip
 
 

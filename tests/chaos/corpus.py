@@ -27,12 +27,12 @@ def days(seed: int, count: int, partitions: int, *, stores: int = 8, products: i
     count
         How many days.
     partitions
-        Of the log; with fewer than ``stores`` each has some of them.
+        Of the log; each has as many stores as the others.
     hostile
         Whether there is more in it than sales and plans.
     """
     drawn = random.Random(seed)
-    named = [f"store-{n}" for n in range(stores)]
+    named = _spread(stores, partitions)
     yesterday: list[Sale] = []
     for day in range(count):
         sales = [
@@ -65,6 +65,17 @@ def days(seed: int, count: int, partitions: int, *, stores: int = 8, products: i
             entries += [Entry(drawn.randrange(partitions), None, junk) for junk in _junk(drawn)]
         yield entries
         yesterday = sales
+
+
+def _spread(stores: int, partitions: int) -> list[str]:
+    """So many stores, partition by partition in turn."""
+    found: list[str] = []
+    number = 0
+    while len(found) < stores:
+        if partition_of(f"store-{number}", partitions) == len(found) % partitions:
+            found.append(f"store-{number}")
+        number += 1
+    return found
 
 
 def _home(event: AnyEvent, partitions: int) -> int:

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import shutil
+import signal
 import threading
 import time
 import urllib.error
@@ -21,6 +22,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from learner import publishing
 from learner import worker as module
 from learner.file_store import FileStore
 from learner.keys import ensure_keys, load_signer
@@ -306,6 +308,87 @@ def test_one_owner_folds_a_log_and_another_is_told_so(
         until(lambda: bool(place.events.owners()), "the owner")
         with pytest.raises(AlreadyOwned, match="folded already by process"):
             place.worker().run(threading.Event())
+
+
+# -- snapshots put aside ---------------------------------------------------------------------
+
+
+def test_what_a_forked_process_puts_is_what_the_loop_would_have_put(place: Place) -> None:
+    place.settings = replace(place.settings, aside_series=0)
+    whole = two_stores(30)
+    for at in range(0, len(whole), 60):
+        place.put(*whole[at : at + 60])
+        worker = place.fold()
+    assert "salescast_snapshot_pause_seconds_count 0.0" not in worker.telemetry.render().decode()
+    for partition in range(2):
+        plain, published = place.undisturbed(partition), place.shard(partition)
+        assert published.digest() == plain.digest()
+        assert published.counts() == plain.counts()
+        assert published.forecast().tobytes() == plain.forecast().tobytes()
+
+
+def test_the_loop_folds_on_while_a_snapshot_is_put_aside(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.settings = replace(place.settings, aside_series=0)
+    place.put(*two_stores(3))
+    worker = place.worker()
+    ready = place.settings.data_dir + "/ready"
+    slow = publishing.put
+
+    def late(*given: Any, **named: Any) -> Any:
+        until(lambda: os.path.exists(ready), "leave to go on")  # noqa: PTH110
+        return slow(*given, **named)
+
+    monkeypatch.setattr(module, "put", late)
+    with stepping(worker) as consumer:
+        owned = worker.owned[home()]
+        step_until(worker, consumer, lambda: owned.aside is not None, "a fork")
+        forked_at = owned.shard.position
+        place.put(*two_stores(2, first=3))
+        step_until(worker, consumer, lambda: owned.shard.position > forked_at, "a fold")
+        assert place.store.pointers(home()).head is None
+        Path(ready).touch()
+        step_until(worker, consumer, lambda: owned.head is not None, "a head")
+        assert place.head(home()).position == forked_at
+        assert owned.folded == owned.shard.position - forked_at
+
+
+def test_a_snapshot_whose_process_dies_is_put_again(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.settings = replace(place.settings, aside_series=0)
+    place.put(*two_stores(3))
+    died = place.settings.data_dir + "/died"
+    real = publishing.put
+
+    def once(*given: Any, **named: Any) -> Any:
+        if not os.path.exists(died):  # noqa: PTH110
+            Path(died).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(*given, **named)
+
+    monkeypatch.setattr(module, "put", once)
+    place.fold()
+    assert Path(died).exists()
+    assert place.shard(home()).digest() == place.undisturbed(home()).digest()
+
+
+def test_chunks_that_somebody_deleted_are_put_again(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PRUNE_EVERY", 1)
+    place.put(*two_stores(10))
+    worker = place.worker()
+    with running(worker):
+        until(lambda: place.folded(worker), "a snapshot")
+        for chunk in (Path(place.settings.data_dir) / "snapshots" / "chunks").rglob("*"):
+            if chunk.is_file():
+                chunk.unlink(missing_ok=True)
+        for n in range(10, 14):
+            place.put(*two_stores(1, first=n))
+            until(lambda: place.folded(worker), "another")
+    assert place.shard(home()).digest() == place.undisturbed(home()).digest()
 
 
 # -- partitions that come and go -------------------------------------------------------------
