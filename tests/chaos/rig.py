@@ -34,6 +34,8 @@ from tests.oracle import read as oracle
 
 WAIT_S = 120.0
 PARTITIONS = 4
+#: A part of the chaos, that fits into CI.
+SHORT = bool(os.environ.get("CHAOS_SHORT"))
 
 
 def seed_of(test: str) -> int:
@@ -98,11 +100,15 @@ class Rig:
 
     # -- learners ------------------------------------------------------------------------------
 
-    def start(self, *names: str, **changed: Any) -> None:
-        """Start learners; ``changed`` are settings of theirs alone, such as a proxy's address."""
+    def start(self, *names: str, **changed: Any) -> subprocess.Popen[bytes]:
+        """Start learners; ``changed`` are settings of theirs alone, such as a proxy's address.
+
+        Returns the last one's process.
+        """
         environ = {
             **{k: v for k, v in os.environ.items() if not k.startswith("SALESCAST_")},
             **{f"SALESCAST_{k.upper()}": str(v) for k, v in {**self.values, **changed}.items()},
+            "PYTHONFAULTHANDLER": "1",
         }
         for name in names:
             with (self.folder / f"{name}.log").open("ab") as log:
@@ -111,6 +117,7 @@ class Rig:
                     env=environ, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
                     preexec_fn=die_with_parent,
                 )  # fmt: skip
+        return self.running[names[-1]]
 
     def tell(self, name: str, number: signal.Signals) -> None:
         """Send a learner a signal, such as SIGSTOP."""
@@ -123,6 +130,11 @@ class Rig:
         if how == signal.SIGKILL:
             process.send_signal(signal.SIGCONT)
         return process.wait(60)
+
+    def trace(self, name: str) -> str:
+        """End a learner that hangs, and tell where it was."""
+        self.end(name, signal.SIGABRT)
+        return self.said(name)[-6000:]
 
     def said(self, name: str) -> str:
         """What a learner has logged."""
