@@ -135,6 +135,9 @@ class KafkaMember(KafkaLogConsumer):
     def _own(self, positions: Mapping[int, int]) -> None:
         self._noted = threading.Lock()  # the listener runs on the client's own thread
         self._moves: dict[str, set[int]] = {"gained": set(), "revoked": set(), "lost": set()}
+        # Known before it joins: a leader that does not know the topic yet assigns nothing of it,
+        # and kafka-python may then miss that there is something to assign.
+        self._consumer.partitions_for_topic(self._log.topic)
         self._consumer.subscribe([self._log.topic], listener=_Listener(self))
 
     @property
