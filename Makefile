@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 ACCURACY := .venv-accuracy
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-kafka up test check format bench benchmark-accuracy docs lock clean
+.PHONY: help install demo demo-kafka up test chaos check format bench benchmark-accuracy docs lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -46,6 +46,10 @@ check: $(VENV)/.test ## what CI runs: format, lint, types, tests, architecture
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(MAKE) --no-print-directory test
+
+chaos: $(VENV)/.test ## break real learners, brokers and stores, and compare (CHAOS_SHORT=1: a part)
+	@$(BIN)/python -m infra.parts
+	@$(BIN)/python -m pytest -q tests/chaos
 
 format: $(VENV)/.test ## format the code, and mend what lint can
 	@$(BIN)/ruff format .

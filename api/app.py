@@ -33,6 +33,7 @@ from api.routes import (
     plans,
     products,
     series,
+    shards,
     snapshots,
     status,
     what_if,
@@ -146,7 +147,7 @@ def create_app(
     app.state.context = context
     modules = (
         event_routes, plans, products, forecasts, batch, what_if, series, snapshots, operations,
-        excluded, letter_routes, status,
+        excluded, letter_routes, status, shards,
     )  # fmt: skip
     for module in modules:
         app.include_router(module.routes(context))

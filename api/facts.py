@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 
 from api.catalog import Catalog
 from api.problems import RETRY_AFTER_S, Problem
+from learner.parts import Part
 from learner.plans import outdates
 from learner.products import Products
 from learner.recall import Knowledge, read_knowledge
-from learner.snapshot import Part
 from learner.store import SnapshotStore
 from stream.event import Plan, Product, decode
 from stream.log import EventLog, partition_of

@@ -91,6 +91,14 @@ class LaterLog:
         """Own partitions and read them."""
         return self._opened().consume(positions)
 
+    def join(self) -> Consumer:
+        """Own a share of the partitions."""
+        return self._opened().join()
+
+    def owners(self) -> Mapping[int, str]:
+        """Who folds a partition now."""
+        return self._opened().owners()
+
     def close(self) -> None:
         """Release connections. Safe to call twice."""
         with self._lock:

@@ -287,6 +287,29 @@ class SnapshotDetail(SnapshotItem):
     counts: dict[str, dict[str, int]]
 
 
+class Shard(BaseModel):
+    """Who folds a partition, and how far the published head has come."""
+
+    partition: int
+    owner: str | None = Field(description="host:process id; null while nobody folds it")
+    lineage: int | None
+    position: int
+    log_end: int | None
+    lag: int | None = Field(description="Records of the log that the head has not folded")
+    lag_s: float | None = Field(description="How long the oldest of them has been in the log")
+    snapshot: str | None
+    published_at: str | None
+    age_s: float | None
+    as_of: str | None
+    series: int
+
+
+class Shards(BaseModel):
+    """All partitions."""
+
+    items: list[Shard]
+
+
 class Ready(BaseModel):
     """Whether requests can be answered."""
 

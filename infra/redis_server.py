@@ -90,6 +90,11 @@ class RedisServer:
         return f"redis://127.0.0.1:{self._port}/0" if self._port else f"unix://{self._socket}"
 
     @property
+    def port(self) -> int:
+        """The TCP port it listens on; 0: a Unix socket."""
+        return self._port
+
+    @property
     def pid(self) -> int:
         """Process id of the running server.
 

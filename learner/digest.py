@@ -12,19 +12,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+from xxhash import xxh3_128_digest
 
 if TYPE_CHECKING:
     from learner.shard import Shard
 
 
 def digest_of(shard: Shard) -> str:
-    """SHA-256 over all of it."""
+    """SHA-256 over all of it; of arrays, which are most of it, over a fast hash of each."""
     sha = hashlib.sha256()
     for part in facts(shard):
         sha.update(part)
     for name, array in learned(shard):
         sha.update(name.encode())
-        sha.update(array.tobytes())
+        sha.update(xxh3_128_digest(np.ascontiguousarray(array).data))
     return sha.hexdigest()
 
 
@@ -50,9 +51,12 @@ def facts(shard: Shard) -> Iterator[bytes]:
     window, panel = shard.window, shard.panel
     yield repr((window.watermark_us, window.open_from)).encode()
     for bucket in sorted(window.seen_in):
-        entries = sorted((one, window.seen[one]) for one in window.seen_in[bucket])
+        there = window.seen_in[bucket]
+        identities = np.frombuffer(b"".join(there), np.uint64).reshape(-1, 2)
+        entries = np.fromiter(map(window.seen.__getitem__, there), np.uint64, len(there))
+        ascending = np.lexsort((identities[:, 1], identities[:, 0]))
         yield repr(bucket).encode()
-        yield b"".join(one + entry.to_bytes(8, "big") for one, entry in entries)
+        yield identities[ascending].tobytes() + entries[ascending].tobytes()
     for bucket in sorted(window.open):
         yield repr((bucket, sorted(window.open[bucket].cells.items()))).encode()
     for bucket in sorted(window.revisions):
@@ -71,7 +75,7 @@ def facts(shard: Shard) -> Iterator[bytes]:
     yield repr(sorted((key, sorted(spans)) for key, spans in panel.stockouts.items())).encode()
     yield repr(sorted(panel.plans.kept.items())).encode()
     for name in sorted(panel.rings):
-        yield np.ascontiguousarray(panel.rings[name][:, : panel.size]).tobytes()
+        yield from map(xxh3_128_digest, panel.rings[name][:, : panel.size])
     for name in sorted(panel.columns):
         if name not in ("category", "store", "product"):
             yield panel.column(name).tobytes()

@@ -13,10 +13,11 @@ import msgspec
 
 from learner.operations import Entry, Operation, Outcome, history
 from learner.ownership import Owned
+from learner.parts import unpack
 from learner.pickles import load_models
 from learner.replay import START, Effect, Quarantine, Rollback, Turn
 from learner.shard import Shard
-from learner.snapshot import Verifier, read_manifest, read_parts, read_shard, unpack
+from learner.snapshot import Verifier, read_manifest, read_parts, read_shard
 from learner.store import SnapshotStore
 from learner.telemetry import Telemetry
 from stream.errors import SalescastError, StoreUnavailable, TopicMismatch

@@ -1,6 +1,6 @@
 """Which shards are ours, and how one is taken up: from its head snapshot, or from nothing.
 
-One worker owns all partitions of a log. Leaves out: sharing partitions between workers.
+Leaves out: who gets which (the log's consumers say), and when one goes (``worker``).
 """
 
 from __future__ import annotations
@@ -8,8 +8,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
+from learner.aside import Aside
 from learner.operations import Entry
+from learner.parts import Known
 from learner.replay import START, Turn
 from learner.shard import Folded, Shard
 from learner.snapshot import Verifier, read_manifest, read_shard
@@ -35,14 +38,39 @@ class Owned:
     #: Counts and refusals that metrics have been told of, while a replay counts anew.
     told: tuple[Mapping[str, int], Mapping[str, int]] | None = None
     chunks: set[str] = field(default_factory=set)  # of the head: known to be in the store
+    known: Known = field(default_factory=dict)  # what the head's chunks hold
     letters: list[DeadLetter] = field(default_factory=list)  # to be kept before publishing
     finished: list[tuple[str, int, str | None]] = field(default_factory=list)  # operations
     folded: int = 0  # records since the last snapshot
     closes: int = 0  # buckets closed since the last snapshot
+    taken_at: int = 0  # position when it was taken up
+    caught_up_at: int = 0  # end of the log then
+    aside: Aside[Any] | None = None  # a snapshot on its way
+    published: int = 0  # position of the last one
+    publishing_s: float = 0.0  # monotonic: when the one on its way was begun
     published_s: float = 0.0  # monotonic
     publish_s: float = 0.0  # how long the last publication took
     last_record_s: float = 0.0  # monotonic
     stopped: str = ""  # why it stands still, if it does
+
+    def let_go(self) -> None:
+        """Give up a snapshot that is on its way: it will not become head."""
+        aside, self.aside = self.aside, None
+        if aside is not None:
+            aside.end()
+
+
+def restored(owned: Owned) -> float:
+    """How much of what waited in the log when a shard was taken up is folded, 0 to 1.
+
+    Examples
+    --------
+    >>> from types import SimpleNamespace as Some
+    >>> restored(Some(shard=Some(position=15), taken_at=10, caught_up_at=20))
+    0.5
+    """
+    waited = owned.caught_up_at - owned.taken_at
+    return min((owned.shard.position - owned.taken_at) / waited, 1.0) if waited > 0 else 1.0
 
 
 def check_topic(settings: Settings, events: EventLog) -> None:
@@ -84,7 +112,7 @@ def take(
                 f"partition {partition} of {events.topic} begins at offset {first}, "
                 "and no snapshot covers what came before"
             )
-        return Owned(shard=Shard(settings, partition), head=None, lineage=1)
+        return Owned(shard=Shard(settings, partition), head=None, lineage=1, caught_up_at=end)
     manifest = read_manifest(store, partition, head.snapshot, verifier)
     if manifest.topic_id != events.topic_id:
         raise TopicMismatch(
@@ -113,6 +141,8 @@ def take(
         lineage=head.lineage,
         parent=head.snapshot,
         chunks=manifest.chunks,
+        taken_at=manifest.position,
+        caught_up_at=end,
     )
 
 

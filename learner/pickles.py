@@ -54,7 +54,7 @@ class _Unpickler(pickle.Unpickler):
         return super().find_class(module, name)
 
 
-def load_models(data: bytes, names: Collection[str] = ()) -> dict[str, Any]:
+def load_models(data: bytes | bytearray, names: Collection[str] = ()) -> dict[str, Any]:
     """Models of a verified snapshot.
 
     Parameters

@@ -12,6 +12,7 @@ import msgspec
 
 from learner.forecaster import Forecaster
 from learner.panel import RINGS, Panel
+from learner.parts import unpack
 from learner.pickles import load_models
 from learner.plans import Kept
 from learner.snapshot import (
@@ -21,7 +22,6 @@ from learner.snapshot import (
     read_parts,
     settings_of,
     take_up_panel,
-    unpack,
 )
 from learner.store import SnapshotStore
 from stream.buckets import Calendar

@@ -421,6 +421,8 @@ class Shard:
     def digest(self) -> str:
         """SHA-256 over canonical values of everything learned and remembered.
 
+        Of rings and waiting forecasts it sees a fast hash of each row: they are most of the state.
+
         Not over position, counts, operations or lineage: the same sales, in any order within
         grace and any packing, give the same digest.
         """

@@ -1,10 +1,10 @@
-"""Snapshots: parts, chunks, a signed manifest, and how a shard goes in and comes out.
+"""Snapshots: a shard in parts, a signed manifest, and how a shard goes in and comes out.
 
 A shard is laid down in named parts: facts as raw columns, readable without unpickling
-anything; only models are pickled. Parts are cut into chunks named by their SHA-256, written
-once and reused. The manifest lists every chunk and is signed (Ed25519); it is verified before
-a byte is unpickled, and the unpickler knows no class but the models' own and River's. Leaves
-out: where chunks are kept (``store``), and when (``worker``).
+anything; only models are pickled. The manifest lists every chunk of every part and is signed
+(Ed25519); it is verified before a byte is unpickled, and the unpickler knows no class but the
+models' own and River's. Leaves out: how a part is cut into chunks (``parts``), where they are
+kept (``store``), and when (``worker``).
 """
 
 from __future__ import annotations
@@ -12,14 +12,12 @@ from __future__ import annotations
 import hashlib
 import pickle
 import platform
-import struct
 from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from typing import Any
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import (
     Ed25519PrivateKey,
@@ -30,6 +28,7 @@ from river.__version__ import __version__ as river_version
 
 from learner import intervals
 from learner.panel import COLUMNS, RINGS, Panel
+from learner.parts import Array, Part, Pieces, joined, pack, restored, unpack
 from learner.pickles import load_models
 from learner.plans import Kept
 from learner.products import Products
@@ -42,21 +41,10 @@ from stream.event import Product
 from stream.settings import Settings
 from stream.window import OUTCOMES, Open
 
-FORMAT = 1
+FORMAT = 2
 VERSION = "0.1.0"
-CHUNK_BYTES = 4_000_000
-
-Array = npt.NDArray[Any]
-
 #: Arrays of ``profiles.Profiles`` that are kept.
 PROFILES = ("phases", "past", "weeks", "answers", "scores")
-
-
-class Part(msgspec.Struct, frozen=True):
-    """A named part of a shard: its size, and its chunks' digests in order."""
-
-    size: int
-    chunks: tuple[str, ...]
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -156,34 +144,16 @@ class Verifier:
 # -- a shard's parts -----------------------------------------------------------------------
 
 
-def pack(meta: Any, arrays: Mapping[str, Array] | None = None) -> bytes:
-    """Values and arrays as bytes: a length, a msgpack header, then the arrays' raw bytes."""
-    arrays = arrays or {}
-    shapes = [(name, array.dtype.str, array.shape) for name, array in arrays.items()]
-    header = msgspec.msgpack.encode((meta, shapes))
-    raw = [np.ascontiguousarray(array).tobytes() for array in arrays.values()]
-    return b"".join([struct.pack("<I", len(header)), header, *raw])
+def lay_down(shard: Shard) -> dict[str, Pieces]:
+    """A shard as named parts. Parts that few events change are apart from those that many do.
 
-
-def unpack(data: bytes) -> tuple[Any, dict[str, Array]]:
-    """What ``pack`` was given; the arrays are fresh copies."""
-    (length,) = struct.unpack_from("<I", data)
-    meta, shapes = msgspec.msgpack.decode(data[4 : 4 + length])
-    at, arrays = 4 + length, {}
-    for name, dtype, shape in shapes:
-        count = int(np.prod(shape, dtype=np.int64))
-        arrays[name] = np.frombuffer(data, dtype, count, at).reshape(shape).copy()
-        at += arrays[name].nbytes
-    return meta, arrays
-
-
-def lay_down(shard: Shard) -> dict[str, bytes]:
-    """A shard as named parts. Parts that few events change are apart from those that many do."""
+    The pieces are views of the shard: they are to be cut, or joined, before it folds on.
+    """
     panel, window = shard.panel, shard.window
     categories = panel.categories.texts
-    order = [one for bucket in sorted(window.seen_in) for one in sorted(window.seen_in[bucket])]
-    entries = np.array([window.seen[one] for one in order], np.uint64)
-    parts = {
+    order = [one for bucket in sorted(window.seen_in) for one in window.seen_in[bucket]]
+    entries = np.fromiter(map(window.seen.__getitem__, order), np.uint64, len(order))
+    parts: dict[str, Pieces] = {
         "window": pack(_window(shard)),
         "identities": pack(
             [(bucket, len(window.seen_in[bucket])) for bucket in sorted(window.seen_in)],
@@ -214,7 +184,7 @@ def lay_down(shard: Shard) -> dict[str, bytes]:
             },
             {name: getattr(panel.profiles, name) for name in PROFILES},
         ),
-        "models": pickle.dumps(shard.models, protocol=5),
+        "models": [pickle.dumps(shard.models, protocol=5)],
         "scores": pack(
             shard.evaluation.last,
             {"sums": shard.evaluation.sums, "histogram": shard.histogram},
@@ -223,11 +193,11 @@ def lay_down(shard: Shard) -> dict[str, bytes]:
             None,
             {
                 "mean": shard.forecast(),
-                "sold": shard.sold(),
                 "basis": shard.basis(),
                 "tables": intervals.table(shard.histogram),
             },
         ),
+        "sold": pack(None, {"sold": shard.sold()}),
     }
     for name, ring in panel.rings.items():
         parts[f"ring.{name}"] = pack(None, {name: ring})
@@ -269,7 +239,7 @@ def _window(shard: Shard) -> dict[str, Any]:
     }
 
 
-def read_products(parts: Mapping[str, bytes]) -> Products:
+def read_products(parts: Mapping[str, bytearray | Pieces]) -> Products:
     """What a shard knows of products, from its part `knowledge`."""
     known, products = unpack(parts["knowledge"])[0], Products()
     told = [msgspec.json.decode(raw, type=Product) for raw in known["products"]]
@@ -277,7 +247,7 @@ def read_products(parts: Mapping[str, bytes]) -> Products:
     return products
 
 
-def take_up_panel(panel: Panel, parts: Mapping[str, bytes]) -> None:
+def take_up_panel(panel: Panel, parts: Mapping[str, bytearray | Pieces]) -> None:
     """Fill a new panel with what ``lay_down`` was given; unpickles nothing."""
     known, arrays = unpack(parts["knowledge"])
     panel.first, panel.last = known["first"], known["last"]
@@ -301,7 +271,7 @@ def take_up_panel(panel: Panel, parts: Mapping[str, bytes]) -> None:
     panel.rings = {name: unpack(parts[f"ring.{name}"])[1][name] for name in RINGS}
 
 
-def take_up(settings: Settings, partition: int, parts: Mapping[str, bytes]) -> Shard:
+def take_up(settings: Settings, partition: int, parts: Mapping[str, bytearray | Pieces]) -> Shard:
     """The shard that ``lay_down`` was given.
 
     The caller has verified where the parts come from: this unpickles the models.
@@ -314,7 +284,7 @@ def take_up(settings: Settings, partition: int, parts: Mapping[str, bytes]) -> S
     shard.histogram = scores["histogram"]
     for horizon in shard.scored:
         shard.evaluation.pending[horizon] = unpack(parts[f"pending.{horizon}"])[1]["waiting"]
-    shard.models = load_models(parts["models"], settings.models)
+    shard.models = load_models(joined(parts["models"]), settings.models)
     shard.restore_forecast(unpack(parts["forecast"])[1]["mean"])
 
     state, _ = unpack(parts["window"])
@@ -352,22 +322,6 @@ def _cells(rows: list[list[Any]]) -> dict[tuple[str, str], list[int]]:
 
 
 # -- in and out of a store -----------------------------------------------------------------
-
-
-def cut(parts: Mapping[str, bytes]) -> tuple[dict[str, Part], dict[str, memoryview]]:
-    """Cut parts into chunks: the parts' tables, and the chunks by digest."""
-    tables: dict[str, Part] = {}
-    chunks: dict[str, memoryview] = {}
-    for name, data in parts.items():
-        view = memoryview(data)
-        digests = []
-        for at in range(0, max(len(view), 1), CHUNK_BYTES):
-            piece = view[at : at + CHUNK_BYTES]
-            digest = hashlib.sha256(piece).hexdigest()
-            chunks[digest] = piece
-            digests.append(digest)
-        tables[name] = Part(len(view), tuple(digests))
-    return tables, chunks
 
 
 def describe(
@@ -429,7 +383,9 @@ def read_manifest(
     return verifier.open(store.get_manifest(partition, snapshot), partition, snapshot)
 
 
-def read_parts(store: SnapshotStore, manifest: Manifest, names: Iterable[str]) -> dict[str, bytes]:
+def read_parts(
+    store: SnapshotStore, manifest: Manifest, names: Iterable[str]
+) -> dict[str, bytearray]:
     """Some parts of a snapshot, each chunk checked against its digest.
 
     Raises
@@ -441,7 +397,10 @@ def read_parts(store: SnapshotStore, manifest: Manifest, names: Iterable[str]) -
         part = manifest.parts.get(name)
         if part is None:
             raise SnapshotCorrupt(f"snapshot {manifest.snapshot} has no part `{name}`")
-        data = b"".join(store.get_chunk(digest) for digest in part.chunks)
+        try:
+            data = restored(map(store.get_chunk, part.chunks))
+        except ValueError as error:
+            raise SnapshotCorrupt(f"part `{name}` of {manifest.snapshot}: {error}") from None
         if len(data) != part.size:
             raise SnapshotCorrupt(f"part `{name}` of {manifest.snapshot} has another size")
         found[name] = data
@@ -490,7 +449,8 @@ def read_serving(
     SnapshotMissing, SnapshotCorrupt
     """
     manifest = read_manifest(store, partition, snapshot, verifier)
-    names = ["keys", "columns", "forecast", *(f"ring.{name}" for name in _SERVED if rings)]
+    rings_of = [f"ring.{name}" for name in _SERVED if rings]
+    names = ["keys", "columns", "forecast", "sold", *rings_of]
     known = dict(previous.parts) if previous is not None else {}
     arrays: dict[str, Array] = {name: np.zeros((0, manifest.series)) for name in _SERVED}
     texts: dict[str, list[str]] = {}

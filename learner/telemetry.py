@@ -71,6 +71,11 @@ class Telemetry:
         self._position = gauge("position_offset", "Next offset to fold", one)
         self._end = gauge("log_end_offset", "Offset the next record of the log will get", one)
         self._lag = gauge("lag_records", "Records of the log that are not folded yet", one)
+        self._restored = gauge(
+            "restore_progress_ratio",
+            "How much of what waited in the log when a partition was taken up is folded; 1: all",
+            one,
+        )
         self._watermark = gauge(
             "watermark_timestamp_seconds", "Event time up to which buckets are closed", one
         )
@@ -108,6 +113,12 @@ class Telemetry:
         self._snapshot_seconds = Histogram(
             "salescast_snapshot_seconds",
             "Time from copying a shard's state to its snapshot being durable",
+            buckets=_SNAPSHOT_BUCKETS_S,
+            registry=registry,
+        )
+        self._pause = Histogram(
+            "salescast_snapshot_pause_seconds",
+            "How long the loop stood still for a snapshot that a process of its own puts",
             buckets=_SNAPSHOT_BUCKETS_S,
             registry=registry,
         )
@@ -177,6 +188,10 @@ class Telemetry:
         self._end.labels(name).set(end)
         self._lag.labels(name).set(max(0, end - offset))
 
+    def restored(self, partition: int, ratio: float) -> None:
+        """Tell how much of what waited when a partition was taken up is folded, 0 to 1."""
+        self._restored.labels(str(partition)).set(ratio)
+
     def scored(self, rows: Iterable[ScoreRow], *, champion: str) -> None:
         """Replace the recent scores, over all partitions of this learner.
 
@@ -221,6 +236,10 @@ class Telemetry:
         self._published.labels(str(partition)).set(at_s)
         self._snapshot_seconds.observe(seconds)
 
+    def paused(self, seconds: float) -> None:
+        """Tell how long the loop stood still to let a process of its own put a snapshot, s."""
+        self._pause.observe(seconds)
+
     def ticked(self, partition: int) -> None:
         """Count a tick that was appended."""
         self._counters(partition).ticks.inc()
@@ -240,7 +259,8 @@ class Telemetry:
     def dropped(self, partition: int) -> None:
         """Forget where a partition stands: another worker owns it now. Counters stay."""
         for metric in (self._position, self._end, self._lag, self._watermark, self._series,
-                       self._published, self._size, self._stopped, self._replaying):  # fmt: skip
+                       self._published, self._size, self._stopped, self._replaying,
+                       self._restored):  # fmt: skip
             metric.remove(str(partition))
         self._by_partition.pop(partition, None)
 

@@ -12,15 +12,18 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 
 import numpy as np
 
+from learner.aside import Aside
 from learner.effects import Effects, read_operations, report
 from learner.evaluation import summary
-from learner.ownership import Owned, check_topic, following, pinned, take, take_in
+from learner.ownership import Owned, check_topic, following, pinned, restored, take, take_in
+from learner.publishing import Put, prune, put
 from learner.replay import Turn
-from learner.snapshot import Signer, cut, describe, lay_down, read_manifest
-from learner.store import Pointer, Replaying, SnapshotStore
+from learner.snapshot import Signer
+from learner.store import SnapshotStore
 from learner.telemetry import Telemetry
 from stream.dead_letters import DeadLetters
 from stream.errors import (
@@ -49,7 +52,7 @@ PRUNE_EVERY = 10
 
 
 class Worker:
-    """Folds all partitions of a log and publishes their snapshots.
+    """Folds its share of a log's partitions and publishes their snapshots.
 
     Parameters
     ----------
@@ -86,6 +89,7 @@ class Worker:
         self.telemetry = telemetry
         self.clock = clock
         self.owned: dict[int, Owned] = {}
+        self.waiting: dict[int, float] = {}  # ours, to be taken up: when to try (monotonic)
         self.started = False
         self.stop = threading.Event()
         self.effects = Effects(
@@ -107,30 +111,31 @@ class Worker:
         """
         self.stop = stop
         check_topic(self.settings, self.events)
-        consumer = self._own()
+        consumer = self._join()
         try:
-            for partition in range(self.events.partitions):
-                self._restore(partition, consumer)
-            self.started = True
             while not stop.is_set():
                 self.step(consumer, POLL_S)
-            for owned in self.owned.values():
+            for owned in list(self.owned.values()):
+                owned.let_go()  # what is on its way would be older
                 self._publish_if(owned, consumer, due=owned.folded > 0)
         finally:
             consumer.close()
 
-    def _own(self) -> Consumer:
-        """Own the log; an owner that is just leaving is given a moment."""
+    def _join(self) -> Consumer:
+        """Own a share of the log; an only owner that is just leaving is given a moment."""
         end = time.monotonic() + LEAVING_S
         while True:
             try:
-                return self.events.consume(dict.fromkeys(range(self.events.partitions), 0))
+                return self.events.join()
             except AlreadyOwned:
                 if time.monotonic() > end or self.stop.wait(0.2):
                     raise
 
     def step(self, consumer: Consumer, timeout_s: float) -> None:
         """Poll once, fold what came, publish what is due."""
+        now = time.monotonic()
+        if any(at <= now for at in self.waiting.values()):
+            timeout_s = 0.0
         try:
             batches = consumer.poll(self.settings.poll_records, timeout_s)
             self.telemetry.dependency("log", True)
@@ -139,11 +144,15 @@ class Worker:
             self.telemetry.dependency("log", False)
             time.sleep(RETRY_S)
             return
+        before = dict(self.owned)
+        self._move(consumer)
         now = time.monotonic()
         for partition, records in batches.items():
-            self.owned[partition].last_record_s = now
+            owned = self.owned.get(partition)
+            if owned is None or owned is not before.get(partition):
+                continue  # it went, and may have come back, since these were polled
+            owned.last_record_s = now
             for at in range(0, len(records), SLICE):
-                owned = self.owned[partition]
                 piece = records[at : at + SLICE]
                 if owned.stopped or piece[0].offset < owned.shard.position:
                     break
@@ -151,31 +160,80 @@ class Worker:
                     break  # restored: its records come again
                 self._publish_if_due(owned, consumer)
                 self._tell()
-                if self.owned[partition] is not owned or self.stop.is_set():
+                if self.owned.get(partition) is not owned or self.stop.is_set():
                     break  # what was polled and not folded is polled again
         for owned in list(self.owned.values()):
             self._tick(owned, now)
             self._publish_if_due(owned, consumer)
         self._tell()
 
-    def _restore(self, partition: int, consumer: Consumer) -> None:
-        """Take a partition up from its head, and read on from there."""
-        while True:
+    # -- partitions come and go --------------------------------------------------------------
+
+    def _move(self, consumer: Consumer) -> None:
+        """Let go of partitions that went, and take up one that came.
+
+        One at a time: between two, the group hears of us and may ask for some of them back.
+        """
+        moves = consumer.moves()
+        for partition in (*moves.lost, *moves.revoked):
+            self.waiting.pop(partition, None)
+            owned = self.owned.pop(partition, None)
+            if owned is not None:
+                self._let_go(owned, publish=partition in moves.revoked)
+        self.waiting.update(dict.fromkeys(moves.gained, 0.0))
+        now = time.monotonic()
+        due = [partition for partition, at in self.waiting.items() if at <= now]
+        if due:
+            self._restore(due[0], consumer)
+        elif not self.waiting and consumer.joined:
+            self.started = True
+
+    def _let_go(self, owned: Owned, *, publish: bool) -> None:
+        """Drop a shard; one that was lost is neither published nor committed.
+
+        One that was revoked is published if it can be. The next owner may have taken up the
+        head already: then one of the two loses the compare-and-set, which does no harm.
+        """
+        partition = owned.shard.partition
+        owned.let_go()
+        logger.info("partition %d: %s", partition, "handed over" if publish else "lost")
+        self.telemetry.dropped(partition)
+        if publish and owned.folded and not owned.stopped:
             try:
-                owned = take(
-                    self.settings, self.events, self.store, self.signer.verifier, partition
-                )
-                replay = owned.shard.replay
-                if replay is not None:
-                    owned.written = self.dead_letters.written(partition, replay.until)
-                break
+                self.publish(owned)
             except (LogUnavailable, StoreUnavailable) as error:
-                logger.warning("partition %d: %s", partition, error)
-                time.sleep(RETRY_S)
+                logger.warning("partition %d: not published: %s", partition, error)
+
+    def _restore(self, partition: int, consumer: Consumer) -> None:
+        """Take a partition up from its head, and read on from there; or try again in a while."""
+        self._drop(partition)
+        try:
+            owned = take(self.settings, self.events, self.store, self.signer.verifier, partition)
+            replay = owned.shard.replay
+            if replay is not None:
+                owned.written = self.dead_letters.written(partition, replay.until)
+        except (LogUnavailable, StoreUnavailable) as error:
+            logger.warning("partition %d: %s", partition, error)
+            self._postpone(partition, consumer)
+            return
+        self.waiting.pop(partition, None)
         owned.published_s = owned.last_record_s = time.monotonic()
         self.owned[partition] = owned
         consumer.seek(partition, owned.shard.position)
         self.telemetry.stopped(partition, False)
+
+    def _postpone(self, partition: int, consumer: Consumer) -> None:
+        """Drop a shard, to take it up again from what is whole in a while."""
+        self._drop(partition)
+        self.telemetry.restored(partition, 0.0)
+        consumer.pause(partition)
+        self.waiting[partition] = time.monotonic() + RETRY_S
+
+    def _drop(self, partition: int) -> None:
+        """Forget a shard, and a snapshot of it that is on its way."""
+        owned = self.owned.pop(partition, None)
+        if owned is not None:
+            owned.let_go()
 
     # -- folding ---------------------------------------------------------------------------
 
@@ -194,8 +252,7 @@ class Worker:
         except (LogUnavailable, StoreUnavailable) as error:
             # Half a batch may be folded: go back to what is whole, and come again.
             logger.warning("partition %d: %s; going back to its head", shard.partition, error)
-            time.sleep(RETRY_S)
-            self._restore(shard.partition, consumer)
+            self._postpone(shard.partition, consumer)
             return False
         except Exception as error:
             # No reason names this. The shard stops here; what is published goes on being served.
@@ -271,6 +328,7 @@ class Worker:
         made ready. 3. It becomes head, unfinished. 4. The log is read again from there.
         """
         partition = owned.shard.partition
+        owned.let_go()
         # 1.
         self._keep_aside(owned)
         # 2.
@@ -298,16 +356,24 @@ class Worker:
         )
 
     def _publish_if(self, owned: Owned, consumer: Consumer, *, due: bool) -> None:
-        if not due or owned.stopped:
+        if owned.aside is None and (not due or owned.stopped):
             return
         try:
-            kept = self.publish(owned)
+            if owned.aside is not None:
+                kept = self._await_aside(owned)
+            elif owned.shard.panel.size >= self.settings.aside_series and not self.stop.is_set():
+                self._publish_aside(owned)
+                return
+            else:
+                kept = self.publish(owned)
             self.telemetry.dependency("store", True)
         except (LogUnavailable, StoreUnavailable) as error:
             logger.warning("partition %d: not published: %s", owned.shard.partition, error)
             self.telemetry.dependency("store", not isinstance(error, StoreUnavailable))
             owned.published_s = time.monotonic()  # learning goes on; try again in a while
             return
+        if kept is None:
+            return  # on its way
         if not kept:
             logger.warning(
                 "partition %d: somebody else has published; going back to the head",
@@ -315,7 +381,7 @@ class Worker:
             )
             self._restore(owned.shard.partition, consumer)
             return
-        consumer.commit({owned.shard.partition: owned.shard.position})  # 6. for display
+        consumer.commit({owned.shard.partition: owned.published})  # 6. for display
 
     def publish(self, owned: Owned) -> bool:
         """Publish a shard as it stands. A crash between any two steps leaves the last one whole.
@@ -332,60 +398,70 @@ class Worker:
         -------
         ``False``: head has moved otherwise; the shard must be restored.
         """
-        started = time.perf_counter()
-        shard = owned.shard
-        # 1.
-        self._keep_aside(owned)
-        # 2.
-        tables, chunks = cut(lay_down(shard))
-        manifest = describe(
-            shard,
-            tables,
+        owned.let_go()
+        owned.publishing_s = time.monotonic()
+        self._keep_aside(owned)  # 1.
+        return self._move_head(owned, self._put(owned)())
+
+    def _publish_aside(self, owned: Owned) -> None:
+        """The same, but 2. and 3. in a process of their own, while this one folds on."""
+        owned.publishing_s = time.monotonic()
+        self._keep_aside(owned)  # 1.
+        owned.aside = Aside(self._put(owned), Put)
+        self.telemetry.paused(time.monotonic() - owned.publishing_s)
+
+    def _await_aside(self, owned: Owned) -> bool | None:
+        """Go on with 4. once that process has done its part; ``None``: it has not."""
+        assert owned.aside is not None
+        try:
+            done = owned.aside.done()
+        except StoreUnavailable:
+            owned.let_go()
+            raise
+        if done is None:
+            return None
+        owned.aside = None
+        return self._move_head(owned, done)
+
+    def _put(self, owned: Owned) -> Callable[[], Put]:
+        """What puts a shard as it stands now: 2. and 3."""
+        return partial(
+            put,
+            owned,
+            self.store,
+            self.signer,
             topic_id=self.events.topic_id,
-            lineage=owned.lineage,
-            parent=owned.parent,
             created_us=round(self.clock() * 1e6),
         )
-        written = 0
-        for digest in self.store.missing(chunks.keys() - owned.chunks):
-            self.store.put_chunk(digest, bytes(chunks[digest]))
-            written += len(chunks[digest])
-        # 3.
-        self.store.put_manifest(shard.partition, manifest.snapshot, self.signer.seal(manifest))
-        # 4. and 5.
-        to = Pointer(manifest.snapshot, owned.lineage, shard.position)
-        replay = shard.replay
-        unserved = Replaying(replay.operation, replay.start, replay.until) if replay else None
-        if not self.store.move_head(shard.partition, owned.head, to, unserved):
+
+    def _move_head(self, owned: Owned, done: Put) -> bool:
+        """Let head, and active, be what was put: 4. and 5."""
+        partition = owned.shard.partition
+        if not self.store.move_head(partition, owned.head, done.to, done.unserved):
             return False
-        owned.head = owned.parent = manifest.snapshot
-        owned.chunks = manifest.chunks
-        owned.folded = owned.closes = 0
+        owned.head = owned.parent = done.to.snapshot
+        owned.chunks, owned.known = done.chunks, done.known
+        owned.published = done.to.position
+        owned.folded -= done.folded
+        owned.closes -= done.closes
         owned.published_s = time.monotonic()
-        owned.publish_s = seconds = time.perf_counter() - started
+        owned.publish_s = seconds = owned.published_s - owned.publishing_s
         self.telemetry.published(
-            shard.partition, manifest.size_bytes, written, seconds, self.clock()
+            partition, done.size_bytes, done.written_bytes, seconds, self.clock()
         )
         self._publications += 1
-        if self._publications % (PRUNE_EVERY * len(self.owned)) == 0:
+        if self._publications % (PRUNE_EVERY * max(1, len(self.owned))) == 0:
             try:
-                self._prune()
+                keep = self.settings.snapshots_kept
+                prune(self.store, self.signer.verifier, keep, pinned(read_operations(self.control)))
+                if self.store.missing(owned.chunks):
+                    # Somebody has deleted some: the next snapshot puts all anew.
+                    logger.warning("partition %d: chunks are gone from the store", partition)
+                    owned.chunks, owned.known = set(), {}
             except (LogUnavailable, StoreError) as error:
                 # Unreachable, or one that cannot be read: nothing is deleted on a guess.
                 logger.warning("old snapshots stay for now: %s", error)
         return True
-
-    def _prune(self) -> None:
-        """Forget snapshots beyond the newest and the pinned, and chunks that none names."""
-        keep_always = pinned(read_operations(self.control))
-        named: set[str] = set()
-        for partition in self.store.partitions():
-            snapshots = self.store.snapshots(partition)
-            old = set(snapshots[: -self.settings.snapshots_kept]) - keep_always
-            self.store.delete(partition, old)
-            for snapshot in self.store.snapshots(partition):
-                named |= read_manifest(self.store, partition, snapshot, self.signer.verifier).chunks
-        self.store.sweep(named)
 
     # -- telling ---------------------------------------------------------------------------
 
@@ -403,6 +479,9 @@ class Worker:
             replay = owned.shard.replay
             left = 0 if replay is None else replay.until - owned.shard.position
             self.telemetry.replaying(partition, left)
+            self.telemetry.restored(partition, restored(owned))
+        if not self.owned:
+            return
         evaluations = [owned.shard.evaluation for owned in self.owned.values()]
         sums = np.sum([one.sums for one in evaluations], axis=0)
         rows = summary(evaluations[0].models, evaluations[0].scored, sums, self.settings.champion)

@@ -1,4 +1,4 @@
-"""`salescast settings`, `snapshots`, `operations`, `excluded`, `status`: what is, in tables."""
+"""`salescast settings`, `snapshots`, `operations`, `excluded`, `status`, `shards`, in tables."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ def register(app: typer.Typer) -> None:
     app.command()(operations)
     app.command()(excluded)
     app.command()(status)
+    app.command()(shards)
 
 
 def show_settings(config: Config = None, json: AsJson = False) -> None:
@@ -142,6 +143,25 @@ def status(config: Config = None, url: Url = None, json: AsJson = False) -> None
                       "" if age is None else f"{age:.0f} s", one["snapshot"] or "",
                       " ".join(marks))  # fmt: skip
     out.print(table if found["partitions"] else "nothing is served yet")
+
+
+def shards(config: Config = None, url: Url = None, json: AsJson = False) -> None:
+    """Show who folds each partition, how far its head has come, and what waits in the log."""
+    found = _client(config, url).get("/v1/shards")
+    if json:
+        print_json(found)
+        return
+    table = table_of("partition", "owner", "lineage", "position", "lag", "waiting", "series",
+                   "knows sales up to", "last snapshot", "age")  # fmt: skip
+    for one in found["items"]:
+        lag, waiting, age = one["lag"], one["lag_s"], one["age_s"]
+        table.add_row(str(one["partition"]), one["owner"] or "nobody",
+                      "" if one["lineage"] is None else str(one["lineage"]),
+                      f"{one['position']:,}", "?" if lag is None else f"{lag:,}",
+                      "?" if waiting is None else f"{waiting:.0f} s", f"{one['series']:,}",
+                      when(one["as_of"]), one["snapshot"] or "",
+                      "" if age is None else f"{age:.0f} s")  # fmt: skip
+    out.print(table)
 
 
 def _client(config: str | None, url: str | None) -> Client:

@@ -48,6 +48,7 @@ def open_log(settings: Settings, name: Literal["events", "control", "dead_letter
         partitions=partitions,
         replication=settings.kafka_replication,
         group=settings.kafka_group,
+        session_s=settings.kafka_session_s,
         security_protocol=settings.kafka_security_protocol,
         ssl_cafile=settings.kafka_ssl_cafile,
         sasl_mechanism=settings.kafka_sasl_mechanism,

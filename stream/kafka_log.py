@@ -2,8 +2,7 @@
 
 Guarantees, beyond ``log``: an append is acknowledged by all in-sync replicas, once, in the order
 given; a topic whose settings would lose events is refused at the start; a topic recreated while
-it is read is noticed within ``LOOK_S``. Leaves out: ownership (a group's members are not
-coordinated: partitions are assigned by the caller); and append times that never decrease where
+it is read is noticed within two seconds. Leaves out: append times that never decrease where
 the brokers' clocks do not agree: after a change of leader they step back by that much. They
 are handed on as they are, since a correction would depend on where the reading began; who
 needs a running maximum takes it.
@@ -14,25 +13,26 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition  # type: ignore[import-untyped]
 from kafka import errors as kafka_errors
 from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient  # type: ignore[import-untyped]
+from kafka.coordinator.assignors.cooperative_sticky import (  # type: ignore[import-untyped]
+    CooperativeStickyAssignor,
+)
 from kafka.structs import OffsetAndMetadata  # type: ignore[import-untyped]
 
 from stream.errors import LogError, LogUnavailable, OffsetExpired, TopicMismatch
-from stream.log import Entry, Record
+from stream.kafka_consumer import LOST, KafkaLogConsumer, KafkaMember, to_records
+from stream.log import Entry, Record, here
 
 #: How long an append, a question and the first connection may take before the log is unavailable.
 APPEND_S = 30.0
 ASK_S = 5.0
 CONNECT_S = 10.0
-#: How often ``poll`` looks whether the brokers are there and the topic is still the same.
-LOOK_S = 2.0
-#: How long a failed commit of offsets, which nobody waits for, keeps the next from being tried.
-COMMIT_AGAIN_S = 30.0
+MAX_POLL_MS = 300_000
 #: Largest record before compression; what a broker takes is the topic's ``max.message.bytes``.
 MAX_REQUEST_BYTES = 8 << 20
 
@@ -49,11 +49,6 @@ _DENIED = (
     kafka_errors.SaslAuthenticationFailedError,
     kafka_errors.UnsupportedSaslMechanismError,
 )
-_LOST = (
-    kafka_errors.OffsetOutOfRangeError,
-    kafka_errors.LogTruncationError,
-    kafka_errors.NoOffsetForPartitionError,
-)
 
 
 class KafkaLog:
@@ -68,7 +63,9 @@ class KafkaLog:
     partitions, replication
         Of the topic, if it has to be made; one that is there keeps its own.
     group
-        Consumer group under which ``commit`` shows positions.
+        Consumer group that shares the topic, and under which ``commit`` shows positions.
+    session_s
+        Silence after which the group takes a member for dead, s.
     security_protocol, ssl_cafile, sasl_mechanism, username, password
         As kafka-python names them; empty: its defaults.
 
@@ -91,6 +88,7 @@ class KafkaLog:
         partitions: int,
         replication: int = 1,
         group: str = "salescast",
+        session_s: float = 10.0,
         security_protocol: str = "PLAINTEXT",
         ssl_cafile: str = "",
         sasl_mechanism: str = "",
@@ -101,6 +99,7 @@ class KafkaLog:
         self._bootstrap = bootstrap
         self._topic = topic
         self._group = group
+        self._session_s = session_s
         self._options: dict[str, Any] = {
             "bootstrap_servers": bootstrap.split(","),
             "client_id": "salescast",
@@ -212,10 +211,10 @@ class KafkaLog:
             while len(found) < max_records and reader.position(there) < end:
                 try:
                     polled = reader.poll(100, max_records - len(found))
-                except _LOST as error:
+                except LOST as error:
                     raise self._expired({partition: offset}) from error
                 for records in polled.values():
-                    found += _records(partition, records)
+                    found += to_records(partition, records)
                 if time.monotonic() > deadline and not found:
                     raise LogUnavailable(
                         f"Kafka at {self._bootstrap} gave no record of {self._topic}[{partition}] "
@@ -231,6 +230,39 @@ class KafkaLog:
                 raise ValueError(f"no partition {partition}: the topic has {self._partitions}")
         with self._unavailable():
             return KafkaLogConsumer(self, self._consumer(), positions)
+
+    def join(self) -> KafkaMember:
+        """Share the topic with the other members of the group."""
+        with self._unavailable():
+            return KafkaMember(
+                self,
+                self._consumer(
+                    client_id=here(),
+                    group_id=self._group,
+                    session_timeout_ms=int(self._session_s * 1000),
+                    heartbeat_interval_ms=int(min(self._session_s / 4, 3.0) * 1000),
+                    # Longer than any restore; a member that hangs longer gives its share up.
+                    max_poll_interval_ms=MAX_POLL_MS,
+                    partition_assignment_strategy=[CooperativeStickyAssignor],
+                ),
+            )
+
+    def owners(self) -> Mapping[int, str]:
+        """Which member folds a partition, by what it calls itself; those that one does."""
+        try:
+            with self._admin_lock, self._unavailable():
+                members = self._admin.describe_groups([self._group])[self._group]["members"]
+        except LogUnavailable as error:
+            if not isinstance(error.__cause__, kafka_errors.CoordinatorNotAvailableError):
+                raise
+            return {}  # so it is until the cluster's first group is made
+        return {
+            partition: member["client_id"]
+            for member in members
+            for topic, partitions in _assigned(member["member_assignment"])
+            if topic == self._topic
+            for partition in partitions
+        }
 
     def close(self) -> None:
         """Send what is under way, and release connections. Safe to call twice."""
@@ -309,6 +341,13 @@ class KafkaLog:
                 f"the topic {self._topic} was {what}: positions belong to its id {self._id}",
                 remedy="Restore the old topic, or start a new lineage in a new data folder",
             )
+        if len(about["partitions"]) != self._partitions:
+            raise TopicMismatch(
+                f"the topic {self._topic} was given {len(about['partitions'])} partitions while "
+                f"it has {self._partitions}: stores would move to others",
+                remedy="Stop producers that hash over all of them; topics do not shrink, so "
+                "replay into a new one",
+            )
 
     def _expired(self, positions: Mapping[int, int]) -> LogError:
         """Why Kafka has no record at one of these positions."""
@@ -333,10 +372,10 @@ class KafkaLog:
         answer = getattr(self._connected_reader(), question)(there)
         return {place.partition: offset for place, offset in answer.items()}
 
-    def _consumer(self) -> Any:
-        """A consumer without a group: reading must not wait for a coordinator."""
+    def _consumer(self, **options: Any) -> Any:
+        """A consumer; by default without a group: reading must not wait for a coordinator."""
         return KafkaConsumer(
-            **self._options,
+            **{**self._options, **options},
             request_timeout_ms=int(ASK_S * 1000),
             allow_auto_create_topics=False,
             auto_offset_reset="none",
@@ -408,77 +447,8 @@ class KafkaLog:
             ) from error
 
 
-class KafkaLogConsumer:
-    """A reader of assigned partitions; one thread's."""
-
-    def __init__(self, log: KafkaLog, consumer: Any, positions: Mapping[int, int]) -> None:
-        self._log = log
-        self._consumer = consumer
-        self._looked = time.monotonic()
-        self._commit_after = 0.0
-        consumer.assign([TopicPartition(log.topic, partition) for partition in positions])
-        for partition, offset in positions.items():
-            self.seek(partition, offset)
-
-    def poll(self, max_records: int, timeout_s: float) -> Mapping[int, Sequence[Record]]:
-        """Records by partition, from where the last poll ended; empty on time-out."""
-        log = self._log
-        with log._unavailable():
-            # Before records are taken: afterwards, an error would lose them.
-            self._look()
-            try:
-                polled = self._consumer.poll(int(timeout_s * 1000), max_records)
-            except _LOST as error:
-                raise self._lost() from error
-        return {place.partition: _records(place.partition, got) for place, got in polled.items()}
-
-    def seek(self, partition: int, offset: int) -> None:
-        """Go on reading a partition from ``offset``."""
-        place = TopicPartition(self._log.topic, partition)
-        if place not in self._consumer.assignment():
-            raise ValueError(f"partition {partition} is not consumed here")
-        self._consumer.seek(place, offset)
-
-    def commit(self, positions: Mapping[int, int]) -> None:
-        """Show positions as the group's offsets; a failure is kept to itself."""
-        if time.monotonic() < self._commit_after:
-            return
-        try:
-            with self._log._unavailable():
-                self._log._commit(positions)
-        except LogError:
-            self._commit_after = time.monotonic() + COMMIT_AGAIN_S
-
-    def close(self) -> None:
-        """Release the connections. Safe to call twice."""
-        with suppress(kafka_errors.KafkaError):
-            self._consumer.close(autocommit=False)
-
-    def _look(self) -> None:
-        """Ask now and then: kafka-python keeps quiet about brokers that are gone."""
-        if time.monotonic() - self._looked >= LOOK_S:
-            self._log._same_topic()
-            self._looked = time.monotonic()
-
-    def _lost(self) -> LogError:
-        positions = {
-            place.partition: self._consumer.position(place) for place in self._consumer.assignment()
-        }
-        with self._log._reader_lock:
-            return self._log._expired(positions)
-
-
-def _records(partition: int, found: Sequence[Any]) -> list[Record]:
-    """kafka-python's records as ours, by index: names cost a third of it.
-
-    Kafka has values and headers that are null; they are empty here. Times come in ms.
-    """
-    new = tuple.__new__
-    return [
-        new(
-            Record,
-            (partition, r[3], r[4] * 1000, r[6], r[7] or b"",
-             tuple((name, value or b"") for name, value in r[8]) if r[8] else ()),
-        )
-        for r in found
-    ]  # fmt: skip
+def _assigned(assignment: Any) -> list[tuple[str, list[int]]]:
+    """Topics and partitions of a group's member; none while the group is rebalancing."""
+    if not isinstance(assignment, dict):  # raw bytes: it has none yet
+        return []
+    return [(one["topic"], one["partitions"]) for one in assignment["assigned_partitions"]]

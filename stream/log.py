@@ -9,6 +9,8 @@ one contract suite runs over both.
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple, Protocol
@@ -36,8 +38,31 @@ class Record(NamedTuple):
     headers: Headers = ()
 
 
+class Moves(NamedTuple):
+    """Partitions that came to a consumer and went from it.
+
+    ``revoked`` ones were ours until now, and nobody else has them yet; ``lost`` ones were taken
+    while we were thought dead, and others may have read on already.
+    """
+
+    gained: tuple[int, ...] = ()
+    revoked: tuple[int, ...] = ()
+    lost: tuple[int, ...] = ()
+
+
 class Consumer(Protocol):
     """The folding owner's reader of some partitions."""
+
+    @property
+    def joined(self) -> bool:
+        """Whether it is known which partitions are ours, though it may be none."""
+
+    def moves(self) -> Moves:
+        """Partitions gained, revoked and lost since the last call, to be asked after each poll.
+
+        One that went and came back is in two of them: it went first. A gained partition gives
+        no records until it is sought.
+        """
 
     def poll(self, max_records: int, timeout_s: float) -> Mapping[int, Sequence[Record]]:
         """Records by partition, in order, from where the last poll ended; empty on time-out.
@@ -51,7 +76,10 @@ class Consumer(Protocol):
         """
 
     def seek(self, partition: int, offset: int) -> None:
-        """Go on reading a partition from ``offset``."""
+        """Go on reading a partition from ``offset``; nothing if it has just been taken away."""
+
+    def pause(self, partition: int) -> None:
+        """Give no records of a partition until it is sought."""
 
     def commit(self, positions: Mapping[int, int]) -> None:
         """Tell the log the next offsets to fold: for the display of lag only, best effort."""
@@ -104,8 +132,27 @@ class EventLog(Protocol):
             The log has one owner, and it is another process.
         """
 
+    def join(self) -> Consumer:
+        """Own a share of the partitions, beside other members; ``Consumer.moves`` says which.
+
+        A log that one process owns gives it all of them.
+
+        Raises
+        ------
+        AlreadyOwned
+            The log has one owner, and it is another process.
+        """
+
+    def owners(self) -> Mapping[int, str]:
+        """Who folds a partition now, as host:process id; those that nobody does are left out."""
+
     def close(self) -> None:
         """Release connections. Safe to call twice."""
+
+
+def here() -> str:
+    """What this process calls itself among the owners of a log."""
+    return f"{socket.gethostname()}:{os.getpid()}"
 
 
 @lru_cache(maxsize=65536)

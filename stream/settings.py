@@ -51,7 +51,10 @@ class Settings:
     kafka_sasl_mechanism: str = _s("", "SASL mechanism, such as SCRAM-SHA-512")
     kafka_username: str = _s("", "User for SASL")
     kafka_password: str = _s("", "Password for SASL", secret=True)
-    kafka_group: str = _s("salescast", "Consumer group, for the display of lag")
+    kafka_group: str = _s("salescast", "Consumer group by which learners share the partitions")
+    kafka_session_s: float = _s(
+        10.0, "Silence after which the group gives a learner's partitions to others", unit="s"
+    )
     kafka_replication: int = _s(1, "Replication factor of topics that Salescast creates")
     redis_url: str = _s("redis://127.0.0.1:6379/0", "Redis, as a URL", secret=True)
     redis_prefix: str = _s("salescast", "Prefix of every key in Redis")
@@ -110,6 +113,11 @@ class Settings:
     # the worker
     snapshot_interval_s: float = _s(
         10.0, "Longest time between snapshots of a changed shard", unit="s"
+    )
+    aside_series: int = _s(
+        20_000,
+        "Series from which on a snapshot is put by a forked process, while the fold goes on",
+        unit="series",
     )
     snapshots_kept: int = _s(30, "Newest snapshots kept a partition, beside the pinned ones")
     poll_records: int = _s(5000, "Most records of one poll")
@@ -282,6 +290,7 @@ _AT_LEAST: dict[str, float] = {
     "live_edge_s": 0, "horizon": 0, "max_series": 1, "snapshot_interval_s": 0.05,
     "snapshots_kept": 2, "poll_records": 1, "metrics_port": 0, "port": 0,
     "replica_poll_s": 0.01, "stale_after_s": 0, "max_body_bytes": 1024, "kafka_replication": 1,
+    "aside_series": 0, "kafka_session_s": 6,  # brokers take no less
 }  # fmt: skip
 
 
@@ -292,6 +301,7 @@ _AT_MOST: dict[str, float] = {
     "metrics_port": 65535, "port": 65535, "replica_poll_s": 3600, "stale_after_s": 366 * 86400,
     "poll_records": 1_000_000, "max_series": 100_000_000, "snapshots_kept": 100_000,
     "max_body_bytes": 2**31, "kafka_replication": 100,
+    "kafka_session_s": 1800,
 }  # fmt: skip
 
 

@@ -25,7 +25,7 @@ from pathlib import Path
 import msgspec
 
 from stream.errors import AlreadyOwned, LogError, LogUnavailable, OffsetExpired, TopicMismatch
-from stream.log import Entry, Record
+from stream.log import Entry, Moves, Record, here
 
 #: How long to wait for other writers before saying that the log is locked.
 BUSY_S = 10.0
@@ -97,6 +97,7 @@ class SqliteLog:
             raise ValueError(f"partitions must be 1 to {1 << PARTITION_BITS}, not {partitions}")
         self._path = Path(path)
         self._topic = topic
+        self._lock_file = self._path.with_name(f"{self._path.name}.{topic}.lock")
         self._partitions = partitions
         self._clock = clock
         self._pending: list[_Append] = []
@@ -163,12 +164,27 @@ class SqliteLog:
         """Own the topic, by a lock on a file beside the log, and read these partitions."""
         for partition in positions:
             _check_partition(partition, self._partitions)
-        lock = _own(self._path.with_name(f"{self._path.name}.{self._topic}.lock"), self._topic)
+        lock = _own(self._lock_file, self._topic)
         try:
             return SqliteConsumer(self, _connect(self._path), lock, positions)
         except BaseException:
             os.close(lock)
             raise
+
+    def join(self) -> SqliteConsumer:
+        """Own the topic; all partitions are gained at once."""
+        consumer = self.consume(dict.fromkeys(range(self._partitions), 0))
+        for partition in range(self._partitions):
+            consumer.pause(partition)
+        consumer.gained = tuple(range(self._partitions))
+        return consumer
+
+    def owners(self) -> Mapping[int, str]:
+        """The one owner, for every partition; none while nobody holds the lock."""
+        with _unavailable(self._path):
+            pid = _owner(self._lock_file)
+        host = here().partition(":")[0]
+        return dict.fromkeys(range(self._partitions), f"{host}:{pid}") if pid else {}
 
     def close(self) -> None:
         """Release connections, once a running append has ended. Safe to call twice."""
@@ -278,7 +294,20 @@ class SqliteConsumer:
         self._left: dict[int, list[Record]] = {}
         self._unchecked = set(positions)
         self._order = list(positions)
+        self._paused: set[int] = set()
         self._version: int | None = None
+        #: What ``moves`` has not told yet.
+        self.gained: tuple[int, ...] = ()
+
+    @property
+    def joined(self) -> bool:
+        """Whether it is known which partitions are ours: from the start."""
+        return True
+
+    def moves(self) -> Moves:
+        """All partitions come once, and stay."""
+        gained, self.gained = self.gained, ()
+        return Moves(gained)
 
     def poll(self, max_records: int, timeout_s: float) -> Mapping[int, Sequence[Record]]:
         """Records by partition, each partition getting its share; empty on time-out."""
@@ -305,9 +334,15 @@ class SqliteConsumer:
         if partition not in self._positions:
             raise ValueError(f"partition {partition} is not consumed here")
         self._positions[partition] = offset
+        self._paused.discard(partition)
         self._left.pop(partition, None)
         self._unchecked.add(partition)
         self._version = None
+
+    def pause(self, partition: int) -> None:
+        """Give no records of a partition until it is sought."""
+        self._paused.add(partition)
+        self._left.pop(partition, None)
 
     def commit(self, positions: Mapping[int, int]) -> None:
         """Do nothing: lag is the log's end less the position of the head snapshot."""
@@ -323,7 +358,7 @@ class SqliteConsumer:
         """Up to ``max_records`` in all; partitions take turns at being first."""
         found: dict[int, list[Record]] = {}
         room = max_records
-        active = self._order
+        active = [partition for partition in self._order if partition not in self._paused]
         self._order = [*self._order[1:], *self._order[:1]]
         while room and active:
             share = -(-room // len(active))
@@ -552,6 +587,22 @@ def _identity(path: Path) -> tuple[int, int]:
     """Which file it is, whatever its name. (Opening it here would drop SQLite's own locks.)"""
     status = path.stat()
     return status.st_dev, status.st_ino
+
+
+def _owner(path: Path) -> int:
+    """Process that holds a lock; 0 if nobody does."""
+    try:
+        lock = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return 0
+    try:
+        # A lock of its own kind keeps no owner away for longer than this look.
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return 0
+    except BlockingIOError:
+        return int(os.pread(lock, 32, 0).strip() or 0)
+    finally:
+        os.close(lock)
 
 
 def _own(path: Path, topic: str) -> int:

@@ -21,8 +21,9 @@ from api.server import Server
 from learner import intervals
 from learner.file_store import FileStore
 from learner.keys import ensure_keys, load_signer
+from learner.parts import Pieces, cut, pack
 from learner.plans import Kept
-from learner.snapshot import FORMAT, Manifest, Signer, cut, pack, versions
+from learner.snapshot import FORMAT, Manifest, Signer, versions
 from learner.store import Pointer, SnapshotStore
 from stream.event import Plan, Product, encode, time_us
 from stream.log import EventLog, partition_of
@@ -142,7 +143,7 @@ def _parts(
     seed: int,
     category: str,
     facts: Sequence[Plan | Product],
-) -> dict[str, bytes]:
+) -> dict[str, Pieces]:
     rng = np.random.default_rng(seed)
     count, horizons = len(keys), settings.horizons
     units = rng.poisson(5, (RING, count)).astype(np.float32)
@@ -163,7 +164,6 @@ def _parts(
     }
     forecast: dict[str, Any] = {
         "mean": rng.gamma(2, 3, (horizons, count)).astype(np.float32),
-        "sold": rng.poisson(4, (1, count)).astype(np.float32),
         "basis": np.zeros(count, np.int8),
         "tables": intervals.table(intervals.empty(len(settings.scored_horizons))),
     }
@@ -186,6 +186,7 @@ def _parts(
         "knowledge": pack(knowledge),
         "columns": pack(None, columns),
         "forecast": pack(None, forecast),
+        "sold": pack(None, {"sold": rng.poisson(4, (1, count)).astype(np.float32)}),
         **{f"ring.{name}": pack(None, {name: ring}) for name, ring in rings.items()},
     }
 

@@ -71,6 +71,11 @@ ROWS: dict[str, list[Panel]] = {
     "Lag and time": [
         ("Lag", "lines", 8, PLAIN, "Records of the log that are not folded yet.",
          [('partition:salescast_lag_records:max{partition=~"$partition"}', "{{partition}}")]),
+        ("Taken up", "lines", 8, SHARE, "What is folded of what waited at the start.",
+         [(f"min by (partition) (salescast_restore_progress_ratio{_P})", "{{partition}}")]),
+        ("Pause for a snapshot put aside", "lines", 8, SECONDS, "The fold stands still for it.",
+         [("histogram_quantile(0.99, sum by (le) (rate("
+           "salescast_snapshot_pause_seconds_bucket[$__rate_interval])))", "p99")]),
         ("Position and end of the log", "lines", 8, PLAIN, "Offsets.",
          [(f"max by (partition) (salescast_position_offset{_P})", "{{partition}} folded"),
           (f"max by (partition) (salescast_log_end_offset{_P})", "{{partition}} end")]),

@@ -21,7 +21,8 @@ from pathlib import Path
 from infra.kafka.cluster import die_with_parent, free_ports
 from learner.adapters import open_store
 from learner.keys import ensure_keys, load_signer
-from learner.snapshot import cut, describe, lay_down
+from learner.parts import cut
+from learner.snapshot import describe, lay_down
 from learner.store import Pointer
 from stream.adapters import open_log
 from stream.settings import Settings

@@ -20,6 +20,7 @@ from kafka.admin import (  # type: ignore[import-untyped]
     ConfigResource,
     ConfigResourceType,
     KafkaAdminClient,
+    MemberToRemove,
 )
 
 from infra.kafka.cluster import Cluster
@@ -27,7 +28,7 @@ from stream import kafka_log, sqlite_log
 from stream.adapters import open_log
 from stream.errors import AlreadyOwned, LogUnavailable, OffsetExpired, TopicMismatch
 from stream.kafka_log import KafkaLog
-from stream.log import Consumer, Entry, EventLog, Record
+from stream.log import Consumer, Entry, EventLog, Moves, Record, here
 from stream.settings import Settings
 from stream.sqlite_log import SqliteLog
 
@@ -48,7 +49,10 @@ class Place:
         if self.kind == "sqlite":
             log = SqliteLog(self.where, topic or self.topic, partitions)
         else:
-            log = KafkaLog(self.where, topic or self.topic, partitions=partitions)
+            log = KafkaLog(
+                self.where, topic or self.topic, partitions=partitions,
+                group=self.topic, session_s=6.0,
+            )  # fmt: skip
         self._opened.append(log)
         return log
 
@@ -394,6 +398,127 @@ def test_closing_twice_is_safe(place: Place) -> None:
     consumer.close()
     log.close()
     log.close()
+
+
+# sharing a topic
+
+
+class Member:
+    """A consumer that joined, and what it holds: it reads every gained partition from its start."""
+
+    def __init__(self, log: EventLog) -> None:
+        self.consumer = log.join()
+        self.held: set[int] = set()
+        self.revoked: list[int] = []
+        self.lost: list[int] = []
+        self.found: dict[int, list[Record]] = {}
+
+    def step(self, *, start: int | None = 0) -> None:
+        """Poll once, and follow what came and went."""
+        polled = self.consumer.poll(100, 0.1)
+        moves = self.consumer.moves()
+        for partition, records in polled.items():
+            self.found.setdefault(partition, []).extend(records)
+        self.revoked += moves.revoked
+        self.lost += moves.lost
+        self.held -= {*moves.revoked, *moves.lost}
+        for partition in moves.gained:
+            self.held.add(partition)
+            if start is not None:
+                self.consumer.seek(partition, start)
+
+
+def step_until(true: Callable[[], bool], *members: Member) -> None:
+    """Step some members in turn until something holds."""
+    deadline = time.monotonic() + 2 * WAIT_S
+    while not true():
+        assert time.monotonic() < deadline, [member.held for member in members]
+        for member in members:
+            member.step()
+
+
+def test_who_joins_alone_gains_every_partition_and_is_named_their_owner(place: Place) -> None:
+    log = place.open()
+    if place.kind != "tansu":  # kafka-python cannot read how it describes groups
+        assert dict(log.owners()) == {}
+    member = Member(log)
+    step_until(lambda: member.held == {0, 1, 2}, member)
+    assert member.consumer.joined
+    assert member.consumer.moves() == Moves()
+    if place.kind != "tansu":
+        assert dict(log.owners()) == dict.fromkeys(range(3), here())
+    member.consumer.close()
+    if place.kind != "tansu":
+        assert dict(log.owners()) == {}
+
+
+def test_a_gained_partition_gives_no_records_until_it_is_sought(place: Place) -> None:
+    log = place.open(1)
+    log.append(numbered(10, 1))
+    member = Member(log)
+    deadline = time.monotonic() + WAIT_S
+    while not member.held:
+        assert time.monotonic() < deadline
+        member.step(start=None)
+    for _ in range(5):
+        member.step(start=None)
+    assert member.found == {}
+    member.consumer.seek(0, 7)
+    step_until(lambda: len(member.found.get(0, ())) >= 3, member)
+    assert [record.offset for record in member.found[0]] == [7, 8, 9]
+    member.consumer.close()
+
+
+def test_a_paused_partition_gives_no_records_until_it_is_sought(place: Place) -> None:
+    log = place.open(2)
+    log.append(numbered(20, 2))
+    consumer = log.consume({0: 0, 1: 0})
+    assert drain(consumer, 1, 1)
+    consumer.pause(0)
+    log.append(numbered(20, 2, 20))
+    found: dict[int, list[Record]] = {}
+    for _ in range(10):
+        for partition, records in consumer.poll(100, 0.1).items():
+            found.setdefault(partition, []).extend(records)
+    assert 0 not in found
+    consumer.seek(0, 5)
+    assert [record.offset for record in drain(consumer, 15)[0]] == list(range(5, 20))
+    consumer.close()
+
+
+@pytest.mark.kafka
+def test_a_second_member_takes_its_share_and_gives_it_back_when_it_leaves(
+    kafka_place: Place,
+) -> None:
+    log = kafka_place.open(4)
+    log.append(numbered(40, 4))
+    first = Member(log)
+    step_until(lambda: first.held == {0, 1, 2, 3}, first)
+    second = Member(log)
+    step_until(lambda: len(first.held) == len(second.held) == 2, first, second)
+    assert first.held | second.held == {0, 1, 2, 3}
+    assert sorted(first.revoked) == sorted(second.held), "only what moves is revoked: cooperative"
+    assert first.lost == []
+    step_until(lambda: set(second.found) == second.held, first, second)
+    second.consumer.close()
+    step_until(lambda: first.held == {0, 1, 2, 3}, first)
+    first.consumer.close()
+
+
+@pytest.mark.kafka
+def test_a_member_thought_dead_is_told_that_its_partitions_are_lost(kafka_place: Place) -> None:
+    log = kafka_place.open(2)
+    first = Member(log)
+    step_until(lambda: first.held == {0, 1}, first)
+    client = admin(kafka_place.where)
+    group = kafka_place.topic
+    (one,) = client.describe_groups([group])[group]["members"]
+    # What the coordinator does by itself to a member whose session has run out.
+    client.remove_group_members(group, [MemberToRemove(member_id=one["member_id"])])
+    client.close()
+    step_until(lambda: sorted(first.lost) == [0, 1] and first.held == {0, 1}, first)
+    assert first.revoked == []
+    first.consumer.close()
 
 
 # what only the embedded log promises
@@ -759,7 +884,7 @@ def test_committed_positions_are_the_groups_offsets(kafka_place: Place) -> None:
     consumer = log.consume({0: 0, 1: 0})
     consumer.commit({0: 3, 1: 4})
     client = admin(kafka_place.where)
-    found = client.list_group_offsets("salescast")["salescast"]
+    found = client.list_group_offsets(kafka_place.topic)[kafka_place.topic]
     client.close()
     assert {
         place.partition: offset.offset

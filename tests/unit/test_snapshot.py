@@ -15,15 +15,15 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from learner import snapshot
+from learner import parts, snapshot
 from learner.file_store import FileStore
+from learner.parts import Known, cut, cut_new
 from learner.pickles import load_models
 from learner.shard import Shard
 from learner.snapshot import (
     Manifest,
     Signer,
     Verifier,
-    cut,
     describe,
     lay_down,
     read_manifest,
@@ -141,7 +141,7 @@ class Place:
         """Publish a shard; with other models, signer or fields of the manifest if given."""
         parts = lay_down(shard)
         if models is not None:
-            parts["models"] = models
+            parts["models"] = [models]
         tables, chunks = cut(parts)
         manifest = describe(
             shard, tables, topic_id="topic", lineage=1, parent=parent, created_us=1_700_000
@@ -238,10 +238,32 @@ def test_the_digest_depends_on_every_sale(original: Shard) -> None:
 def test_a_part_longer_than_a_chunk_is_cut_and_joined(
     shard: Shard, place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(snapshot, "CHUNK_BYTES", 1000)
+    monkeypatch.setattr(parts, "CHUNK_BYTES", 1000)
     manifest = place.put(shard)
     assert len(manifest.parts["ring.units"].chunks) > 1
     assert place.take(manifest).digest() == shard.digest()
+
+
+def test_what_is_known_of_the_last_snapshot_changes_no_byte_of_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Small chunks, so that many rows of rings stay as they are from one snapshot to the next."""
+    monkeypatch.setattr(parts, "CHUNK_BYTES", 256)
+    monkeypatch.setattr(parts, "ALONE_BYTES", 64)
+    shard, made = Shard(SETTINGS, 0), []
+    known: Known = {}
+    kept: dict[str, bytes] = {}
+    for n in range(12):
+        fold(shard, days(n, n + 1))
+        fresh_tables, fresh = cut(lay_down(shard))
+        tables, chunks, known = cut_new(lay_down(shard), known)
+        kept |= chunks
+        made.append(len(chunks) / len(fresh))
+        assert tables == fresh_tables
+        assert all(kept[digest] == chunk for digest, chunk in fresh.items())
+        assert set(known.values()) == fresh.keys()
+    assert made[0] == 1.0
+    assert made[-1] < 0.5
 
 
 # -- what was tampered with ------------------------------------------------------------------
@@ -315,8 +337,8 @@ def test_a_manifest_of_another_partition_or_snapshot_is_refused(
 
 
 def test_a_format_that_this_release_does_not_read_is_named(original: Shard, place: Place) -> None:
-    with pytest.raises(SnapshotCorrupt, match="of format 2, this release reads 1"):
-        place.take(place.put(original, format=2))
+    with pytest.raises(SnapshotCorrupt, match="of format 3, this release reads 2"):
+        place.take(place.put(original, format=3))
 
 
 # -- pickles ---------------------------------------------------------------------------------
@@ -405,7 +427,7 @@ def test_without_a_close_only_the_window_is_written_anew(shard: Shard, place: Pl
     fold(shard, [[more]])
     second = place.put(shard, parent=first.snapshot)
     fresh = {name for name, part in second.parts.items() if part != first.parts[name]}
-    assert fresh == {"window", "identities", "forecast"}
+    assert fresh == {"window", "identities", "sold"}
     assert second.digest != first.digest
     fold(shard, days(DAYS, DAYS + 1))
     third = place.put(shard, parent=second.snapshot)
@@ -438,7 +460,7 @@ def test_only_parts_that_changed_are_fetched_to_serve(shard: Shard, place: Place
     second = place.put(shard, parent=first.snapshot)
     place.store.fetched.clear()
     newer = read_serving(place.store, 0, second.snapshot, place.verifier, served)
-    assert place.store.fetched == list(second.parts["forecast"].chunks)
+    assert place.store.fetched == list(second.parts["sold"].chunks)
     row = served.rows["s", "p0"]
     assert newer.sold[0, row] == served.sold[0, row] + 3
     assert newer.units is served.units

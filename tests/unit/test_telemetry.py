@@ -36,6 +36,10 @@ LEARNER = {
     "salescast_snapshot_published_timestamp_seconds": {"partition"},
     "salescast_snapshot_size_bytes": {"partition"},
     "salescast_snapshot_written_bytes_total": {"partition"},
+    "salescast_snapshot_pause_seconds_bucket": {"le"},
+    "salescast_snapshot_pause_seconds_count": set(),
+    "salescast_snapshot_pause_seconds_sum": set(),
+    "salescast_restore_progress_ratio": {"partition"},
     "salescast_snapshot_seconds_bucket": {"le"},
     "salescast_snapshot_seconds_count": set(),
     "salescast_snapshot_seconds_sum": set(),
@@ -69,6 +73,8 @@ def busy_learner() -> Telemetry:
     telemetry.position(2, 100, 130)
     telemetry.scored(SCORES, champion="bayes")
     telemetry.published(2, 5_000_000, 1_000_000, 0.2, 1_700_000_100.0)
+    telemetry.restored(2, 0.5)
+    telemetry.paused(0.05)
     telemetry.ticked(2)
     telemetry.dead_lettered(2, 2)
     telemetry.operation("freeze", "applied")

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import shutil
+import signal
 import threading
 import time
 import urllib.error
@@ -21,6 +22,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from learner import publishing
 from learner import worker as module
 from learner.file_store import FileStore
 from learner.keys import ensure_keys, load_signer
@@ -44,7 +46,7 @@ from stream.errors import (
     TopicMismatch,
 )
 from stream.event import AnyEvent, Marker, Sale, Tick, decode, encode
-from stream.log import Consumer, Entry, EventLog, Record, partition_of
+from stream.log import Consumer, Entry, EventLog, Moves, Record, partition_of
 from stream.settings import Settings
 from stream.sqlite_log import SqliteLog
 from tests.learner_parts import chosen, day, market, plan, sale
@@ -303,17 +305,188 @@ def test_one_owner_folds_a_log_and_another_is_told_so(
 ) -> None:
     monkeypatch.setattr(module, "LEAVING_S", 0.05)
     with running(place.worker()):
-        until(lambda: not _free(place.events), "the owner")
+        until(lambda: bool(place.events.owners()), "the owner")
         with pytest.raises(AlreadyOwned, match="folded already by process"):
             place.worker().run(threading.Event())
 
 
-def _free(events: EventLog) -> bool:
+# -- snapshots put aside ---------------------------------------------------------------------
+
+
+def test_what_a_forked_process_puts_is_what_the_loop_would_have_put(place: Place) -> None:
+    place.settings = replace(place.settings, aside_series=0)
+    whole = two_stores(30)
+    for at in range(0, len(whole), 60):
+        place.put(*whole[at : at + 60])
+        worker = place.fold()
+    assert "salescast_snapshot_pause_seconds_count 0.0" not in worker.telemetry.render().decode()
+    for partition in range(2):
+        plain, published = place.undisturbed(partition), place.shard(partition)
+        assert published.digest() == plain.digest()
+        assert published.counts() == plain.counts()
+        assert published.forecast().tobytes() == plain.forecast().tobytes()
+
+
+def test_the_loop_folds_on_while_a_snapshot_is_put_aside(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.settings = replace(place.settings, aside_series=0)
+    place.put(*two_stores(3))
+    worker = place.worker()
+    ready = place.settings.data_dir + "/ready"
+    slow = publishing.put
+
+    def late(*given: Any, **named: Any) -> Any:
+        until(lambda: os.path.exists(ready), "leave to go on")  # noqa: PTH110
+        return slow(*given, **named)
+
+    monkeypatch.setattr(module, "put", late)
+    with stepping(worker) as consumer:
+        owned = worker.owned[home()]
+        step_until(worker, consumer, lambda: owned.aside is not None, "a fork")
+        forked_at = owned.shard.position
+        place.put(*two_stores(2, first=3))
+        step_until(worker, consumer, lambda: owned.shard.position > forked_at, "a fold")
+        assert place.store.pointers(home()).head is None
+        Path(ready).touch()
+        step_until(worker, consumer, lambda: owned.head is not None, "a head")
+        assert place.head(home()).position == forked_at
+        assert owned.folded == owned.shard.position - forked_at
+
+
+def test_a_snapshot_whose_process_dies_is_put_again(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.settings = replace(place.settings, aside_series=0)
+    place.put(*two_stores(3))
+    died = place.settings.data_dir + "/died"
+    real = publishing.put
+
+    def once(*given: Any, **named: Any) -> Any:
+        if not os.path.exists(died):  # noqa: PTH110
+            Path(died).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(*given, **named)
+
+    monkeypatch.setattr(module, "put", once)
+    place.fold()
+    assert Path(died).exists()
+    assert place.shard(home()).digest() == place.undisturbed(home()).digest()
+
+
+def test_chunks_that_somebody_deleted_are_put_again(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PRUNE_EVERY", 1)
+    place.put(*two_stores(10))
+    worker = place.worker()
+    with running(worker):
+        until(lambda: place.folded(worker), "a snapshot")
+        for chunk in (Path(place.settings.data_dir) / "snapshots" / "chunks").rglob("*"):
+            if chunk.is_file():
+                chunk.unlink(missing_ok=True)
+        for n in range(10, 14):
+            place.put(*two_stores(1, first=n))
+            until(lambda: place.folded(worker), "another")
+    assert place.shard(home()).digest() == place.undisturbed(home()).digest()
+
+
+# -- partitions that come and go -------------------------------------------------------------
+
+
+class Moving:
+    """The log's own consumer, with moves as a group would make them."""
+
+    def __init__(self, consumer: Consumer) -> None:
+        self._consumer = consumer
+        self.coming = Moves()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._consumer, name)
+
+    def moves(self) -> Moves:
+        coming, self.coming = self.coming, Moves()
+        return coming
+
+
+@contextmanager
+def moving(place: Place) -> Iterator[tuple[Worker, Moving]]:
+    """A worker that has folded two days and published neither."""
+    place.settings = replace(place.settings, snapshot_interval_s=3600.0)
+    place.put(sale(0), sale(1))
+    worker = place.worker()
+    worker._publish_if_due = lambda owned, consumer: None  # type: ignore[method-assign]
+    with stepping(worker) as consumer:
+        moved = Moving(consumer)
+        step_until(worker, moved, lambda: worker.owned[home()].shard.position == 2, "a fold")
+        yield worker, moved
+
+
+def test_a_revoked_partition_is_published_and_dropped(place: Place) -> None:
+    with moving(place) as (worker, consumer):
+        consumer.coming = Moves(revoked=(home(),))
+        worker.step(consumer, 0)
+        assert home() not in worker.owned
+        assert place.head(home()).position == 2
+        assert f'log_end_offset{{partition="{home()}"}}' not in worker.telemetry.render().decode()
+
+
+def test_a_lost_partition_is_neither_published_nor_committed(place: Place) -> None:
+    with moving(place) as (worker, consumer):
+        consumer.coming = Moves(lost=(home(),))
+        consumer.commit = lambda positions: pytest.fail("committed")  # type: ignore[attr-defined]
+        worker.step(consumer, 0)
+        assert home() not in worker.owned
+        assert place.store.pointers(home()).head is None
+
+
+def test_records_of_a_partition_that_went_and_came_back_are_polled_again(place: Place) -> None:
+    """They may begin behind what its head has folded: folding them would leave a gap."""
+    with moving(place) as (worker, consumer):
+        place.put(sale(2))
+        consumer.coming = Moves(lost=(home(),), gained=(home(),))
+        worker.step(consumer, 0)  # polls offset 2, and takes up a shard that stands at 0
+        assert worker.owned[home()].shard.position == 0
+        step_until(worker, consumer, lambda: worker.owned[home()].shard.position == 3, "a fold")
+        assert worker.owned[home()].shard.digest() == place.undisturbed(home()).digest()
+
+
+def test_a_partition_that_is_taken_back_while_it_waits_is_not_taken_up(place: Place) -> None:
+    with moving(place) as (worker, consumer):
+        worker._postpone(home(), consumer)
+        assert list(worker.waiting) == [home()]
+        consumer.coming = Moves(revoked=(home(),))
+        time.sleep(0.03)
+        worker.step(consumer, 0)
+        assert worker.waiting == {}
+        assert home() not in worker.owned
+
+
+def test_one_partition_is_taken_up_a_step(place: Place) -> None:
+    worker = place.worker()
+    consumer = place.events.join()
     try:
-        events.consume({0: 0}).close()
-    except AlreadyOwned:
-        return False
-    return True
+        worker.step(consumer, 0)
+        assert len(worker.owned) == 1
+        assert not worker.started
+        assert _not_ready(worker) == [
+            f"partition {one} is being restored" for one in sorted(worker.waiting)
+        ]
+        worker.step(consumer, 0)
+        worker.step(consumer, 0)
+        assert sorted(worker.owned) == [0, 1]
+        assert worker.started
+        assert _not_ready(worker) == []
+    finally:
+        consumer.close()
+
+
+def _not_ready(worker: Worker) -> list[str]:
+    probes = Probes(worker.settings, worker.telemetry)
+    probes.worker = worker
+    reasons = json.loads(probes.answer("/readyz")[2])["reasons"]
+    probes._server.server_close()
+    return [reason for reason in reasons if reason != "restoring"]
 
 
 # -- a log that is not the one -------------------------------------------------------------
