@@ -30,7 +30,9 @@ CACHE = Path("data/bench")
 CHAIN = "chain"
 #: How far ahead plans are said: past the farthest horizon.
 AHEAD = {"hour": 96, "day": 35, "week": 27}
-_VERSION = 1
+_VERSION = 2
+#: Past every store's number.
+_STORES = 100_000
 
 
 def settings(bucket: str) -> Settings:
@@ -92,18 +94,19 @@ def _promotions(rows: pd.DataFrame) -> pd.DataFrame:
 
 def _promoted(wanted: pd.DataFrame) -> pd.DataFrame:
     """Those (product_id, store) that are on display or in the mailer, by week."""
-    keys = np.unique(wanted["product_id"].to_numpy() * 1000 + wanted["store"].to_numpy())
+    assert wanted["store"].max() < _STORES
+    keys = np.unique(wanted["product_id"].to_numpy() * _STORES + wanted["store"].to_numpy())
     found = []
     columns = ["product_id", "store_id", "week"]
     for batch in journey._file("promotions").iter_batches(1 << 21, columns=columns):
         product, store, week = (batch[name].to_numpy() for name in columns)
-        pair = product * 1000 + store
+        pair = product * _STORES + store
         there = np.minimum(np.searchsorted(keys, pair), len(keys) - 1)
         pick = keys[there] == pair
         found.append(np.unique(pair[pick] * 100 + week[pick]))
     all_of_them = np.unique(np.concatenate(found))
     pair, week = all_of_them // 100, all_of_them % 100
-    return pd.DataFrame({"product_id": pair // 1000, "store": pair % 1000, "week": week})
+    return pd.DataFrame({"product_id": pair // _STORES, "store": pair % _STORES, "week": week})
 
 
 # -- tables ------------------------------------------------------------------------------------
