@@ -1,7 +1,8 @@
 """Forecasts as the columns and bytes that are answered: pure functions of what is served.
 
-Numbers agree with ``Serving.forecast``; here one series costs tens of microseconds, since the
-tables of quantiles are interpolated once per (snapshot, levels) and not once per request.
+One series costs tens of microseconds, since what does not depend on it is worked out once per
+(snapshot, levels): normal scores by horizon and volume class. The rest is a closed form of the
+mean (``learner.intervals``).
 """
 
 from __future__ import annotations
@@ -16,24 +17,30 @@ from learner import intervals
 from learner.serving import Serving
 
 Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.intp]
 Levels = tuple[float, ...]
 
+#: Points that can be asked for, and the metric that each is best judged by.
+METRICS = {"mean": "RMSSE", "median": "WAPE", "mape": "MAPE"}
 DECIMALS = 4
 encode = msgspec.json.Encoder().encode
 
 
 def spread(serving: Serving, levels: Levels) -> Floats:
-    """Standardised quantiles, shape (H, CLASSES, 1 + len(levels)); the median comes first."""
-    horizons = len(serving.mean)
+    """What the distributions of each horizon and volume class are made of.
+
+    Shape (H, CLASSES, 2 + len(levels)): dispersion, then normal scores, the median's first.
+    """
     wanted = np.asarray((0.5, *levels))
-    at = np.interp(np.arange(1, horizons + 1), serving.scored, np.arange(len(serving.scored)))
+    dispersion, z = serving.tables.dispersion, intervals.scores_at(serving.tables, wanted)
+    scored = np.concatenate([dispersion[..., None], z], axis=2)
+    horizons = np.arange(1, len(serving.mean) + 1)
+    at = np.interp(horizons, serving.scored, np.arange(len(serving.scored)))
     low = at.astype(np.intp)
     high = np.minimum(low + 1, len(serving.scored) - 1)
     share = (at - low)[:, None, None]
-    tables = (1 - share) * serving.tables[low] + share * serving.tables[high]
-    flat = tables.reshape(-1, tables.shape[-1])
-    z = np.stack([np.interp(wanted, intervals.LEVELS, row) for row in flat])
-    return z.reshape(horizons, intervals.CLASSES, len(wanted))
+    mixed: Floats = (1 - share) * scored[low] + share * scored[high]
+    return mixed
 
 
 class Columns(NamedTuple):
@@ -44,7 +51,7 @@ class Columns(NamedTuple):
     quantiles: Floats
 
 
-def columns(serving: Serving, rows: npt.NDArray[np.intp], horizons: int, z: Floats) -> Columns:
+def columns(serving: Serving, rows: Ints, horizons: int, z: Floats) -> Columns:
     """Forecast some series over the first ``horizons`` buckets after the origin.
 
     Parameters
@@ -55,16 +62,15 @@ def columns(serving: Serving, rows: npt.NDArray[np.intp], horizons: int, z: Floa
         What ``spread`` gave for the levels wanted.
     """
     mean = serving.mean[:horizons].take(rows, axis=1).astype(np.float64)
-    out = np.empty((z.shape[-1], *mean.shape))
-    classes = np.arange(intervals.CLASSES)
+    grain, whole, factor = serving.traits.take(rows)
+    out = np.empty((z.shape[-1] - 1, *mean.shape))
     for step in range(horizons):
-        position = intervals.volume_class(mean[step])
-        scale = np.sqrt(mean[step] + 0.25)
-        for level in range(z.shape[-1]):
-            units = np.interp(position, classes, z[step, :, level])
-            np.multiply(units, scale, out=units)
-            np.add(units, mean[step], out=out[level, step])
-    np.maximum(out, 0.0, out=out)
+        units = intervals.grains(mean[step], grain)
+        position = intervals.volume_class(mean[step] / units)
+        found = intervals.between(z[step], position)
+        gauge = intervals.gauge(mean[step], units, found[0] * factor)
+        for level, scores in enumerate(found[1:]):
+            out[level, step] = intervals.demand(gauge, scores, whole)
     # A bucket cannot end below what it has sold already.
     known = min(horizons, len(serving.sold))
     floor = np.fmax(serving.sold[:known].take(rows, axis=1), 0.0)
@@ -73,21 +79,56 @@ def columns(serving: Serving, rows: npt.NDArray[np.intp], horizons: int, z: Floa
     return Columns(mean, out[0], out[1:])
 
 
+def points(serving: Serving, rows: Ints, point: str, found: Columns, grid: Floats) -> Floats:
+    """The point that was asked for, shape (H, n), in units.
+
+    Parameters
+    ----------
+    point
+        One of ``METRICS``.
+    found
+        Forecasts of the same series and horizons.
+    grid
+        What ``spread`` gave for ``intervals.GRID``; needed for ``mape`` only.
+    """
+    if point == "mean":
+        return found.mean
+    if point == "median":
+        return found.median
+    by_level = columns(serving, rows, len(found.mean), grid).quantiles
+    return intervals.relative_median(by_level, least(serving, rows, found.mean))
+
+
+def least(serving: Serving, rows: Ints, mean: Floats) -> Floats:
+    """The least demand there is above none, (H, n): a grain."""
+    return intervals.grains(mean, serving.traits.grain[rows])
+
+
 class Sheet(NamedTuple):
     """All of an answer's steps that does not depend on the series.
 
-    ``table`` is the table of quantiles laid out so that one look-up gives all of a series: row
-    ``h * CLASSES + class`` holds 0, the class's quantiles, and what the next class has more of
-    each; ``first`` is the first row of each horizon. ``text`` is the steps' JSON with a ``%b``
-    for each number.
+    ``table`` is laid out so that one look-up gives all of a series: row ``h * CLASSES + class``
+    holds what ``spread`` has of the class, and what the next class has more of each; ``first`` is
+    the first row of each horizon. ``text`` is the steps' JSON with a ``%b`` for each number.
+    ``point`` is the one asked for, if any is, and ``grid`` the table that ``mape`` is worked out
+    from.
     """
 
     table: Floats
-    first: npt.NDArray[np.intp]
+    first: Ints
     text: bytes
+    point: str | None
+    grid: Floats | None
 
 
-def sheet(z: Floats, horizons: int, times: list[tuple[str, str]], names: tuple[str, ...]) -> Sheet:
+def sheet(
+    z: Floats,
+    horizons: int,
+    times: list[tuple[str, str]],
+    names: tuple[str, ...],
+    point: str | None = None,
+    grid: Floats | None = None,
+) -> Sheet:
     """Prepare the answers of one snapshot to requests of one kind.
 
     Parameters
@@ -98,41 +139,64 @@ def sheet(z: Floats, horizons: int, times: list[tuple[str, str]], names: tuple[s
         Start and end of the buckets after the origin, at least ``horizons`` of them.
     names
         The levels as they are written.
+    point, grid
+        The point wanted, if any is; see ``points``.
     """
-    # The mean is a quantile of its own, which is nothing away from the mean.
-    with_mean = np.concatenate([np.zeros((*z.shape[:2], 1)), z], axis=2)
-    more = np.diff(with_mean, axis=1, append=with_mean[:, -1:])
-    table = np.concatenate([with_mean, more], axis=2).reshape(-1, 2 * with_mean.shape[2])
     quantiles = ",".join(f'"{name}":%b' for name in names)
+    asked = "" if point is None else '"point":%b,'
     steps = [
-        f'{{"start":"{start}","end":"{end}","mean":%b,"median":%b,"quantiles":{{{quantiles}}},'
-        '"sold":%b,"remains":%b}'
+        f'{{"start":"{start}","end":"{end}",{asked}"mean":%b,"median":%b,'
+        f'"quantiles":{{{quantiles}}},"sold":%b,"remains":%b}}'
         for start, end in times[:horizons]
     ]
     first = np.arange(horizons) * intervals.CLASSES
-    return Sheet(np.ascontiguousarray(table), first, f"[{','.join(steps)}]".encode())
+    text = f"[{','.join(steps)}]".encode()
+    return Sheet(_laid_out(z), first, text, point, None if grid is None else _laid_out(grid))
+
+
+def _laid_out(z: Floats) -> Floats:
+    more = np.diff(z, axis=1, append=z[:, -1:])
+    return np.concatenate([z, more], axis=2).reshape(-1, 2 * z.shape[2])
 
 
 def one(serving: Serving, row: int, sheet: Sheet) -> bytes:
     """Forecast one series, all horizons at once: its steps as JSON, the numbers of ``columns``."""
     horizons, count = len(sheet.first), sheet.table.shape[1] // 2
     mean = serving.mean[:horizons, row].astype(np.float64)
-    position = intervals.volume_class(mean)
-    left = position.astype(np.intp)
-    found = sheet.table.take(left + sheet.first, axis=0)
-    out = np.full((horizons, count + 2), np.nan)
-    units = out[:, :count]
-    np.multiply(found[:, count:], (position - left)[:, None], out=units)
-    units += found[:, :count]
-    units *= np.sqrt(mean + 0.25)[:, None]
-    units += mean[:, None]
-    np.maximum(units, 0.0, out=units)
+    asked = int(sheet.point is not None)
+    out = np.full((horizons, asked + count + 2), np.nan)
+    units = out[:, asked:-2]
+    units[:, 0] = mean
+    units[:, 1:] = _of_one(serving, row, mean, sheet.first, sheet.table)
     known = min(horizons, len(serving.sold))
     if known:
         sold = serving.sold[:known, row].astype(np.float64)
         # A bucket cannot end below what it has sold already; fmax and not maximum, since what
         # cannot be sold yet is not a number, and is written as null.
         np.fmax(units[:known], sold[:, None], out=units[:known])
-        out[:known, count] = sold
-        out[:known, count + 1] = np.maximum(units[:known, 0] - sold, 0.0)
+        out[:known, -2] = sold
+        out[:known, -1] = np.maximum(units[:known, 0] - sold, 0.0)
+    if sheet.point == "mape" and sheet.grid is not None:
+        by_level = _of_one(serving, row, mean, sheet.first, sheet.grid)[:, 1:].T
+        np.fmax(by_level[:, :known], serving.sold[:known, row], out=by_level[:, :known])
+        grain = intervals.grains(mean, serving.traits.grain[row])
+        out[:, 0] = intervals.relative_median(by_level, grain)
+    elif asked:
+        out[:, 0] = units[:, 0 if sheet.point == "mean" else 1]
     return sheet.text % tuple(encode(out.round(DECIMALS).ravel().tolist())[1:-1].split(b","))
+
+
+def _of_one(serving: Serving, row: int, mean: Floats, first: Ints, table: Floats) -> Floats:
+    """Demand of one series at all normal scores of a table, shape (H, q)."""
+    count = table.shape[1] // 2
+    traits = serving.traits
+    whole = traits.whole[row]
+    grain: Floats | float = 1.0 if whole else intervals.grains(mean, traits.grain[row])
+    position = intervals.volume_class(mean / grain)
+    left = position.astype(np.intp)
+    found = table.take(left + first, axis=0)
+    learned = found[:, count:]
+    learned *= (position - left)[:, None]
+    learned += found[:, :count]
+    gauge = intervals.gauge(mean, grain, learned[:, 0] * float(traits.factor[row]))
+    return intervals.demand(gauge.upright(), learned[:, 1:], whole)

@@ -23,7 +23,7 @@ _UNQUOTED = re.compile(r" (?=\d\d:?\d\d$)")
 
 
 class Asked(NamedTuple):
-    """Horizon and quantile levels of a request; ``names`` are the levels as they are written.
+    """Horizon, quantile levels and point of a request; ``names``: the levels as they are written.
 
     ``as_of``: what was forecast then is asked for, and not what is now.
     """
@@ -31,10 +31,13 @@ class Asked(NamedTuple):
     horizon: int
     levels: answers.Levels
     names: tuple[str, ...]
+    point: str | None = None
     as_of: datetime | None = None
 
 
-def check(horizon: int | None, levels: Sequence[float] | None, horizons: int) -> Asked:
+def check(
+    horizon: int | None, levels: Sequence[float] | None, horizons: int, point: str | None = None
+) -> Asked:
     """Fill in defaults and check bounds.
 
     Parameters
@@ -65,13 +68,22 @@ def check(horizon: int | None, levels: Sequence[float] | None, horizons: int) ->
         raise invalid(
             "quantiles", f"{len(unique)} quantiles are too many", f"ask for at most {MOST_LEVELS}"
         )
-    return Asked(wanted, unique, tuple(repr(level) for level in unique))
+    if point is not None and point not in answers.METRICS:
+        known = ", ".join(answers.METRICS)
+        raise invalid(
+            "point",
+            f"`point` is {point!r}; it must be one of {known}",
+            "name the point by the metric you are judged by: mean for squared error and "
+            "totals, median for absolute error, mape for absolute percentage error",
+        )
+    return Asked(wanted, unique, tuple(repr(level) for level in unique), point)
 
 
 @lru_cache(maxsize=1024)
 def parse(query: bytes, horizons: int) -> Asked:
-    """Horizon, quantiles and time of a query string; see ``check``."""
+    """Horizon, quantiles, point and time of a query string; see ``check``."""
     horizon: int | None = None
+    point: str | None = None
     levels: list[float] | None = None
     as_of: datetime | None = None
     for name, text in parse_qsl(query.decode("latin-1"), keep_blank_values=True):
@@ -84,6 +96,8 @@ def parse(query: bytes, horizons: int) -> Asked:
                     "give a number of buckets, such as 7",
                 )
             horizon = int(text)
+        elif name == "point":
+            point = text
         elif name == "quantiles":
             levels = levels or []
             for part in text.split(","):
@@ -97,7 +111,7 @@ def parse(query: bytes, horizons: int) -> Asked:
                     ) from None
         elif name == "as_of":
             as_of = moment("as_of", text)
-    return check(horizon, levels, horizons)._replace(as_of=as_of)
+    return check(horizon, levels, horizons, point)._replace(as_of=as_of)
 
 
 def moment(field: str, text: str) -> datetime:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from api import answers
-from api.asked import named, parse
+from api.asked import Asked, named, parse
 from api.problems import Problem
 from api.replica import View, view_of
 from learner.serving import BASIS
@@ -23,10 +23,10 @@ CLOCK = ("age_s", "stale", "frozen")
 PREFIX = b"/v1/forecasts/"
 
 
-def body(view: View, row: int, settings: Settings) -> dict[str, object]:
+def body(view: View, row: int, settings: Settings, asked: Asked) -> dict[str, object]:
     """What is answered of a series beside the steps, but for the clock's fields."""
     serving = view.serving
-    return {
+    found: dict[str, object] = {
         "store": serving.stores[row],
         "product": serving.products[row],
         "category": serving.categories[row],
@@ -38,6 +38,9 @@ def body(view: View, row: int, settings: Settings) -> dict[str, object]:
         "snapshot": serving.snapshot,
         "as_of": view.as_of,
     }
+    if asked.point is not None:
+        found["metric"] = answers.METRICS[asked.point]
+    return found
 
 
 def forecast(
@@ -69,7 +72,7 @@ def forecast(
             f"{snapshot} knows no product `{key[1]}` in the store `{key[0]}`", field="product",
             remedy="name a snapshot of the store's partition",
         )  # fmt: skip
-    head = answers.encode(body(view, row, settings))
+    head = answers.encode(body(view, row, settings, asked))
     return b'%b,"steps":%b}' % (head[:-1], view.steps(row, asked))
 
 

@@ -17,6 +17,7 @@ from api import answers, search
 from api.asked import Asked
 from api.background import Trouble
 from api.updates import Updates
+from learner.intervals import GRID
 from learner.serving import Serving, bucket_times
 from learner.snapshot import Verifier
 from learner.store import Pointers, SnapshotStore
@@ -25,7 +26,7 @@ from stream.errors import SalescastError
 from stream.event import FIRST_US
 from stream.settings import Settings
 
-#: Kinds of requests (horizon and quantile levels) that a view keeps tables for.
+#: Kinds of requests (horizon, quantile levels and point) that a view keeps tables for.
 KINDS_KEPT = 64
 #: Answers that a view keeps as text: some 2.5 KB each.
 STEPS_KEPT = 16_384
@@ -88,6 +89,10 @@ class View:
             found = self._steps[row, asked] = answers.one(self.serving, row, self._sheet(asked))
         return found
 
+    def grid(self) -> answers.Floats:
+        """The table that a reweighted distribution is worked out from."""
+        return self.spread(tuple(GRID.tolist()))
+
     def _sheet(self, asked: Asked) -> answers.Sheet:
         """What all answers to such a request share; see ``answers.sheet``."""
         found = self._sheets.get(asked)
@@ -95,7 +100,8 @@ class View:
             if len(self._sheets) >= KINDS_KEPT:
                 self._sheets.clear()
             z = self.spread(asked.levels)
-            found = answers.sheet(z, asked.horizon, self.times, asked.names)
+            grid = self.grid() if asked.point == "mape" else None
+            found = answers.sheet(z, asked.horizon, self.times, asked.names, asked.point, grid)
             self._sheets[asked] = found
         return found
 

@@ -113,6 +113,13 @@ class SeriesPage(BaseModel):
     next_offset: int | None
 
 
+POINT = (
+    "The one number you are judged by: `mean` for squared error and totals, `median` for absolute "
+    "error, `mape` for absolute percentage error (the median once the density is reweighted by "
+    "1/y: it is biased low, and where nothing is sold it has no opinion)"
+)
+
+
 class Step(BaseModel):
     """The forecast of one bucket, in units."""
 
@@ -123,6 +130,7 @@ class Step(BaseModel):
     quantiles: dict[str, float] = Field(examples=[{"0.1": 1.5, "0.5": 4.0, "0.9": 7.3}])
     sold: float | None = Field(description="Sold so far, where the bucket is open")
     remains: float | None = Field(description="max(mean - sold, 0)")
+    point: float | None = Field(None, description="There where `point` was asked for")
 
 
 class Forecast(BaseModel):
@@ -144,6 +152,9 @@ class Forecast(BaseModel):
     age_s: float
     stale: bool
     frozen: bool
+    metric: Literal["RMSSE", "WAPE", "MAPE"] | None = Field(
+        None, description="What `point` is for; there where it was asked for"
+    )
     steps: list[Step]
 
 
@@ -162,6 +173,7 @@ class BatchRequest(BaseModel):
     store: str | None = None
     horizon: int | None = None
     quantiles: list[float] | None = None
+    point: Literal["mean", "median", "mape"] | None = Field(None, description=POINT)
 
 
 class PartitionState(BaseModel):
@@ -185,6 +197,10 @@ class Group(BaseModel):
     mean: list[list[float]]
     median: list[list[float]]
     quantiles: dict[str, list[list[float]]]
+    point: list[list[float]] | None = Field(None, description="There where `point` was asked for")
+    metric: Literal["RMSSE", "WAPE", "MAPE"] | None = Field(
+        None, description="What `point` is for; there where it was asked for"
+    )
     partitions: dict[str, PartitionState]
 
 
@@ -219,22 +235,73 @@ class History(BaseModel):
 
 
 class Score(BaseModel):
-    """Recent errors of a model at a horizon."""
+    """Recent errors of a model at a horizon; `value` is the slice's, where there is one."""
 
+    value: str | None = Field(None, examples=["DAIRY"])
     model: str = Field(examples=["ensemble"])
     role: Literal["champion", "challenger"]
     horizon: int = Field(examples=[7])
     n: float
-    rmsse: float | None
-    wape: float | None
-    bias: float | None
+    rmsse: float | None = Field(description="Of the mean, pooled")
+    bias: float | None = Field(description="Of the mean: forecast less demand, over demand")
+    wape: float | None = Field(description="Of the median: absolute errors over demand")
+    pinball: float | None = Field(
+        description="Mean pinball loss at 0.1, 0.5 and 0.9, over the root mean squared seasonal "
+        "difference"
+    )
+    hits: dict[str, float | None] = Field(
+        description="By level, the share of demand below it; a count that straddles the level "
+        "counts in part. Calibrated is: the level itself",
+        examples=[{"0.1": 0.101, "0.5": 0.507, "0.9": 0.901, "0.975": 0.974}],
+    )
+    covered: dict[str, float | None] = Field(
+        description="By level, how often demand did not pass the quantile; of counts more often "
+        "than the level says",
+        examples=[{"0.1": 0.16, "0.5": 0.56, "0.9": 0.92, "0.975": 0.98}],
+    )
 
 
 class Quality(BaseModel):
-    """Scores pooled over the partitions served, weighted by n."""
+    """Scores summed over the partitions served."""
 
     partitions: list[int]
+    slice: Literal["store", "category", "volume_class"] | None
     rows: list[Score]
+
+
+class ModelAccuracy(BaseModel):
+    """How good one model's forecasts of one series were."""
+
+    model: str
+    rmsse: float | None = Field(description="Of the mean, by the series' own seasonal difference")
+    bias: float | None = Field(description="Of the mean; it and `wape`: null without demand")
+    wape: float | None = Field(description="Of the median")
+    coverage_80: float = Field(
+        description="Share of demand in the band from 0.1 to 0.9; a count at its edge counts in "
+        "part, so 0.8 is right for counts too"
+    )
+
+
+class HorizonAccuracy(BaseModel):
+    """Accuracy of one series at one horizon."""
+
+    horizon: int = Field(examples=[7])
+    n: int = Field(description="Forecasts scored, in all")
+    demand: float = Field(description="Mean demand of those buckets, in units")
+    champion: ModelAccuracy | None
+    naive: ModelAccuracy | None = Field(description="Seasonal naive, where it is scored")
+
+
+class SeriesAccuracy(BaseModel):
+    """Accuracy of one series."""
+
+    store: str
+    product: str
+    category: str
+    origin: str
+    snapshot: str
+    memory: int = Field(description="Scored buckets that the means reach back over")
+    horizons: list[HorizonAccuracy]
 
 
 class SnapshotItem(BaseModel):

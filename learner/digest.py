@@ -14,6 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from xxhash import xxh3_128_digest
 
+from learner.spread import ARRAYS as SPREAD
+
 if TYPE_CHECKING:
     from learner.shard import Shard
 
@@ -39,11 +41,20 @@ def learned(shard: Shard) -> Iterator[tuple[str, npt.NDArray[Any]]]:
         for array in model.digest():
             yield text, array
             text = ""
-    yield "", shard.evaluation.sums
+    texts = shard.panel.categories.texts
+    order = sorted(range(len(texts)), key=texts.__getitem__)
+    for kind, sums in shard.evaluation.slices.items():
+        known = [code for code in order if code < len(sums)] if kind == "category" else slice(None)
+        yield "", sums[known]
     for horizon in shard.scored:
         waiting = shard.evaluation.pending[horizon]
         yield "", np.ascontiguousarray(waiting[:, :, : shard.panel.size])
-    yield "", shard.histogram
+    size = shard.panel.size
+    for column in shard.accuracy.columns.values():
+        yield "", column[..., :size]
+    for name in SPREAD:
+        of_it = getattr(shard.spread, name)
+        yield "", of_it if name in ("moments", "counts") else of_it[..., :size]
 
 
 def facts(shard: Shard) -> Iterator[bytes]:

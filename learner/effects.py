@@ -13,11 +13,10 @@ import msgspec
 
 from learner.operations import Entry, Operation, Outcome, history
 from learner.ownership import Owned
-from learner.parts import unpack
 from learner.pickles import load_models
 from learner.replay import START, Effect, Quarantine, Rollback, Turn
 from learner.shard import Shard
-from learner.snapshot import Verifier, read_manifest, read_parts, read_shard
+from learner.snapshot import Verifier, read_manifest, read_parts, read_shard, take_up_spread
 from learner.store import SnapshotStore
 from learner.telemetry import Telemetry
 from stream.errors import SalescastError, StoreUnavailable, TopicMismatch
@@ -104,12 +103,11 @@ class Effects:
                 admit_late=operation.admit_late,
             )
         manifest = read_manifest(self._store, partition, snapshot, self._verifier)
-        parts = read_parts(self._store, manifest, ["models", "scores"])
-        _, scores = unpack(parts["scores"])
+        parts = read_parts(self._store, manifest, ["models", "spread"])
         return Rollback(
             order=order,
             models=load_models(parts["models"], self._settings.models),
-            histogram=scores["histogram"],
+            spread=take_up_spread(self._settings, parts["spread"]),
         )
 
     def _shard(self, partition: int, snapshot: str) -> Shard:

@@ -1,123 +1,389 @@
-"""Predictive distributions from residuals, by horizon and volume.
+"""Predictive distributions: a gamma of the right mean and variance, bent by what came before.
 
-A residual is standardised by what a count of that mean would scatter, ``z = (y - mean) /
-sqrt(mean + 1/4)``, and counted in a histogram that forgets. A quantile of demand is read back
-as ``mean + z_q sqrt(mean + 1/4)``, never below zero. Quantiles cannot cross, since one
-histogram gives them all. Leaves out: sums over buckets, and parametric distributions.
+Demand is counted in *grains*: units, or what is usually sold at once of goods sold by weight. A
+count of y is the cell (y, y + 1] of a gamma with mean ``m + 1/2`` and the variance of a negative
+binomial, ``m + a m² + 1/12``; the last term is the cell's own. Dispersion ``a`` is tracked by
+model, horizon and volume class, times a factor of the series' own (``spread``). The cube root of
+a gamma is all but normal, so cells and quantiles are closed forms.
+
+The *normal scores* of what came, each count spread over its cell, are counted in histograms that
+forget. A quantile is read back through them, so that calibration returns after a shift and for
+any shape of tail. Quantiles cannot cross, since one histogram gives them all, and demand is never
+negative. Leaves out: sums over buckets, and what is learned (``spread``).
+
+Reference: E. B. Wilson, M. M. Hilferty, "The distribution of chi-square", 1931; C. Czado,
+T. Gneiting, L. Held, "Predictive model assessment for count data", 2009.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import numpy as np
 import numpy.typing as npt
+from scipy.special import ndtr  # type: ignore[import-untyped]
 
 Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.intp]
 
-#: Edges of the histogram's bins in z: fine near zero, coarse in the tails.
-EDGES: Floats = np.concatenate(
-    [np.linspace(-8.0, -3.0, 21)[:-1], np.linspace(-3.0, 4.0, 141)[:-1], np.linspace(4.0, 20.0, 33)]
-)
+#: Edges of the histogram's bins, in normal scores.
+STEP, LOWEST, HIGHEST = 0.1, -4.0, 6.0
+EDGES: Floats = np.linspace(LOWEST, HIGHEST, 101)
 BINS = len(EDGES) + 1
-#: Volume classes: a mean's log2 on [-4, 8], one class a unit step.
+#: Volume classes: a mean's log2 in grains on [-4, 8], one class a unit step.
 CLASS_LOW, CLASSES = -4, 13
-#: Share of a histogram that survives a bucket in which it was updated.
-DECAY = 0.98
-#: Levels at which the table of quantiles is kept.
-LEVELS: Floats = np.concatenate(
-    [[0.001, 0.005, 0.01, 0.025], np.arange(1, 20) / 20.0, [0.975, 0.99, 0.995, 0.999]]
-)
-#: Prior weight, in residuals, of the standard shape a histogram starts from.
-PRIOR = 20.0
+#: Bounds of dispersion, and the bound of a series' own factor, either way.
+DISPERSION, FACTOR = (2e-4, 20.0), 8.0
+#: Grains of a mean of goods sold by weight whose grain nobody told.
+UNTOLD = 16.0
+#: Share of a class's neighbours in its own table: what it has not seen, it borrows.
+BORROWED = 0.125
+#: Levels of the grid on which a distribution is reweighted.
+GRID: Floats = (np.arange(64) + 0.5) / 64
 
 
-def _prior_histogram() -> Floats:
-    """A skewed bell: what residuals of counts look like before any was seen."""
-    mids = np.concatenate([[-9.0], (EDGES[1:] + EDGES[:-1]) / 2, [21.0]])
-    widths = np.concatenate([[0.0], np.diff(EDGES), [0.0]])
-    spread = np.where(mids < 0, 1.0, 1.4)
-    density = np.exp(-0.5 * (mids / spread) ** 2) * widths
-    prior: Floats = PRIOR * density / density.sum()
-    return prior
+class Traits(NamedTuple):
+    """How the demand of n series comes.
+
+    ``grain`` (n,): units of what is sold at once, 0 where nobody told; ``whole`` (n,): whether
+    demand is whole grains; ``factor`` (..., n): dispersion of its own, as a multiple, of one model
+    or of several.
+    """
+
+    grain: Floats
+    whole: npt.NDArray[np.bool_]
+    factor: Floats
+
+    def take(self, rows: Ints | slice) -> Traits:
+        """Those of some series."""
+        return Traits(self.grain[rows], self.whole[rows], self.factor[..., rows])
 
 
-def empty(horizons: int) -> Floats:
-    """Histograms before any residual, shape (horizons, CLASSES, BINS)."""
-    return np.broadcast_to(_prior_histogram(), (horizons, CLASSES, BINS)).copy()
+class Tables(NamedTuple):
+    """What has been learned, ready to be looked up: of any number of slots.
+
+    ``dispersion`` (..., CLASSES); ``below`` (..., CLASSES, len(EDGES)): share of normal scores
+    below each edge.
+    """
+
+    dispersion: Floats
+    below: Floats
+
+    def at(self, *slot: int) -> Tables:
+        """Those of one slot, or of one axis's entry."""
+        return Tables(self.dispersion[slot], self.below[slot])
+
+
+class Gauge(NamedTuple):
+    """The gammas of n forecasts, each (n,): grain in units, centre in grains, and ``s``.
+
+    The cube root of demand over the centre is normal with mean ``1 - s²`` and deviation ``s``.
+    """
+
+    grain: Floats | float
+    centre: Floats
+    s: Floats
+
+    def upright(self) -> Gauge:
+        """The same as columns, (n, 1)."""
+        grain = self.grain if isinstance(self.grain, float) else self.grain[:, None]
+        return Gauge(grain, self.centre[:, None], self.s[:, None])
 
 
 def volume_class(mean: Floats) -> Floats:
-    """Position of a mean among the classes, fractional, in [0, CLASSES - 1]."""
+    """Position of a mean, in grains, among the classes: fractional, in [0, CLASSES - 1]."""
     position: Floats = np.log2(np.maximum(mean, 2.0**CLASS_LOW)) - CLASS_LOW
     return np.minimum(position, CLASSES - 1.0)
 
 
-def learn(histogram: Floats, mean: Floats, actual: Floats) -> None:
-    """Count the residuals of one horizon in place.
+def grains(mean: Floats, grain: Floats) -> Floats:
+    """Units of a grain where it is known; a small part of the mean, at most 1, where not."""
+    untold = np.clip(mean / UNTOLD, 1e-6, 1.0)
+    return np.where(grain > 0, grain, untold)
+
+
+def gauge(mean: Floats, grain: Floats | float, dispersion: Floats) -> Gauge:
+    """The gamma of each forecast.
 
     Parameters
     ----------
-    histogram
-        Shape (CLASSES, BINS).
-    mean, actual
-        Forecast and demand, shape (n,), in units; finite.
+    mean
+        In units, shape (n,).
+    grain
+        In units, above 0, (n,); or one of all.
+    dispersion
+        Of the series in that class: tracked, times its factor, (n,).
     """
-    z = (actual - mean) / np.sqrt(mean + 0.25)
-    klass = np.rint(volume_class(mean)).astype(np.intp)
-    flat = klass * BINS + np.searchsorted(EDGES, z, side="right")
-    counts = np.bincount(flat, minlength=CLASSES * BINS).reshape(CLASSES, BINS)
-    seen = counts.sum(axis=1) > 0
-    histogram[seen] *= DECAY
-    histogram += counts
+    counted = mean / grain
+    centre = counted + 0.5
+    bounded = np.minimum(np.maximum(dispersion, DISPERSION[0]), DISPERSION[1])
+    s = np.sqrt(counted * (1.0 + bounded * counted) + 1 / 12)
+    s /= 3.0 * centre
+    return Gauge(grain, centre, s)
 
 
-def table(histogram: Floats) -> Floats:
-    """Quantiles in z at ``LEVELS``, shape (horizons, CLASSES, len(LEVELS)).
+def demand(gauge: Gauge, z: Floats, whole: npt.NDArray[np.bool_] | np.bool_) -> Floats:
+    """Demand at normal scores, in units; shapes broadcast.
 
-    A class borrows from its neighbours what it has not seen itself: counts are smoothed over
-    classes with weights 1/8, 3/4, 1/8.
+    Of counts it is the least one whose probability of not being passed is as high.
     """
-    padded = np.pad(histogram, ((0, 0), (1, 1), (0, 0)), mode="edge")
-    smooth = 0.125 * padded[:, :-2] + 0.75 * padded[:, 1:-1] + 0.125 * padded[:, 2:]
-    cdf = np.cumsum(smooth, axis=2)
-    cdf /= cdf[:, :, -1:]
-    out = np.empty((*histogram.shape[:2], len(LEVELS)))
-    for h in range(out.shape[0]):
-        for k in range(out.shape[1]):
-            out[h, k] = np.interp(LEVELS, cdf[h, k, :-1], EDGES)
+    root = z - gauge.s
+    root *= gauge.s
+    root += 1.0
+    np.maximum(root, 0.0, out=root)
+    at = root * root
+    at *= root
+    at *= gauge.centre
+    if isinstance(whole, np.bool_):
+        at = np.ceil(at) - 1.0 if whole else at - 0.5
+    else:
+        at = np.where(whole, np.ceil(at) - 1.0, at - 0.5)
+    np.maximum(at, 0.0, out=at)
+    at *= gauge.grain
+    return at
+
+
+def cells(gauge: Gauge, actual: Floats, whole: npt.NDArray[np.bool_]) -> tuple[Floats, Floats]:
+    """Normal scores of the lower and the upper end of what came, (n,) each.
+
+    A count fills its cell; what is measured is a point, but for nothing at all.
+    """
+    counted = actual / gauge.grain
+    lower = np.where(whole, counted, np.where(counted > 0, counted + 0.5, 0.0))
+    upper = np.where(whole, counted + 1.0, counted + 0.5)
+    with np.errstate(divide="ignore"):
+        usual = 1.0 - gauge.s * gauge.s
+        low = np.where(lower > 0, (np.cbrt(lower / gauge.centre) - usual) / gauge.s, -np.inf)
+    return low, (np.cbrt(upper / gauge.centre) - usual) / gauge.s
+
+
+def between(values: Floats, position: Floats) -> Floats:
+    """Values by class at fractional classes: (CLASSES, q) at (n,) gives (q, n), linear."""
+    left = position.astype(np.intp)
+    share = position - left
+    out = np.empty((values.shape[1], len(position)))
+    for row, column in zip(out, values.T, strict=True):
+        np.multiply(np.append(np.diff(column), 0.0).take(left), share, out=row)
+        row += column.take(left)
     return out
 
 
-def quantiles(
-    tables: Floats, scored: tuple[int, ...], mean: Floats, horizon: int, levels: Floats
-) -> Floats:
-    """Quantiles of demand at one horizon.
+def scores_at(tables: Tables, levels: Floats) -> Floats:
+    """Normal scores at probabilities: of Tables (..., CLASSES), shape (..., CLASSES, q)."""
+    rows = tables.below.reshape(-1, len(EDGES))
+    z = np.stack([np.interp(levels, row, EDGES) for row in rows])
+    return z.reshape(*tables.dispersion.shape, len(levels))
+
+
+class Place(NamedTuple):
+    """Where normal scores are among the bins: the bin, and how far in it, (n,) each."""
+
+    bin: Ints
+    share: Floats
+
+    @classmethod
+    def of(cls, z: Floats) -> Place:
+        """Places of normal scores, which may be infinite."""
+        at = z * (1.0 / STEP)
+        at += 1.0 - LOWEST / STEP
+        np.minimum(np.maximum(at, 0.0, out=at), BINS - 1e-9, out=at)
+        left = at.astype(np.intp)
+        at -= left
+        return cls(left, at)
+
+    def read(self, table: Floats, first: Ints | int = 0) -> Floats:
+        """Read off tables of len(EDGES) + 2 values, one after the other, from a ``first`` one."""
+        at = self.bin + first
+        low = table.take(at)
+        at += 1
+        high = table.take(at)
+        high -= low
+        high *= self.share
+        high += low
+        return high
+
+
+def probability(below: Floats, position: Floats, place: Place) -> Floats:
+    """Probability of demand below normal scores, (n,).
+
+    Parameters
+    ----------
+    below
+        Of one slot's ``Tables``, shape (CLASSES, len(EDGES)).
+    position
+        Fractional classes, (n,).
+    """
+    table = np.pad(below, ((0, 0), (1, 1)), constant_values=(0.0, 1.0))
+    width = table.shape[1]
+    # The last class has no next one: it stands in for it.
+    table = np.concatenate([table, table[-1:]]).ravel()
+    left = position.astype(np.intp)
+    share = position - left
+    left *= width
+    low = place.read(table, left)
+    left += width
+    high = place.read(table, left)
+    high -= low
+    high *= share
+    high += low
+    return high
+
+
+def horizon_tables(tables: Tables, scored: tuple[int, ...], horizon: int) -> Tables:
+    """Tables of a horizon: those of the scored ones on both sides, mixed by nearness.
 
     Parameters
     ----------
     tables
-        What ``table`` gave, shape (len(scored), CLASSES, len(LEVELS)).
-    scored
-        Scored horizons, ascending, in buckets; others are interpolated between them.
+        First axis: scored horizons, ascending.
+    """
+    at = float(np.interp(horizon, scored, np.arange(len(scored))))
+    low = int(at)
+    high = min(low + 1, len(scored) - 1)
+    share = at - low
+    return Tables(*((1 - share) * one[low] + share * one[high] for one in tables))
+
+
+def quantiles(tables: Tables, mean: Floats, levels: Floats, traits: Traits) -> Floats:
+    """Quantiles of demand from one slot's tables.
+
+    Parameters
+    ----------
+    tables
+        Of one slot: ``dispersion`` (CLASSES,).
     mean
-        Forecasts, shape (n,), in units.
-    horizon
-        Buckets ahead.
+        Forecasts, (n,), in units.
     levels
-        Probabilities in (0, 1), shape (q,).
+        Probabilities in (0, 1), (q,).
 
     Returns
     -------
     Shape (q, n), in units; ascending along q where ``levels`` ascend.
     """
-    at = float(np.interp(horizon, scored, np.arange(len(scored))))
-    low = int(at)
-    high = min(low + 1, len(scored) - 1)
-    by_class = (1 - (at - low)) * tables[low] + (at - low) * tables[high]
-    z = np.stack([np.interp(levels, LEVELS, row) for row in by_class])
-    position = volume_class(mean)
-    left = position.astype(np.intp)
-    right = np.minimum(left + 1, CLASSES - 1)
-    share = position - left
-    mixed = z[left] * (1 - share)[:, None] + z[right] * share[:, None]
-    out: Floats = np.maximum(mean[:, None] + mixed * np.sqrt(mean + 0.25)[:, None], 0.0).T
+    grain = grains(mean, traits.grain)
+    position = volume_class(mean / grain)
+    learned = np.concatenate([tables.dispersion[:, None], scores_at(tables, levels)], axis=1)
+    found = between(learned, position)
+    return demand(gauge(mean, grain, found[0] * traits.factor), found[1:], traits.whole)
+
+
+def relative_median(quantiles: Floats, least: Floats) -> Floats:
+    """The point of least expected absolute *percentage* error, in units.
+
+    It is the median once the density is reweighted by 1/y, and so lies below the median: who is
+    judged by MAPE is best served too low. Where nothing is sold the percentage is undefined, so
+    the point is that of the buckets in which something is.
+
+    Parameters
+    ----------
+    quantiles
+        At ``GRID``, in units, the levels on the first axis.
+    least
+        Least demand there is above none, in units: the point where no quantile is above 0.
+    """
+    sold = quantiles > 0
+    weight = np.where(sold, 1.0 / np.where(sold, quantiles, 1.0), 0.0)
+    reached = np.cumsum(weight, axis=0)
+    half = reached[-1] / 2
+    at = np.argmax(reached >= half, axis=0)
+    point = np.take_along_axis(quantiles, at[None], axis=0)[0]
+    return np.where(half > 0, point, least)
+
+
+# -- what came -----------------------------------------------------------------------------
+
+
+class Verdict(NamedTuple):
+    """Forecasts of one slot held against what came, n of them.
+
+    ``quantiles`` (q, n), in units; ``lower`` and ``upper`` (n,): probability of less than what
+    came, and of no more; then what ``spread`` learns: class, ends of the cell, mean, squared error
+    beyond a count's own, and variance, in grains.
+    """
+
+    quantiles: Floats
+    lower: Floats
+    upper: Floats
+    klass: Ints
+    low: Place
+    high: Place
+    counted: Floats
+    excess: Floats
+    variance: Floats
+
+
+def judge(tables: Tables, z: Floats, mean: Floats, actual: Floats, traits: Traits) -> Verdict:
+    """Hold forecasts against what came, by one slot's tables.
+
+    Parameters
+    ----------
+    z
+        What ``scores_at`` gave of these tables, (CLASSES, q).
+    mean, actual
+        In units, (n,); finite.
+    """
+    grain = grains(mean, traits.grain)
+    counted = mean / grain
+    position = volume_class(counted)
+    found = between(np.concatenate([tables.dispersion[:, None], z], axis=1), position)
+    scale = gauge(mean, grain, found[0] * traits.factor)
+    low, high = map(Place.of, cells(scale, actual, traits.whole))
+    error = (actual - mean) / grain
+    return Verdict(
+        quantiles=demand(scale, found[1:], traits.whole),
+        lower=probability(tables.below, position, low),
+        upper=probability(tables.below, position, high),
+        klass=np.rint(position).astype(np.intp),
+        low=low,
+        high=high,
+        counted=counted,
+        excess=error * error - counted,
+        variance=counted * (1.0 + found[0] * counted),
+    )
+
+
+def cells_of(tables: Tables, mean: Floats, actual: Floats, traits: Traits) -> Floats:
+    """Probability of less than what came and of no more, by one slot's tables, (2, n)."""
+    verdict = judge(tables, np.zeros((CLASSES, 0)), mean, actual, traits)
+    return np.stack([verdict.lower, verdict.upper])
+
+
+def hits(verdict: Verdict, levels: Sequence[float]) -> list[Floats]:
+    """How much of what came lies below each level, (n,) each, in [0, 1]: in the mean, the level.
+
+    Not randomised: a count that straddles the level is below it by the part that is.
+    """
+    density = 1.0 / np.maximum(verdict.upper - verdict.lower, 1e-12)
+    shift = verdict.lower * density
+    return [np.minimum(np.maximum(level * density - shift, 0.0), 1.0) for level in levels]
+
+
+def binned(verdict: Verdict) -> Floats:
+    """Normal scores counted by class and bin, each spread over its cell: (CLASSES, BINS)."""
+    low, high = verdict.low, verdict.high
+    row = verdict.klass * BINS
+    size = CLASSES * BINS
+    within = low.bin == high.bin
+    out = np.bincount((row + low.bin)[within], minlength=size).astype(np.float64)
+    out = out.reshape(CLASSES, BINS)
+    wide = np.flatnonzero(~within)
+    if not len(wide):
+        return out
+    first, last = low.read(_SHARES)[wide], high.read(_SHARES)[wide]
+    density = 1.0 / (last - first)
+    row = row[wide]
+    start, end = row + low.bin[wide], row + high.bin[wide]
+    # Mass below an edge e: of each cell (e - first) density, less (e - last) density past it.
+    slope = np.bincount(start, density, size) - np.bincount(end, density, size)
+    shift = np.bincount(start, density * first, size) - np.bincount(end, density * last, size)
+    slope, shift = (np.cumsum(one.reshape(CLASSES, BINS), axis=1)[:, :-1] for one in (slope, shift))
+    mass = np.zeros((CLASSES, BINS + 1))
+    mass[:, 1:-1] = slope * _SHARES[1:-1] - shift
+    mass[:, -1] = np.bincount(verdict.klass[wide], minlength=CLASSES)
+    out += np.maximum(np.diff(mass, axis=1), 0.0)
     return out
+
+
+#: The normal distribution at the edges, with both its ends.
+_SHARES: Floats = np.concatenate([[0.0], ndtr(EDGES), [1.0]])

@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
 from msgspec import Meta
 
 from stream.event import AnyEvent, Marker, Name, Tick, Time
@@ -25,6 +23,7 @@ from stream.window import EXCLUDED, QUARANTINED
 if TYPE_CHECKING:
     from learner.models import Model
     from learner.shard import Shard
+    from learner.spread import Spread
 
 #: Names the beginning of the log where a snapshot is named: the empty shard.
 START = "start"
@@ -102,7 +101,7 @@ class Rollback:
 
     order: int
     models: Mapping[str, Model]
-    histogram: npt.NDArray[np.float64]
+    spread: Spread
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ longer kept.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from learner import intervals
+from learner.intervals import Tables, Traits
 from stream.buckets import Calendar
 
 Singles = npt.NDArray[np.float32]
@@ -26,20 +26,6 @@ MISSING, OBSERVED, CENSORED = 0, 1, 2
 #: What a forecast stands on: the series' own demand, its category's, or it is over.
 OWN, GROUP, RETIRED = 0, 1, 2
 BASIS = ("own", "group", "retired")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Forecasts:
-    """Forecasts of n series over H horizons from one origin, in units.
-
-    ``mean`` (H, n); ``median`` (H, n); ``quantiles`` (q, H, n); ``sold`` (H, n): what is sold
-    so far in buckets still open, ``nan`` where nothing can be.
-    """
-
-    mean: Floats
-    median: Floats
-    quantiles: Floats
-    sold: Floats
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +57,11 @@ class Serving:
     origin: int  # index of the last closed bucket; forecasts are for origin + 1 …
     champion: str
     scored: tuple[int, ...]
-    scores: list[dict[str, Any]]  # rows of evaluation.summary
+    models: tuple[str, ...]  # that are scored, champion first
+    scores: Mapping[str, Floats]  # by kind of slice, (values, models, horizons, evaluation.SUMS)
+    slices: Mapping[str, Sequence[str]]  # names of the values
+    accuracy: Mapping[str, npt.NDArray[Any]]  # columns of accuracy.Accuracy
+    difference: Floats  # (S,): mean squared seasonal difference, nan where not known
     stores: list[str]  # (S,)
     products: list[str]  # (S,)
     categories: list[str]  # (S,); "" where unknown
@@ -79,7 +69,8 @@ class Serving:
     basis: npt.NDArray[np.int8]  # (S,): OWN, GROUP, RETIRED
     mean: Singles  # (H, S)
     sold: Singles  # (K, S): sold so far in origin + 1 … origin + K, K ≤ H
-    tables: Floats  # intervals.table
+    tables: Tables  # the champion's; first axis: scored horizons
+    traits: Traits  # of all series, (S,)
     units: Singles  # ring (R, S)
     returns: Singles  # ring (R, S)
     price: Singles  # ring (R, S)
@@ -93,38 +84,6 @@ class Serving:
         """Row of each (store, product)."""
         keys = zip(self.stores, self.products, strict=True)
         return {key: row for row, key in enumerate(keys)}
-
-    def forecast(
-        self, rows: npt.NDArray[np.intp], horizons: int, levels: tuple[float, ...]
-    ) -> Forecasts:
-        """Forecast some series over the first ``horizons`` buckets after the origin.
-
-        Parameters
-        ----------
-        rows
-            Series, shape (n,).
-        horizons
-            At most ``len(self.mean)``.
-        levels
-            Quantile levels in (0, 1).
-        """
-        mean = self.mean[:horizons][:, rows].astype(np.float64)
-        sold = np.full_like(mean, np.nan)
-        known = min(horizons, len(self.sold))
-        sold[:known] = self.sold[:known][:, rows]
-        wanted = np.asarray((0.5, *levels), dtype=np.float64)
-        spread = np.stack(
-            [
-                intervals.quantiles(self.tables, self.scored, mean[h - 1], h, wanted)
-                for h in range(1, horizons + 1)
-            ],
-            axis=1,
-        )
-        # A bucket cannot end below what it has sold already.
-        floor = np.where(np.isnan(sold), 0.0, np.maximum(sold, 0.0))
-        mean = np.maximum(mean, floor)
-        spread = np.maximum(spread, floor[None])
-        return Forecasts(mean=mean, median=spread[0], quantiles=spread[1:], sold=sold)
 
     def past(self, row: int, limit: int) -> Past:
         """The last ``limit`` closed buckets of a series, as far as the ring and it reach back."""

@@ -15,8 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from learner import intervals, usual
+from learner.accuracy import Accuracy
 from learner.digest import digest_of
-from learner.evaluation import Evaluation
+from learner.evaluation import VOLUMES, Evaluation, seasonal_difference
 from learner.features import features
 from learner.models import Model, make
 from learner.panel import Panel, ring_length
@@ -33,6 +34,7 @@ from learner.replay import (
     only,
 )
 from learner.serving import OBSERVED
+from learner.spread import Spread
 from stream.buckets import Calendar
 from stream.event import MICRO, AnyEvent, Availability, Marker, Plan, Product, Refusal
 from stream.gaps import Passed
@@ -94,8 +96,10 @@ class Shard:
         )
         self.models = make_models(settings)
         self.scored = settings.scored_horizons
-        self.evaluation = Evaluation(tuple(self.models), self.scored)
-        self.histogram = intervals.empty(len(self.scored))
+        names = tuple(self.models)
+        self.evaluation = Evaluation(names, self.scored, settings.bucket)
+        self.accuracy = Accuracy(names, self.scored, settings.bucket)
+        self.spread = Spread((len(names), len(self.scored)), settings.bucket)
         self.position = 0  # next offset to fold
         self.operations: dict[str, int] = {}  # id → offset of its marker
         self.order = -1  # control offset of the last operation carried out
@@ -229,7 +233,7 @@ class Shard:
             return True  # it is done once the replay has come here again
         if isinstance(found, Rollback):
             self.models = {name: found.models[name] for name in self.models}
-            self.histogram = found.histogram.copy()
+            self.spread.return_to(found.spread)
             self._mean = None
         else:
             self.rules.append(
@@ -292,8 +296,10 @@ class Shard:
         if panel.last != bucket:
             return refused
         self._mean = None
-        self.evaluation.grow(panel.capacity)
+        for part in (self.evaluation, self.accuracy, self.spread):
+            part.grow(panel.capacity)
         self.evaluation.skip_to(bucket)
+        self.spread.see(panel.units(bucket))
         observed = (np.asarray(panel.of("status", bucket)) == OBSERVED) & ~usual.retired(panel)
         actual = np.where(observed, panel.units(bucket), np.nan)
         self._score(bucket, actual)
@@ -305,15 +311,31 @@ class Shard:
 
     def _score(self, bucket: int, actual: Floats) -> None:
         """Hold waiting forecasts against what came, before anything is learned from it."""
-        count = np.asarray(self.panel.column("error_n"), np.float64)
-        difference = np.where(
-            count > 0, np.asarray(self.panel.column("error_sum")) / np.maximum(count, 1e-9), np.nan
+        difference = seasonal_difference(
+            self.panel.column("error_sum"), self.panel.column("error_n")
         )
-        difference = np.maximum(difference, 0.05)
-        for at, horizon in enumerate(self.scored):
-            forecasts, use = self.evaluation.score(bucket, horizon, actual, difference)
-            if use.any():
-                intervals.learn(self.histogram[at], forecasts[0, use], actual[use])
+        tables, traits, codes = self.spread.tables(), self._traits(), self._slices(bucket)
+        all_scored = [
+            self.evaluation.score(bucket, horizon, actual, difference, tables, traits, codes)
+            for horizon in self.scored
+        ]
+        for at, scored in enumerate(all_scored):
+            if scored is None:
+                continue
+            for model, gained in enumerate(scored.gained):
+                self.spread.learn((model, at), gained)
+            for model, own in enumerate(scored.own):
+                self.spread.learn_own((model,), scored.rows, own)
+            self.accuracy.learn(scored, actual[scored.rows])
+
+    def _slices(self, bucket: int) -> dict[str, npt.NDArray[np.intp]]:
+        """What each series' scores count for too, by number, shape (S,) each."""
+        level, _ = self.panel.window(bucket - 1, self.panel.short)
+        return {
+            "store": self.panel.column("store").astype(np.intp),
+            "category": self.panel.column("category").astype(np.intp),
+            "volume_class": np.searchsorted(VOLUMES, level, side="right"),
+        }
 
     def _learn(self, bucket: int, actual: Floats) -> None:
         """Let each model learn the bucket, as seen from each scored horizon's origin."""
@@ -349,6 +371,20 @@ class Shard:
         count[rows] = count[rows] * fade + 1.0
 
     # -- reading ---------------------------------------------------------------------------
+
+    def traits(self, model: str) -> intervals.Traits:
+        """How each series' demand comes, shape (S,): what its distribution needs beside a mean."""
+        at = self.evaluation.models.index(model)
+        traits = self._traits()
+        return traits._replace(factor=traits.factor[at])
+
+    def _traits(self) -> intervals.Traits:
+        return self.spread.traits(self.panel.column("unit_size"))
+
+    def tables(self, model: str, horizon: int) -> intervals.Tables:
+        """What a model's distributions at a horizon are made of, as the spread stands now."""
+        of_model = self.spread.tables().at(self.evaluation.models.index(model))
+        return intervals.horizon_tables(of_model, self.scored, horizon)
 
     def forecast(self) -> npt.NDArray[np.float32]:
         """The champion's means for the next buckets, shape (H, S), in units."""

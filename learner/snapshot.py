@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import pickle
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -26,7 +26,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import (
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from river.__version__ import __version__ as river_version
 
-from learner import intervals
+from learner.evaluation import MOST_SLICES, VOLUME_NAMES, seasonal_difference
+from learner.intervals import Tables, Traits
 from learner.panel import COLUMNS, RINGS, Panel
 from learner.parts import Array, Part, Pieces, joined, pack, restored, unpack
 from learner.pickles import load_models
@@ -35,6 +36,8 @@ from learner.products import Products
 from learner.replay import Replay, Rule
 from learner.serving import Serving
 from learner.shard import Shard
+from learner.spread import ARRAYS as SPREAD
+from learner.spread import Spread
 from learner.store import SnapshotStore
 from stream.errors import FingerprintMismatch, SnapshotCorrupt
 from stream.event import Product
@@ -43,6 +46,8 @@ from stream.window import OUTCOMES, Open
 
 FORMAT = 2
 VERSION = "0.1.0"
+#: Name of all stores, or categories, that have no scores of their own.
+OTHERS = "(others)"
 #: Arrays of ``profiles.Profiles`` that are kept.
 PROFILES = ("phases", "past", "weeks", "answers", "scores")
 
@@ -186,15 +191,16 @@ def lay_down(shard: Shard) -> dict[str, Pieces]:
         ),
         "models": [pickle.dumps(shard.models, protocol=5)],
         "scores": pack(
-            shard.evaluation.last,
-            {"sums": shard.evaluation.sums, "histogram": shard.histogram},
+            {"last": shard.evaluation.last, "slices": _slices(panel)}, shard.evaluation.slices
         ),
+        "accuracy": pack(None, shard.accuracy.columns),
+        "spread": pack(None, {name: getattr(shard.spread, name) for name in SPREAD}),
         "forecast": pack(
             None,
             {
                 "mean": shard.forecast(),
                 "basis": shard.basis(),
-                "tables": intervals.table(shard.histogram),
+                **_distributions(shard),
             },
         ),
         "sold": pack(None, {"sold": shard.sold()}),
@@ -204,6 +210,37 @@ def lay_down(shard: Shard) -> dict[str, Pieces]:
     for horizon, waiting in shard.evaluation.pending.items():
         parts[f"pending.{horizon}"] = pack(None, {"waiting": waiting})
     return parts
+
+
+def _slices(panel: Panel) -> dict[str, Sequence[str]]:
+    """Names of the values that scores are told by, each at its number."""
+    names = {"store": panel.stores.texts, "category": panel.categories.texts}
+    out: dict[str, Sequence[str]] = {
+        kind: texts if len(texts) <= MOST_SLICES else [*texts[: MOST_SLICES - 1], OTHERS]
+        for kind, texts in names.items()
+    }
+    return out | {"volume_class": VOLUME_NAMES}
+
+
+def _distributions(shard: Shard) -> dict[str, Array]:
+    """What the champion's distributions are made of."""
+    tables, traits = shard.spread.tables().at(0), shard.traits(shard.settings.champion)
+    return {
+        "dispersion": tables.dispersion,
+        "below": tables.below,
+        "grain": traits.grain.astype(np.float32),
+        "whole": traits.whole,
+        "factor": traits.factor.astype(np.float32),
+    }
+
+
+def take_up_spread(settings: Settings, part: bytes | bytearray | Pieces) -> Spread:
+    """The spread that ``lay_down`` was given."""
+    spread = Spread((0, 0), settings.bucket)
+    _, arrays = unpack(part)
+    for name in SPREAD:
+        setattr(spread, name, arrays[name])
+    return spread
 
 
 def _window(shard: Shard) -> dict[str, Any]:
@@ -279,9 +316,10 @@ def take_up(settings: Settings, partition: int, parts: Mapping[str, bytearray | 
     shard = Shard(settings, partition)
     window = shard.window
     take_up_panel(shard.panel, parts)
-    last, scores = unpack(parts["scores"])
-    shard.evaluation.last, shard.evaluation.sums = last, scores["sums"]
-    shard.histogram = scores["histogram"]
+    scores, shard.evaluation.slices = unpack(parts["scores"])
+    shard.evaluation.last = scores["last"]
+    _, shard.accuracy.columns = unpack(parts["accuracy"])
+    shard.spread = take_up_spread(settings, parts["spread"])
     for horizon in shard.scored:
         shard.evaluation.pending[horizon] = unpack(parts[f"pending.{horizon}"])[1]["waiting"]
     shard.models = load_models(joined(parts["models"]), settings.models)
@@ -442,15 +480,16 @@ def read_serving(
 ) -> Serving:
     """What the API answers from; unpickles nothing, and fetches only parts that changed.
 
-    Without ``rings`` it has no past: they are many times what forecasts are made from.
+    Without ``rings`` it has no past and no accuracy: they are many times what forecasts are made
+    from.
 
     Raises
     ------
     SnapshotMissing, SnapshotCorrupt
     """
     manifest = read_manifest(store, partition, snapshot, verifier)
-    rings_of = [f"ring.{name}" for name in _SERVED if rings]
-    names = ["keys", "columns", "forecast", "sold", *rings_of]
+    past = ["accuracy", *(f"ring.{name}" for name in _SERVED)] if rings else []
+    names = ["keys", "columns", "forecast", "sold", "scores", *past]
     known = dict(previous.parts) if previous is not None else {}
     arrays: dict[str, Array] = {name: np.zeros((0, manifest.series)) for name in _SERVED}
     texts: dict[str, list[str]] = {}
@@ -462,10 +501,13 @@ def read_serving(
         else:
             meta, found = unpack(read_parts(store, manifest, [name])[name])
         loaded[name] = (part, (meta, found))
-        arrays.update(found)
-        texts.update(meta or {})
+        if name not in ("scores", "accuracy"):
+            arrays.update(found)
+            texts.update(meta or {})
     size = manifest.series
     category = arrays["category"][:size]
+    slices, scores = loaded["scores"][1]
+    settings = settings_of(manifest)
     return Serving(
         partition=partition,
         snapshot=snapshot,
@@ -475,8 +517,12 @@ def read_serving(
         watermark_us=manifest.watermark_us,
         origin=-1 if manifest.origin is None else manifest.origin,
         champion=manifest.champion,
-        scored=settings_of(manifest).scored_horizons,
-        scores=manifest.scores,
+        scored=settings.scored_horizons,
+        models=settings.models,
+        scores=scores,
+        slices=slices["slices"],
+        accuracy=loaded["accuracy"][1][1] if rings else {},
+        difference=seasonal_difference(arrays["error_sum"][:size], arrays["error_n"][:size]),
         stores=texts["stores"],
         products=texts["products"],
         categories=[texts["categories"][code] for code in category.tolist()],
@@ -484,7 +530,8 @@ def read_serving(
         mean=arrays["mean"],
         sold=arrays["sold"],
         basis=arrays["basis"],
-        tables=arrays["tables"],
+        tables=Tables(arrays["dispersion"], arrays["below"]),
+        traits=Traits(arrays["grain"], arrays["whole"], arrays["factor"]),
         parts=loaded,
         **{name: arrays[name] for name in _SERVED},
     )

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from importlib.metadata import version
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
@@ -20,8 +21,6 @@ from stream.event import REASONS
 #: Ways an item can end; they add up to the items that came in.
 OUTCOMES = ("learned", "revised", "duplicate", "void", "late", "quarantined", "excluded",
             "refused", "applied")  # fmt: skip
-#: A row of ``scored``: model, horizon in buckets, RMSSE, WAPE, bias.
-ScoreRow = tuple[str, int, float, float, float]
 
 _SNAPSHOT_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
@@ -90,24 +89,41 @@ class Telemetry:
         self._replaying = gauge(
             "replay_left_records", "Records a replay has still to learn again; 0: no replay", one
         )
-        self._rmsse = gauge(
-            "forecast_rmsse_ratio",
-            "Recent root mean squared scaled error of a model's forecasts; below 1 is better "
-            "than the naive forecast of one season ago",
+        self._scored = {
+            "rmsse": gauge(
+                "forecast_rmsse_ratio",
+                "Recent root mean squared scaled error of a model's means; below 1 is better "
+                "than the naive forecast of one season ago",
+                "model",
+                "horizon",
+            ),
+            "wape": gauge(
+                "forecast_wape_ratio",
+                "Recent weighted absolute percentage error of medians: absolute errors over units "
+                "sold",
+                "model",
+                "horizon",
+            ),
+            "bias": gauge(
+                "forecast_bias_ratio",
+                "Recent bias of means: forecast less demand, over units sold; positive is too high",
+                "model",
+                "horizon",
+            ),
+            "pinball": gauge(
+                "forecast_pinball_ratio",
+                "Recent mean pinball loss at 0.1, 0.5 and 0.9, over the root mean squared seasonal "
+                "difference",
+                "model",
+                "horizon",
+            ),
+        }
+        self._hits = gauge(
+            "forecast_hits_ratio",
+            "Recent share of demand below a level of its distribution; calibrated is: the level",
             "model",
             "horizon",
-        )
-        self._wape = gauge(
-            "forecast_wape_ratio",
-            "Recent weighted absolute percentage error: absolute errors over units sold",
-            "model",
-            "horizon",
-        )
-        self._bias = gauge(
-            "forecast_bias_ratio",
-            "Recent bias: forecast less demand, over units sold; positive is too high",
-            "model",
-            "horizon",
+            "level",
         )
         self._champion = gauge("champion_info", "1 for the model that is served", "model")
         self._snapshot_seconds = Histogram(
@@ -132,7 +148,7 @@ class Telemetry:
         self._by_reason = {
             reason: self._refused.labels(reason) for reason in REASONS if reason != "late"
         }
-        self._scores: set[tuple[str, str]] = set()
+        self._told: set[tuple[Gauge, tuple[str, ...]]] = set()
         self._served = ""
 
     def folded(
@@ -192,30 +208,30 @@ class Telemetry:
         """Tell how much of what waited when a partition was taken up is folded, 0 to 1."""
         self._restored.labels(str(partition)).set(ratio)
 
-    def scored(self, rows: Iterable[ScoreRow], *, champion: str) -> None:
+    def scored(self, rows: Iterable[Mapping[str, Any]], *, champion: str) -> None:
         """Replace the recent scores, over all partitions of this learner.
 
         Parameters
         ----------
         rows
-            (model, horizon in buckets, RMSSE, WAPE, bias); all of them, every time: what is not
-            among them is no longer exported.
+            Of ``evaluation.summary``; all of them, every time: what is not among them, or has no
+            number, is no longer exported.
         champion
             Name of the model that is served.
         """
-        seen = set()
-        for model, horizon, *values in rows:
-            key = (model, str(horizon))
-            seen.add(key)
-            for metric, value in zip((self._rmsse, self._wape, self._bias), values, strict=True):
-                if math.isfinite(value):
-                    metric.labels(*key).set(value)
-                else:
-                    metric.remove(*key)
-        for key in self._scores - seen:
-            for metric in (self._rmsse, self._wape, self._bias):
-                metric.remove(*key)
-        self._scores = seen
+        values: list[tuple[Gauge, tuple[str, ...], float | None]] = []
+        for row in rows:
+            of = (row["model"], str(row["horizon"]))
+            values += [(metric, of, row[name]) for name, metric in self._scored.items()]
+            values += [(self._hits, (*of, level), hit) for level, hit in row["hits"].items()]
+        told = set()
+        for metric, labels, value in values:
+            if value is not None and math.isfinite(value):
+                metric.labels(*labels).set(value)
+                told.add((metric, labels))
+        for metric, labels in self._told - told:
+            metric.remove(*labels)
+        self._told = told
         if champion != self._served:
             self._champion.clear()
             self._champion.labels(champion).set(1)

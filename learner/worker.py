@@ -485,11 +485,4 @@ class Worker:
         evaluations = [owned.shard.evaluation for owned in self.owned.values()]
         sums = np.sum([one.sums for one in evaluations], axis=0)
         rows = summary(evaluations[0].models, evaluations[0].scored, sums, self.settings.champion)
-        self.telemetry.scored(
-            [
-                (r["model"], r["horizon"], *(float("nan") if r[k] is None else r[k]
-                 for k in ("rmsse", "wape", "bias")))
-                for r in rows
-            ],
-            champion=self.settings.champion,
-        )  # fmt: skip
+        self.telemetry.scored(rows, champion=self.settings.champion)

@@ -18,12 +18,14 @@ from fastapi import FastAPI
 from api.app import create_app
 from api.context import Context
 from api.server import Server
-from learner import intervals
+from learner.accuracy import PARTS, Accuracy
+from learner.evaluation import SLICES, SUMS, VOLUME_NAMES
 from learner.file_store import FileStore
 from learner.keys import ensure_keys, load_signer
 from learner.parts import Pieces, cut, pack
 from learner.plans import Kept
 from learner.snapshot import FORMAT, Manifest, Signer, versions
+from learner.spread import Spread
 from learner.store import Pointer, SnapshotStore
 from stream.event import Plan, Product, encode, time_us
 from stream.log import EventLog, partition_of
@@ -102,7 +104,8 @@ class Deployment:
             if partition_of(name, self.settings.partitions) == partition
         ]  # fmt: skip
         keys = keys_of(stores[:2], ["apple", "pear", "plum"]) if keys is None else keys
-        parts, chunks = cut(_parts(self.settings, keys, origin, seed, categories, facts))
+        made = _parts(self.settings, keys, origin, seed, categories, facts, position)
+        parts, chunks = cut(made)
         head = store.pointers(partition).head
         manifest = Manifest(
             format=FORMAT,
@@ -116,10 +119,11 @@ class Deployment:
             parent=head.snapshot if head else None,
             created_us=created_us or round(time.time() * 1e6),
             digest="d" * 64,
-            champion="bayes",
+            champion=self.settings.champion,
             scores=[
-                {"model": "bayes", "role": "champion", "horizon": 1, "n": 10.0 + position,
-                 "rmsse": 0.8, "wape": 0.3, "bias": None},
+                {"model": "ensemble", "role": "champion", "horizon": 1, "n": 10.0 + position,
+                 "rmsse": 0.8, "wape": 0.3, "bias": None, "pinball": 0.2, "hits": {"0.1": 0.1},
+                 "covered": {"0.1": 0.2}},
             ],
             counts={"till-1": {"learned": position}},
             operations={},
@@ -143,6 +147,7 @@ def _parts(
     seed: int,
     category: str,
     facts: Sequence[Plan | Product],
+    position: int,
 ) -> dict[str, Pieces]:
     rng = np.random.default_rng(seed)
     count, horizons = len(keys), settings.horizons
@@ -162,14 +167,39 @@ def _parts(
         "products": [product for _, product in keys],
         "categories": [category],
     }
+    spread = Spread((len(settings.scored_horizons),), settings.bucket)
+    spread.counts *= rng.uniform(0.5, 1.5, spread.counts.shape)
     forecast: dict[str, Any] = {
         "mean": rng.gamma(2, 3, (horizons, count)).astype(np.float32),
         "basis": np.zeros(count, np.int8),
-        "tables": intervals.table(intervals.empty(len(settings.scored_horizons))),
+        "dispersion": spread.tables().dispersion,
+        "below": spread.tables().below,
+        # Counts, goods sold by weight whose grain was told, and such that it was not told of.
+        "grain": np.resize([1.0, 0.25, 0.0], count).astype(np.float32),
+        "whole": np.resize([True, False, False], count),
+        "factor": rng.uniform(0.5, 2.0, count).astype(np.float32),
     }
+    models, scored = settings.models, settings.scored_horizons
+    names = {"store": list(dict.fromkeys(meta["stores"])), "category": [category],
+             "volume_class": list(VOLUME_NAMES)}  # fmt: skip
+    slices = {
+        kind: np.zeros((len(names[kind]), len(models), len(scored), len(SUMS))) for kind in SLICES
+    }
+    if count:
+        for kind in SLICES:
+            slices[kind][:1, 0, 0] = np.arange(1.0, len(SUMS) + 1) * (10.0 + position)
+    accuracy = Accuracy(models, scored, settings.bucket)
+    accuracy.grow(count)
+    accuracy.columns["count"][0] = 20
+    accuracy.columns["demand"][0] = 5.0
+    accuracy.columns["squared"][:, 0] = 4.0
+    accuracy.columns["absolute"][:, 0] = round(0.75 * PARTS["absolute"])
+    accuracy.columns["inside"][:, 0] = round(0.8 * PARTS["inside"])
     columns: dict[str, Any] = {
         "category": np.zeros(count, np.int32),
         "listed": np.full(count, ORIGIN - 20, np.int64),
+        "error_sum": np.full(count, 64.0),
+        "error_n": np.full(count, 4.0),
     }
     products = [encode(one) for one in facts if isinstance(one, Product)]
     plans = [
@@ -187,6 +217,8 @@ def _parts(
         "columns": pack(None, columns),
         "forecast": pack(None, forecast),
         "sold": pack(None, {"sold": rng.poisson(4, (1, count)).astype(np.float32)}),
+        "scores": pack({"last": ORIGIN, "slices": names}, slices),
+        "accuracy": pack(None, accuracy.columns),
         **{f"ring.{name}": pack(None, {name: ring}) for name, ring in rings.items()},
     }
 

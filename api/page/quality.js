@@ -10,6 +10,7 @@ const NAIVE = "seasonal_naive";
 const METRICS = {
   rmsse: { text: "RMSSE", show: (v) => f.number(v, 3), format: ".2f" },
   wape: { text: "WAPE", show: (v) => f.percent(v), format: ".0%" },
+  pinball: { text: "Pinball", show: (v) => f.number(v, 3), format: ".2f" },
   bias: { text: "Bias", show: (v) => f.percent(v, 1, true), format: "+.0%" },
 };
 const DASHES = ["dash", "dot", "dashdot", "longdash"];
@@ -101,11 +102,15 @@ export function qualityView() {
         { head: "WAPE", kind: "num", cell: (row) => METRICS.wape.show(row.wape) },
         { head: "better by", kind: "num strong", cell: against("wape") },
         { head: "Bias", kind: "num", cell: (row) => METRICS.bias.show(row.bias) },
+        { head: "Pinball", kind: "num", cell: (row) => METRICS.pinball.show(row.pinball) },
+        { head: "In the 80 % band", kind: "num",
+          cell: (row) => f.percent(row.hits["0.9"] - row.hits["0.1"], 1) },
         { head: "Forecasts", kind: "num", cell: (row) => f.number(row.n, 0) },
       ], sorted, (row) => ({ class: row.role === "champion" ? "champion" : null })),
       h("p", { class: "muted small" }, "RMSSE: root of the squared errors over the squared "
-        + "seasonal differences of the same series; WAPE: absolute error over units sold; bias: "
-        + "forecast less sold, over units sold. Scores forget, so that they say how it goes now. "
+        + "seasonal differences of the same series; WAPE: absolute error of medians over units sold; "
+        + "bias: mean forecast less sold, over units sold; pinball: loss of the quantiles at 0.1, 0.5 "
+        + "and 0.9; in the band: demand between those at 0.1 and 0.9, which should be 80 %. Scores forget, so that they say how it goes now. "
         + "Better by: against seasonal naive, on the same forecasts."));
   }
 

@@ -33,6 +33,7 @@ class _Batch(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     store: str | None = None
     horizon: int | None = None
     quantiles: list[float] | None = None
+    point: str | None = None
 
 
 _decode_batch = msgspec.json.Decoder(_Batch).decode
@@ -74,7 +75,7 @@ def _forecast_many(context: Context, body: bytes) -> bytes:
         wanted = _decode_batch(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _of_body(error) from None
-    asked = check(wanted.horizon, wanted.quantiles, context.settings.horizons)
+    asked = check(wanted.horizon, wanted.quantiles, context.settings.horizons, wanted.point)
     state = context.replica.state
     rows, unknown = _rows(state, wanted)
     if sum(map(len, rows.values())) > MOST_SERIES:
@@ -152,6 +153,7 @@ def _group(
     products: list[str] = []
     partition: list[int] = []
     parts = []
+    points: list[answers.Floats] = []
     states = {}
     for view, rows in members:
         serving = view.serving
@@ -159,7 +161,15 @@ def _group(
         stores += [serving.stores[row] for row in places]
         products += [serving.products[row] for row in places]
         partition += [serving.partition] * len(places)
-        parts.append(answers.columns(serving, rows, asked.horizon, view.spread(asked.levels)))
+        found = answers.columns(serving, rows, asked.horizon, view.spread(asked.levels))
+        parts.append(found)
+        if asked.point is not None:
+            points.append(
+                answers.points(
+                    serving, rows, asked.point, found,
+                    view.grid() if asked.point == "mape" else np.zeros(0),
+                )
+            )  # fmt: skip
         age_s = replica.age_s(view)
         states[str(serving.partition)] = {
             "origin": view.origin,
@@ -191,6 +201,9 @@ def _group(
         ),
         "partitions": answers.encode(states),
     }
+    if asked.point is not None:
+        members_json["point"] = numbers.encode(np.concatenate(points, axis=-1))
+        members_json["metric"] = answers.encode(answers.METRICS[asked.point])
     return _object(members_json)
 
 

@@ -27,6 +27,7 @@ from api.context import Context, Plain, answer, documented
 from api.problems import Problem
 from api.recompute import PREFIX, body
 from api.replica import Replica, View
+from learner.accuracy import MEMORY, accuracy
 from learner.serving import CENSORED, MISSING, bucket_times
 from stream.errors import SalescastError
 from stream.log import partition_of
@@ -34,6 +35,7 @@ from stream.log import partition_of
 MOST_HISTORY = 10_000
 
 _PAST_PREFIX = b"/v1/history/"
+_ACCURACY_PREFIX = b"/v1/accuracy/"
 _PATH = "/v1/forecasts/{store}/{product:path}"
 _STATUS = {MISSING: "missing", CENSORED: "censored"}
 
@@ -59,7 +61,7 @@ async def forecast(context: Context, raw_path: bytes, query: bytes) -> bytes:
     age_s = replica.age_s(view)
     head = answers.encode(
         {
-            **body(view, row, settings),
+            **body(view, row, settings, asked),
             "age_s": age_s,
             # What was served then is neither: it is what was asked for.
             "stale": now and replica.stale(view, age_s),
@@ -187,6 +189,23 @@ def routes(context: Context) -> APIRouter:
             }
         )
 
+    async def get_accuracy(request: Request) -> Response:
+        """How good one series' forecasts were: champion's and seasonal naive's, by horizon."""
+        view, row, store, product = await _known(
+            replica, request.scope["raw_path"], _ACCURACY_PREFIX
+        )
+        return answer(
+            {
+                "store": store,
+                "product": product,
+                "category": view.serving.categories[row],
+                "origin": view.origin,
+                "snapshot": view.serving.snapshot,
+                "memory": MEMORY[settings.bucket],
+                "horizons": accuracy(view.serving, row),
+            }
+        )
+
     names = [_path_parameter("store", "330"), _path_parameter("product", "P-102")]
     router.add_api_route(
         _PATH,
@@ -218,6 +237,10 @@ def routes(context: Context) -> APIRouter:
                     "knew sales up to this time and no further",
                     "schema": {"type": "string", "format": "date-time"},
                 },
+                {
+                    "name": "point", "in": "query", "description": schemas.POINT,
+                    "schema": {"type": "string", "enum": list(answers.METRICS)},
+                },
             ]
         },
     )  # fmt: skip
@@ -225,6 +248,12 @@ def routes(context: Context) -> APIRouter:
         "/v1/history/{store}/{product:path}",
         history,
         responses={200: {"model": schemas.History}, **documented(404, 422)},
+        openapi_extra={"parameters": names},
+    )
+    router.add_api_route(
+        "/v1/accuracy/{store}/{product:path}",
+        get_accuracy,
+        responses={200: {"model": schemas.SeriesAccuracy}, **documented(404)},
         openapi_extra={"parameters": names},
     )
     return router

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
 from fastapi import APIRouter, Query
 from starlette.responses import Response
 
 from api import schemas
 from api.context import Context, answer, documented
+from api.problems import invalid
+from learner.evaluation import SUMS, summary
+from learner.serving import Serving
+
+Floats = npt.NDArray[np.float64]
 
 
 def routes(context: Context) -> APIRouter:
@@ -49,42 +57,74 @@ def routes(context: Context) -> APIRouter:
             }
         )
 
-    async def get_quality() -> Response:
-        """Recent errors of the champion and its challengers, by horizon."""
+    # Not coroutines: they run in threads, since slices are many.
+    def get_quality(
+        slice: Literal["store", "category", "volume_class"] | None = Query(
+            None, description="Tell scores by the values of this"
+        ),
+        value: str | None = Query(None, max_length=128, description="Only this value"),
+        model: str | None = Query(None, max_length=300, description="Only this model"),
+        horizon: int | None = Query(None, ge=1, description="Only this horizon"),
+    ) -> Response:
+        """Recent scores of the champion and its challengers, by horizon, overall or by slice.
+
+        Slices come with the largest demand first.
+        """
         views = replica.state.views
-        rows = [row for view in views.values() for row in view.serving.scores]
-        return answer({"partitions": sorted(views), "rows": pooled(rows)})
+        servings = [view.serving for view in views.values()]
+        if value is not None and slice is None:
+            raise invalid(
+                "value",
+                "`value` needs a `slice` that it is a value of",
+                "add slice=store, slice=category or slice=volume_class",
+            )
+        rows = [
+            row for row in pooled(servings, slice)
+            if value in (None, row.get("value")) and model in (None, row["model"])
+            and horizon in (None, row["horizon"])
+        ]  # fmt: skip
+        return answer({"partitions": sorted(views), "slice": slice, "rows": rows})
 
     router.add_api_route(
         "/v1/series",
         get_series,
         responses={200: {"model": schemas.SeriesPage}, **documented(422)},
     )
-    router.add_api_route("/v1/quality", get_quality, responses={200: {"model": schemas.Quality}})
+    router.add_api_route(
+        "/v1/quality",
+        get_quality,
+        responses={200: {"model": schemas.Quality}, **documented(422)},
+    )
     return router
 
 
-def pooled(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Scores of several partitions as one: means weighted by n, champion first.
-
-    Examples
-    --------
-    >>> a = {"model": "m", "role": "champion", "horizon": 1, "n": 1, "rmsse": 1.0, "wape": None,
-    ...      "bias": 0.0}
-    >>> pooled([a, {**a, "n": 3, "rmsse": 2.0}])[0]["rmsse"]
-    1.75
-    """
-    groups: dict[tuple[str, str, int], list[dict[str, Any]]] = {}
-    for row in rows:
-        groups.setdefault((row["role"], row["model"], row["horizon"]), []).append(row)
+def pooled(servings: Iterable[Serving], kind: str | None) -> list[dict[str, Any]]:
+    """Scores of several partitions as one, champion first; of slices the largest demand first."""
+    tables: dict[str, dict[tuple[str, int], Floats]] = {}
+    champions = []
+    for serving in servings:
+        champions.append(serving.champion)
+        if kind is None:
+            named = [("", serving.scores["volume_class"].sum(axis=0))]
+        else:
+            names = serving.slices[kind]
+            named = [(names[at], sums) for at, sums in enumerate(serving.scores[kind])]
+        for name, sums in named:
+            table = tables.setdefault(name, {})
+            for m, model in enumerate(serving.models):
+                for h, horizon in enumerate(serving.scored):
+                    before = table.get((model, horizon), np.zeros(len(SUMS)))
+                    table[model, horizon] = before + sums[m, h]
+    order = sorted(tables, key=lambda one: (-max(map(_demand, tables[one].values())), one))
     out = []
-    for key in sorted(groups, key=lambda one: (one[0] != "champion", *one)):
-        (role, model, horizon), members = key, groups[key]
-        one: dict[str, Any] = {"model": model, "role": role, "horizon": horizon}
-        one["n"] = round(sum(row["n"] for row in members), 3)
-        for name in ("rmsse", "wape", "bias"):
-            known = [(row[name], row["n"]) for row in members if row[name] is not None]
-            weight = sum(n for _, n in known)
-            one[name] = round(sum(x * n for x, n in known) / weight, 6) if weight else None
-        out.append(one)
+    for name in order:
+        scored = sorted(tables[name], key=lambda one: (one[0] not in champions, *one))
+        for model, horizon in scored:
+            sums = tables[name][model, horizon]
+            for row in summary((model,), (horizon,), sums[None, None], champions[0]):
+                out.append(row if kind is None else {"value": name, **row})
     return out
+
+
+def _demand(sums: Floats) -> float:
+    return float(sums[SUMS.index("demand")])

@@ -104,6 +104,15 @@ ROWS: dict[str, list[Panel]] = {
         ("Bias by model", "lines", 12, SHARE, "Positive: forecasts are too high.",
          [(f"avg by (model, horizon) (salescast_forecast_bias_ratio{_MH})",
            "{{model}}, h = {{horizon}}")]),
+        ("Pinball loss by model", "lines", 12, PLAIN,
+         "Of the quantiles at 0.1, 0.5 and 0.9, over the usual seasonal difference.",
+         [(f"avg by (model, horizon) (salescast_forecast_pinball_ratio{_MH})",
+           "{{model}}, h = {{horizon}}")]),
+        ("Demand below its quantiles", "lines", 12, SHARE,
+         "Of the served model, by level. Calibrated is: each line at its level.",
+         [("avg by (horizon, level) (salescast_forecast_hits_ratio{horizon=~\"$horizon\"}"
+           " and on (instance, model) salescast_champion_info == 1)",
+           "{{level}}, h = {{horizon}}")]),
     ],
     "Snapshots": [
         ("Age of the newest", "lines", 8, SECONDS, "What a restart would fold again.",

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from learner import intervals
 from learner.features import Batch
+from learner.intervals import GRID, relative_median
 from learner.models import Model
 from learner.panel import Panel
 from learner.serving import OBSERVED
@@ -33,7 +34,6 @@ Singles = npt.NDArray[np.float32]
 
 #: Records of a partition that are folded at once.
 BATCH = 4_000
-GRID = (np.arange(64) + 0.5) / 64
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -264,17 +264,19 @@ class Replay:
     def _block(self, partition: int, origin: int, horizon: int) -> Block:
         shard = self.shards[partition]
         mean = np.stack([shard.predict(name, horizon) for name in shard.models])
-        tables = intervals.table(shard.histogram)
-        levels = np.asarray([*self.asked.levels, 0.5, *GRID])
-        said = np.stack(
-            [intervals.quantiles(tables, shard.scored, one, horizon, levels) for one in mean]
-        )
-        count = len(self.asked.levels)
+        levels = np.asarray([0.5, *self.asked.levels, *GRID])
+        count = 1 + len(self.asked.levels)
+        quantiles, mape = [], []
+        for name, one in zip(shard.models, mean, strict=True):
+            traits = shard.traits(name)
+            said = intervals.quantiles(shard.tables(name, horizon), one, levels, traits)
+            quantiles.append(said[:count])
+            mape.append(relative_median(said[count:], intervals.grains(one, traits.grain)))
+        told = np.stack(quantiles).astype(np.float32)
         return Block(
-            partition=partition, origin=origin, horizon=horizon,
-            mean=mean.astype(np.float32), median=said[:, count].astype(np.float32),
-            mape=_relative_median(said[:, count + 1 :]).astype(np.float32),
-            quantiles=said[:, :count].astype(np.float32), actual=np.full(mean.shape[1], np.nan),
+            partition=partition, origin=origin, horizon=horizon, mean=mean.astype(np.float32),
+            median=told[:, 0], mape=np.stack(mape).astype(np.float32), quantiles=told[:, 1:],
+            actual=np.full(mean.shape[1], np.nan),
         )  # fmt: skip
 
     # -- reading ---------------------------------------------------------------------------
@@ -298,15 +300,3 @@ class Replay:
     def model_seconds(self) -> dict[str, float]:
         """CPU seconds of each model's own learning and forecasting."""
         return {name: sum(one.seconds for one in ones) for name, ones in self.models.items()}
-
-
-def _relative_median(quantiles: Floats) -> Floats:
-    """Point of least expected absolute percentage error, from quantiles at ``GRID``.
-
-    The median after reweighting by 1/y: (models, len(GRID), S) gives (models, S).
-    """
-    weight = 1.0 / np.maximum(quantiles, 1e-3)
-    reached = np.cumsum(weight, axis=1)
-    at = np.argmax(reached >= reached[:, -1:] / 2, axis=1)
-    point: Floats = np.take_along_axis(quantiles, at[:, None], axis=1)[:, 0]
-    return point

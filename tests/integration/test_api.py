@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -20,7 +21,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from api.routes.series import pooled
+from learner.evaluation import SUMS
 from stream.dead_letters import DeadLetter, DeadLetters
 from stream.errors import LogUnavailable, StoreUnavailable
 from stream.log import Entry, partition_of
@@ -71,7 +72,11 @@ def problem(answer: httpx.Response, status: int, field: str | None = None) -> di
 def test_a_forecast_has_a_step_a_bucket_from_the_close_on(client: httpx.Client) -> None:
     found = client.get("/v1/forecasts/100/apple").raise_for_status().json()
     assert (found["store"], found["product"], found["category"]) == ("100", "apple", "food")
-    assert (found["bucket"], found["timezone"], found["model"]) == ("day", "Europe/Paris", "bayes")
+    assert (found["bucket"], found["timezone"], found["model"]) == (
+        "day",
+        "Europe/Paris",
+        "ensemble",
+    )
     assert found["origin"] == "2025-03-01T00:00:00+01:00"
     assert found["as_of"] == "2025-03-02T00:00:05+00:00"
     assert (found["stale"], found["frozen"]) == (False, False)
@@ -201,22 +206,73 @@ def test_series_are_searched_and_paged(client: httpx.Client) -> None:
     problem(client.get("/v1/series?limit=0"), 422, "limit")
 
 
-def test_quality_is_pooled_by_weight(client: httpx.Client) -> None:
+def test_quality_is_summed_over_the_partitions(client: httpx.Client) -> None:
     found = client.get("/v1/quality").json()
-    assert found["partitions"] == [0, 1]
-    assert found["rows"] == [
-        {"model": "bayes", "role": "champion", "horizon": 1, "n": 26.0, "rmsse": 0.8,
-         "wape": 0.3, "bias": None}
-    ]  # fmt: skip
+    assert (found["partitions"], found["slice"]) == ([0, 1], None)
+    (row,) = found["rows"]
+    at = {name: place + 1 for place, name in enumerate(SUMS)}
+    assert (row["model"], row["role"], row["horizon"]) == ("ensemble", "champion", 1)
+    assert row["n"] == 26.0
+    assert row["bias"] == pytest.approx(at["error"] / at["demand"])
+    assert row["wape"] == pytest.approx(at["absolute"] / at["demand"])
+    assert row["hits"]["0.9"] == pytest.approx(at["hits_0.9"])
 
 
-def test_pooled_scores_are_weighted_and_the_champion_comes_first() -> None:
-    row = {"model": "a", "role": "challenger", "horizon": 1, "n": 1.0, "rmsse": 1.0, "wape": None,
-           "bias": -1.0}  # fmt: skip
-    best = row | {"model": "z", "role": "champion"}
-    found = pooled([row, row | {"n": 3.0, "rmsse": 2.0, "wape": 0.5}, best])
-    assert [one["model"] for one in found] == ["z", "a"]
-    assert found[1] == row | {"n": 4.0, "rmsse": 1.75, "wape": 0.5}
+def test_quality_by_slice_names_its_values(client: httpx.Client) -> None:
+    def rows(**asked: str | int) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = client.get("/v1/quality", params=asked).json()["rows"]
+        return found
+
+    (category,) = rows(slice="category")
+    assert (category["value"], category["n"]) == ("food", 26.0)
+    by_store = rows(slice="store")
+    assert len(by_store) == 2 and sum(row["n"] for row in by_store) == 26.0
+    assert by_store == sorted(by_store, key=lambda row: -row["n"]), "the largest demand first"
+    assert rows(slice="store", value=by_store[1]["value"]) == by_store[1:]
+    assert rows(slice="volume_class")[0]["value"] == "under 0.1"
+    assert rows(model="no such", slice="store") == rows(horizon=7) == []
+    problem(client.get("/v1/quality?slice=till"), 422, "slice")
+    problem(client.get("/v1/quality?value=1"), 422, "value")
+
+
+def test_accuracy_of_a_series_is_beside_seasonal_naive(client: httpx.Client) -> None:
+    series = client.get("/v1/series?limit=1").json()["items"][0]
+    path = "/v1/accuracy/" + "/".join(quote(series[one], safe="") for one in ("store", "product"))
+    found = client.get(path).json()
+    assert (found["store"], found["product"]) == (series["store"], series["product"])
+    assert found["memory"] == 56
+    first, second, *_ = found["horizons"]
+    assert (first["horizon"], first["n"], first["demand"]) == (1, 20, 5.0)
+    assert first["champion"] == {"model": "ensemble", "rmsse": 0.5, "bias": 0.0, "wape": 0.3,
+                                 "coverage_80": 0.8}  # fmt: skip
+    assert first["naive"]["model"] == "seasonal_naive"
+    assert (second["n"], second["champion"], second["naive"]) == (0, None, None)
+    problem(client.get("/v1/accuracy/nowhere/pear"), 404, "store")
+
+
+@pytest.mark.parametrize("point, metric", [("mean", "RMSSE"), ("median", "WAPE"), ("mape", "MAPE")])
+def test_a_point_comes_with_the_metric_that_it_is_for(
+    client: httpx.Client, point: str, metric: str
+) -> None:
+    series = client.get("/v1/series?limit=1").json()["items"][0]
+    key = [series["store"], series["product"]]
+    path = "/v1/forecasts/" + "/".join(quote(one, safe="") for one in key)
+    one = client.get(path, params={"point": point, "horizon": 5}).json()
+    assert one["metric"] == metric
+    batch = client.post("/v1/forecasts:batch", json={"series": [key], "horizon": 5, "point": point})
+    (group,) = batch.json()["groups"]
+    assert group["metric"] == metric
+    for step, (said,) in zip(one["steps"], group["point"], strict=True):
+        assert step["point"] == pytest.approx(said, abs=1e-3)
+        if point != "mape":
+            assert step["point"] == step[point]
+    assert "point" not in client.get(path).json()["steps"][0]
+
+
+def test_a_point_that_is_none_is_refused(client: httpx.Client) -> None:
+    body = problem(client.get("/v1/forecasts/x/y?point=mode"), 422, "point")
+    assert "mean, median, mape" in body["detail"] and "metric" in body["remedy"]
+    problem(client.post("/v1/forecasts:batch", json={"all": True, "point": "mode"}), 422, "point")
 
 
 # -- events ----------------------------------------------------------------------------------
@@ -570,7 +626,8 @@ def test_openapi_knows_every_route_and_every_reference(client: httpx.Client) -> 
     assert {
         "/v1/events", "/v1/receipts/{receipt}", "/v1/series", "/v1/forecasts/{store}/{product}",
         "/v1/forecasts:batch", "/v1/forecasts:what-if", "/v1/explain/{store}/{product}",
-        "/v1/history/{store}/{product}", "/v1/quality", "/v1/snapshots",
+        "/v1/history/{store}/{product}", "/v1/accuracy/{store}/{product}", "/v1/quality",
+        "/v1/snapshots",
         "/v1/snapshots/{id}", "/v1/operations", "/v1/operations/{id}", "/v1/status",
         "/v1/shards",
         "/v1/plans", "/v1/plans/{id}", "/v1/products/{id}", "/v1/updates", "/metrics", "/livez",

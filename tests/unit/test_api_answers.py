@@ -1,4 +1,4 @@
-"""What is answered agrees with ``Serving.forecast``, and is valid JSON however it is made."""
+"""What is answered agrees with a plain reading of the snapshot, and is valid JSON however made."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from api import answers, numbers
+from learner import intervals
 from learner.serving import Serving
 from learner.snapshot import read_serving
 from tests.api_parts import Deployment, keys_of
 
+Rows = np.ndarray[Any, np.dtype[np.intp]]
 LEVELS = (0.05, 0.5, 0.9, 0.975)
 NAMES = tuple(map(repr, LEVELS))
 
@@ -32,14 +34,76 @@ def serving(tmp_path_factory: pytest.TempPathFactory) -> Serving:
     return found
 
 
+def plainly(
+    serving: Serving, rows: Rows, horizons: int, levels: tuple[float, ...]
+) -> answers.Columns:
+    """Forecasts horizon by horizon, straight from the tables: the reference."""
+    mean = serving.mean[:horizons][:, rows].astype(np.float64)
+    wanted = np.asarray((0.5, *levels))
+    # The table of quantiles is mixed as normal scores, so each horizon's own is the reference.
+    out = np.empty((len(wanted), *mean.shape))
+    for step in range(horizons):
+        place = float(np.interp(step + 1, serving.scored, np.arange(len(serving.scored))))
+        low, share = int(place), place % 1
+        high = min(low + 1, len(serving.scored) - 1)
+        z = [intervals.scores_at(serving.tables.at(one), wanted) for one in (low, high)]
+        dispersion = [serving.tables.dispersion[one] for one in (low, high)]
+        z_here = (1 - share) * z[0] + share * z[1]
+        dispersion_here = (1 - share) * dispersion[0] + share * dispersion[1]
+        for at, row in enumerate(rows.tolist()):
+            grain, whole, factor = (float(one[row]) for one in serving.traits)
+            if grain == 0:
+                grain = min(max(mean[step, at] / intervals.UNTOLD, 1e-6), 1.0)
+            position = float(intervals.volume_class(mean[step, at] / grain))
+            classes = np.arange(intervals.CLASSES)
+            own = factor * float(np.interp(position, classes, dispersion_here))
+            gauge = intervals.gauge(mean[step, at : at + 1], grain, np.array([own]))
+            for level in range(len(wanted)):
+                score = np.array([np.interp(position, classes, z_here[:, level])])
+                demand = intervals.demand(gauge, score, np.bool_(bool(whole)))
+                out[level, step, at] = float(demand[0])
+    known = min(horizons, len(serving.sold))
+    floor = np.fmax(serving.sold[:known][:, rows].astype(np.float64), 0.0)
+    mean[:known] = np.maximum(mean[:known], floor)
+    out[:, :known] = np.maximum(out[:, :known], floor)
+    return answers.Columns(mean, out[0], out[1:])
+
+
 @pytest.mark.parametrize("horizons", [1, 2, 13, 28])
 def test_columns_are_the_numbers_of_serving(serving: Serving, horizons: int) -> None:
     rows = np.arange(len(serving.stores))[::-1]
-    wanted = serving.forecast(rows, horizons, LEVELS)
+    wanted = plainly(serving, rows, horizons, LEVELS)
     found = answers.columns(serving, rows, horizons, answers.spread(serving, LEVELS))
     np.testing.assert_array_equal(found.mean, wanted.mean)
     np.testing.assert_allclose(found.median, wanted.median, rtol=0, atol=1e-9)
     np.testing.assert_allclose(found.quantiles, wanted.quantiles, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("point", list(answers.METRICS))
+def test_a_point_is_the_same_for_one_series_and_for_many(serving: Serving, point: str) -> None:
+    rows = np.arange(9)
+    z = answers.spread(serving, LEVELS)
+    grid = answers.spread(serving, tuple(intervals.GRID.tolist()))
+    many = answers.columns(serving, rows, 13, z)
+    found = answers.points(serving, rows, point, many, grid)
+    if point != "mape":
+        np.testing.assert_array_equal(found, getattr(many, point))
+    sheet = answers.sheet(z, 13, TIMES, NAMES, point, grid)
+    for row in rows.tolist():
+        steps = json.loads(answers.one(serving, row, sheet))
+        assert [step["point"] for step in steps] == pytest.approx(found[:, row].tolist(), abs=6e-5)
+        for step, median in zip(steps, many.median[:, row].tolist(), strict=True):
+            assert step["median"] == pytest.approx(median, abs=6e-5)
+
+
+def test_the_mape_point_lies_below_the_median_and_above_nothing(serving: Serving) -> None:
+    rows = np.arange(len(serving.stores))
+    many = answers.columns(serving, rows, 28, answers.spread(serving, ()))
+    grid = answers.spread(serving, tuple(intervals.GRID.tolist()))
+    found = answers.points(serving, rows, "mape", many, grid)
+    assert (found > 0).all()
+    much = many.median > 3
+    assert (found <= many.median)[much].all() and (found < many.median)[much].mean() > 0.5
 
 
 TIMES = [(str(i), str(i + 1)) for i in range(28)]
@@ -57,7 +121,7 @@ def steps_of(
 @pytest.mark.parametrize("row", [0, 1, 41, 79])
 @pytest.mark.parametrize("horizons", [1, 14, 28])
 def test_one_series_has_the_numbers_of_serving(serving: Serving, row: int, horizons: int) -> None:
-    wanted = serving.forecast(np.array([row]), horizons, LEVELS)
+    wanted = plainly(serving, np.array([row]), horizons, LEVELS)
     steps = steps_of(serving, row, horizons, LEVELS)
     assert [(step["start"], step["end"]) for step in steps] == TIMES[:horizons]
     for i, step in enumerate(steps):
@@ -84,7 +148,7 @@ def test_a_bucket_in_which_nothing_can_be_sold_yet_has_a_forecast_all_the_same(
     unknown = dataclasses.replace(serving, sold=np.full_like(serving.sold, np.nan))
     (step,) = steps_of(unknown, 5, 1, (0.9,))
     assert (step["sold"], step["remains"]) == (None, None)
-    wanted = unknown.forecast(np.array([5]), 1, (0.9,))
+    wanted = plainly(unknown, np.array([5]), 1, (0.9,))
     assert step["mean"] == pytest.approx(wanted.mean[0, 0], abs=6e-5)
     assert step["quantiles"]["0.9"] == pytest.approx(wanted.quantiles[0, 0, 0], abs=6e-5)
 

@@ -21,6 +21,7 @@ from learner.parts import Known, cut, cut_new
 from learner.pickles import load_models
 from learner.shard import Shard
 from learner.snapshot import (
+    FORMAT,
     Manifest,
     Signer,
     Verifier,
@@ -337,8 +338,8 @@ def test_a_manifest_of_another_partition_or_snapshot_is_refused(
 
 
 def test_a_format_that_this_release_does_not_read_is_named(original: Shard, place: Place) -> None:
-    with pytest.raises(SnapshotCorrupt, match="of format 3, this release reads 2"):
-        place.take(place.put(original, format=3))
+    with pytest.raises(SnapshotCorrupt, match=f"of format 1, this release reads {FORMAT}"):
+        place.take(place.put(original, format=1))
 
 
 # -- pickles ---------------------------------------------------------------------------------

@@ -31,6 +31,8 @@ LEARNER = {
     "salescast_forecast_rmsse_ratio": {"model", "horizon"},
     "salescast_forecast_wape_ratio": {"model", "horizon"},
     "salescast_forecast_bias_ratio": {"model", "horizon"},
+    "salescast_forecast_pinball_ratio": {"model", "horizon"},
+    "salescast_forecast_hits_ratio": {"model", "horizon", "level"},
     "salescast_champion_info": {"model"},
     "salescast_snapshots_total": {"partition"},
     "salescast_snapshot_published_timestamp_seconds": {"partition"},
@@ -63,7 +65,15 @@ API = {
     "salescast_replica_frozen": {"partition"},
     "salescast_dependency_up": {"dependency"},
 }
-SCORES = [("bayes", 1, 0.7, 0.3, 0.01), ("seasonal_naive", 1, 0.9, 0.4, -0.02)]
+
+
+def score(model: str, **changed: Any) -> dict[str, Any]:
+    row = {"model": model, "horizon": 1, "rmsse": 0.7, "wape": 0.3, "bias": 0.01, "pinball": 0.2,
+           "hits": {"0.1": 0.12, "0.9": 0.88}}  # fmt: skip
+    return row | changed
+
+
+SCORES = [score("bayes"), score("seasonal_naive", rmsse=0.9, wape=0.4)]
 
 
 def busy_learner() -> Telemetry:
@@ -188,11 +198,15 @@ def test_a_model_that_is_gone_is_no_longer_exported() -> None:
     wape = "forecast_wape_ratio"
     assert value(telemetry.registry, wape, model="bayes", horizon="1") == 0.3
     assert value(telemetry.registry, wape, model="seasonal_naive", horizon="1") is None
+    hits = {"model": "seasonal_naive", "horizon": "1", "level": "0.9"}
+    assert value(telemetry.registry, "forecast_hits_ratio", **hits) is None
+    assert value(telemetry.registry, "forecast_hits_ratio", **hits | {"model": "bayes"}) == 0.88
 
 
 def test_a_score_that_is_not_finite_is_not_exported() -> None:
     telemetry = busy_learner()
-    telemetry.scored([("bayes", 1, math.nan, math.inf, 0.0)], champion="bayes")
+    unknown = score("bayes", rmsse=math.nan, wape=None, bias=0.0)
+    telemetry.scored([unknown], champion="bayes")
     labels = {"model": "bayes", "horizon": "1"}
     assert value(telemetry.registry, "forecast_rmsse_ratio", **labels) is None
     assert value(telemetry.registry, "forecast_wape_ratio", **labels) is None

@@ -86,7 +86,7 @@ def published(place: Place, spoil: float) -> str:
     worker.owned[home()] = owned
     place.put(sale(20))
     owned.shard.fold(place.records(home())[owned.shard.position :])
-    owned.shard.evaluation.sums *= spoil
+    owned.shard.evaluation.slices["store"] *= spoil
     assert worker.publish(owned)
     return place.head(home()).snapshot
 

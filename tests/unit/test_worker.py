@@ -32,6 +32,7 @@ from learner.pickles import load_models
 from learner.probes import Probes
 from learner.shard import Shard
 from learner.snapshot import read_manifest, read_parts, read_shard
+from learner.spread import ARRAYS as SPREAD
 from learner.store import Pointer
 from learner.telemetry import Telemetry
 from learner.worker import Worker
@@ -832,7 +833,12 @@ def test_a_rollback_returns_to_the_cuts_models_and_keeps_the_facts(place: Place)
     place.fold()
     after = place.shard(home())
     assert said(after.models) == place.models(home(), good)
-    assert after.histogram.tobytes() == place.shard(home(), good).histogram.tobytes()
+    before = place.shard(home(), good).spread
+    assert poisoned.spread.own.tobytes() != before.own.tobytes()
+    for name in SPREAD:
+        assert getattr(after.spread, name).tobytes() == getattr(before, name).tobytes(), name
+    for name, values in poisoned.accuracy.columns.items():
+        assert after.accuracy.columns[name].tobytes() == values.tobytes(), name
     for ring, held in poisoned.panel.rings.items():
         assert after.panel.rings[ring].tobytes() == held.tobytes(), ring
     for column, values in poisoned.panel.columns.items():

@@ -19,10 +19,9 @@ ASKED = (0.1, 0.5, 0.9, 0.975)
 
 def main(arguments: list[str]) -> int:
     """Replay cases and print each model's scores beside seasonal naive's."""
-    from learner.intervals import LEVELS
     from tests.bench.accuracy.panels import CASES, make
     from tests.bench.accuracy.replay import replay
-    from tests.bench.accuracy.scores import calibration, common, span, table
+    from tests.bench.accuracy.scores import LEVELS, calibration, common, span, table
 
     parser = argparse.ArgumentParser(prog="python -m tests.bench.accuracy", description=__doc__)
     parser.add_argument("--panel", default="P0", help=f"some of: {','.join(CASES)}; or all")

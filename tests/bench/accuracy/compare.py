@@ -51,10 +51,9 @@ def methods(case: Case, part: str) -> Iterator[Method]:
     """Those that forecast all series of a case, one after the other."""
     import numpy as np
 
-    from learner.intervals import LEVELS
     from tests.bench.accuracy import boosted, classical, river_own
     from tests.bench.accuracy.replay import replay
-    from tests.bench.accuracy.scores import span
+    from tests.bench.accuracy.scores import LEVELS, span
 
     low, high = span(case, part)
     forecast = len(case.keys) * (high - low) / 1000

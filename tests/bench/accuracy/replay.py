@@ -98,7 +98,6 @@ def replay(
         nonlocal reading
         started = time.process_time()
         at = [columns[key] for key in shard.panel.keys]
-        tables = None
         for h in case.horizons:
             row = bucket + h - case.first
             if not scored_from <= row < until:
@@ -106,11 +105,10 @@ def replay(
             for model in models:
                 means[model, h][row, at] = shard.predict(model, h)
             if levels:
-                if tables is None:
-                    tables = intervals.table(shard.histogram)
                 quantiles[h][:, row, at] = intervals.quantiles(
-                    tables, shard.scored, means[models[0], h][row, at], h, np.asarray(levels)
-                )
+                    shard.tables(models[0], h), means[models[0], h][row, at], np.asarray(levels),
+                    shard.traits(models[0]),
+                )  # fmt: skip
         reading += time.process_time() - started
 
     # The records are made as they are folded: their making is not counted.

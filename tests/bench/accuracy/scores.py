@@ -18,6 +18,12 @@ from tests.bench.accuracy.case import Case, Floats
 Mask = npt.NDArray[np.bool_]
 
 
+#: Levels at which a distribution is read: 2 % apart, closer in the tails.
+LEVELS: Floats = np.concatenate(
+    [[0.001, 0.005, 0.01], np.arange(1, 49) / 50, [0.975, 0.98, 0.99, 0.995, 0.999]]
+)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Score:
     """Of one method at one horizon; ``n`` series-buckets."""
