@@ -63,19 +63,22 @@ def columns(serving: Serving, rows: Ints, horizons: int, z: Floats) -> Columns:
     """
     mean = serving.mean[:horizons].take(rows, axis=1).astype(np.float64)
     grain, whole, factor = serving.traits.take(rows)
+    known = min(horizons, len(serving.sold))
+    # Of an open bucket only what remains is uncertain.
+    mean[:known] = serving.remains[:known].take(rows, axis=1)
     out = np.empty((z.shape[-1] - 1, *mean.shape))
     for step in range(horizons):
         units = intervals.grains(mean[step], grain)
         position = intervals.volume_class(mean[step] / units)
         found = intervals.between(z[step], position)
-        gauge = intervals.gauge(mean[step], units, found[0] * factor)
+        own = serving.open_factor[step].take(rows) if step < known else factor
+        gauge = intervals.gauge(mean[step], units, found[0] * own)
         for level, scores in enumerate(found[1:]):
             out[level, step] = intervals.demand(gauge, scores, whole)
-    # A bucket cannot end below what it has sold already.
-    known = min(horizons, len(serving.sold))
-    floor = np.fmax(serving.sold[:known].take(rows, axis=1), 0.0)
-    np.maximum(mean[:known], floor, out=mean[:known])
-    np.maximum(out[:, :known], floor, out=out[:, :known])
+    out[:, :known] *= mean[:known] > 0  # of a bucket that is over nothing more is to come
+    sold = np.fmax(serving.sold[:known].take(rows, axis=1), 0.0)
+    mean[:known] += sold
+    out[:, :known] += sold
     return Columns(mean, out[0], out[1:])
 
 
@@ -163,23 +166,24 @@ def one(serving: Serving, row: int, sheet: Sheet) -> bytes:
     """Forecast one series, all horizons at once: its steps as JSON, the numbers of ``columns``."""
     horizons, count = len(sheet.first), sheet.table.shape[1] // 2
     mean = serving.mean[:horizons, row].astype(np.float64)
+    known = min(horizons, len(serving.sold))
+    # Of an open bucket only what remains is uncertain.
+    mean[:known] = serving.remains[:known, row]
     asked = int(sheet.point is not None)
     out = np.full((horizons, asked + count + 2), np.nan)
     units = out[:, asked:-2]
     units[:, 0] = mean
     units[:, 1:] = _of_one(serving, row, mean, sheet.first, sheet.table)
-    known = min(horizons, len(serving.sold))
     if known:
-        sold = serving.sold[:known, row].astype(np.float64)
-        # A bucket cannot end below what it has sold already; fmax and not maximum, since what
-        # cannot be sold yet is not a number, and is written as null.
-        np.fmax(units[:known], sold[:, None], out=units[:known])
-        out[:known, -2] = sold
-        out[:known, -1] = np.maximum(units[:known, 0] - sold, 0.0)
+        out[:known, -1] = mean[:known]
+        sold = out[:known, -2] = serving.sold[:known, row]
+        # fmax, since what cannot be sold yet is not a number, and is written as null.
+        units[:known] += np.fmax(sold, 0.0)[:, None]
     if sheet.point == "mape" and sheet.grid is not None:
         by_level = _of_one(serving, row, mean, sheet.first, sheet.grid)[:, 1:].T
-        np.fmax(by_level[:, :known], serving.sold[:known, row], out=by_level[:, :known])
-        grain = intervals.grains(mean, serving.traits.grain[row])
+        if known:
+            by_level[:, :known] += np.fmax(out[:known, -2], 0.0)
+        grain = intervals.grains(units[:, 0], serving.traits.grain[row])
         out[:, 0] = intervals.relative_median(by_level, grain)
     elif asked:
         out[:, 0] = units[:, 0 if sheet.point == "mean" else 1]
@@ -198,5 +202,10 @@ def _of_one(serving: Serving, row: int, mean: Floats, first: Ints, table: Floats
     learned = found[:, count:]
     learned *= (position - left)[:, None]
     learned += found[:, :count]
-    gauge = intervals.gauge(mean, grain, learned[:, 0] * float(traits.factor[row]))
-    return intervals.demand(gauge.upright(), learned[:, 1:], whole)
+    dispersion = learned[:, 0] * float(traits.factor[row])
+    known = min(len(mean), len(serving.sold))
+    dispersion[:known] = learned[:known, 0] * serving.open_factor[:known, row]
+    gauge = intervals.gauge(mean, grain, dispersion)
+    found = intervals.demand(gauge.upright(), learned[:, 1:], whole)
+    found[:known] *= (mean[:known] > 0)[:, None]  # of a bucket that is over nothing more comes
+    return found

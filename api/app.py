@@ -28,6 +28,7 @@ from api.routes import (
     batch,
     excluded,
     forecasts,
+    groups,
     operations,
     page,
     plans,
@@ -146,8 +147,8 @@ def create_app(
     )
     app.state.context = context
     modules = (
-        event_routes, plans, products, forecasts, batch, what_if, series, snapshots, operations,
-        excluded, letter_routes, status, shards,
+        event_routes, plans, products, forecasts, batch, groups, what_if, series, snapshots,
+        operations, excluded, letter_routes, status, shards,
     )  # fmt: skip
     for module in modules:
         app.include_router(module.routes(context))

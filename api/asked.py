@@ -25,7 +25,8 @@ _UNQUOTED = re.compile(r" (?=\d\d:?\d\d$)")
 class Asked(NamedTuple):
     """Horizon, quantile levels and point of a request; ``names``: the levels as they are written.
 
-    ``as_of``: what was forecast then is asked for, and not what is now.
+    ``as_of``: what was forecast then is asked for, and not what is now; ``total``: first and last
+    step of a sum that is asked for.
     """
 
     horizon: int
@@ -33,15 +34,22 @@ class Asked(NamedTuple):
     names: tuple[str, ...]
     point: str | None = None
     as_of: datetime | None = None
+    total: tuple[int, int] | None = None
 
 
 def check(
-    horizon: int | None, levels: Sequence[float] | None, horizons: int, point: str | None = None
+    horizon: int | None,
+    levels: Sequence[float] | None,
+    horizons: int,
+    point: str | None = None,
+    total: str | None = None,
 ) -> Asked:
     """Fill in defaults and check bounds.
 
     Parameters
     ----------
+    total
+        Steps to sum, such as ``3..9``.
     horizons
         How far ahead the deployment forecasts, in buckets.
 
@@ -76,7 +84,24 @@ def check(
             "name the point by the metric you are judged by: mean for squared error and "
             "totals, median for absolute error, mape for absolute percentage error",
         )
-    return Asked(wanted, unique, tuple(repr(level) for level in unique), point)
+    names = tuple(repr(level) for level in unique)
+    span = None if total is None else _span(total, horizons)
+    return Asked(wanted, unique, names, point, total=span)
+
+
+def _span(text: str, horizons: int) -> tuple[int, int]:
+    """First and last step of a sum, from 1."""
+    first, dots, last = text.partition("..")
+    numbers = [
+        int(one) for one in (first, last) if one.isascii() and one.isdigit() and len(one) < 10
+    ]
+    if not dots or len(numbers) < 2 or not 1 <= numbers[0] <= numbers[1] <= horizons:
+        raise invalid(
+            "sum",
+            f"`sum` is `{text[:40]}`; it must be the first and the last step, from 1 to {horizons}",
+            "give two steps with two dots between them, such as 1..7",
+        )
+    return numbers[0], numbers[1]
 
 
 @lru_cache(maxsize=1024)
@@ -86,6 +111,7 @@ def parse(query: bytes, horizons: int) -> Asked:
     point: str | None = None
     levels: list[float] | None = None
     as_of: datetime | None = None
+    total: str | None = None
     for name, text in parse_qsl(query.decode("latin-1"), keep_blank_values=True):
         if name == "horizon":
             # int() would also take "1_0" and digits of other scripts.
@@ -98,6 +124,8 @@ def parse(query: bytes, horizons: int) -> Asked:
             horizon = int(text)
         elif name == "point":
             point = text
+        elif name == "sum":
+            total = text
         elif name == "quantiles":
             levels = levels or []
             for part in text.split(","):
@@ -111,7 +139,7 @@ def parse(query: bytes, horizons: int) -> Asked:
                     ) from None
         elif name == "as_of":
             as_of = moment("as_of", text)
-    return check(horizon, levels, horizons, point)._replace(as_of=as_of)
+    return check(horizon, levels, horizons, point, total)._replace(as_of=as_of)
 
 
 def moment(field: str, text: str) -> datetime:

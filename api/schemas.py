@@ -129,8 +129,24 @@ class Step(BaseModel):
     median: float = Field(examples=[4.0], description="For absolute error")
     quantiles: dict[str, float] = Field(examples=[{"0.1": 1.5, "0.5": 4.0, "0.9": 7.3}])
     sold: float | None = Field(description="Sold so far, where the bucket is open")
-    remains: float | None = Field(description="max(mean - sold, 0)")
+    remains: float | None = Field(
+        description="Mean of what is still to come of an open bucket: mean = sold + remains"
+    )
     point: float | None = Field(None, description="There where `point` was asked for")
+
+
+class Total(BaseModel):
+    """The total over some steps, in units: a distribution of its own, calibrated directly."""
+
+    first: int = Field(alias="from", examples=[3], description="First step, from 1")
+    last: int = Field(alias="to", examples=[9], description="Last step")
+    start: str
+    end: str
+    mean: float
+    median: float
+    quantiles: dict[str, float]
+    sold: float | None = Field(description="Sold so far of it, where a bucket of it is open")
+    remains: float | None = Field(description="Mean of what is still to come: mean - sold")
 
 
 class Forecast(BaseModel):
@@ -155,6 +171,16 @@ class Forecast(BaseModel):
     metric: Literal["RMSSE", "WAPE", "MAPE"] | None = Field(
         None, description="What `point` is for; there where it was asked for"
     )
+    sum: Total | None = Field(None, description="Where `sum` is asked for")
+    steps: list[Step]
+
+
+class GroupForecast(BaseModel):
+    """The forecast of one group: sums of its series' means, and quantiles of its own."""
+
+    group: str = Field(examples=["DAIRY"])
+    series: int = Field(description="How many series it is the sum of")
+    sum: Total | None = Field(None, description="Where `sum` is asked for")
     steps: list[Step]
 
 
@@ -174,6 +200,7 @@ class BatchRequest(BaseModel):
     horizon: int | None = None
     quantiles: list[float] | None = None
     point: Literal["mean", "median", "mape"] | None = Field(None, description=POINT)
+    sum: str | None = Field(None, examples=["3..9"], description="Steps to sum, first and last")
 
 
 class PartitionState(BaseModel):
@@ -184,6 +211,36 @@ class PartitionState(BaseModel):
     snapshot: str
     stale: bool
     age_s: float
+
+
+class Totals(BaseModel):
+    """Totals over some steps, as columns: a value a series."""
+
+    first: int = Field(alias="from")
+    last: int = Field(alias="to")
+    start: str
+    end: str
+    mean: list[float]
+    median: list[float]
+    quantiles: dict[str, list[float]]
+    sold: list[float | None]
+
+
+class GroupForecasts(BaseModel):
+    """Forecasts of groups, the largest first.
+
+    Steps begin after `origin`, the newest of any partition; one that is behind forecasts the
+    same buckets from its own origin, which `partitions` says.
+    """
+
+    group_by: Literal["store", "category", "product", "all"]
+    origin: str
+    bucket: Literal["hour", "day", "week"]
+    timezone: str
+    partitions: dict[str, PartitionState]
+    total: int
+    next_offset: int | None
+    items: list[GroupForecast]
 
 
 class Group(BaseModel):
@@ -202,6 +259,7 @@ class Group(BaseModel):
         None, description="What `point` is for; there where it was asked for"
     )
     partitions: dict[str, PartitionState]
+    sum: Totals | None = Field(None, description="Where `sum` is asked for")
 
 
 class Batch(BaseModel):

@@ -16,7 +16,7 @@ from learner.ownership import Owned
 from learner.pickles import load_models
 from learner.replay import START, Effect, Quarantine, Rollback, Turn
 from learner.shard import Shard
-from learner.snapshot import Verifier, read_manifest, read_parts, read_shard, take_up_spread
+from learner.snapshot import LEARNED, Verifier, read_manifest, read_parts, read_shard, take_up_learned
 from learner.store import SnapshotStore
 from learner.telemetry import Telemetry
 from stream.errors import SalescastError, StoreUnavailable, TopicMismatch
@@ -103,11 +103,11 @@ class Effects:
                 admit_late=operation.admit_late,
             )
         manifest = read_manifest(self._store, partition, snapshot, self._verifier)
-        parts = read_parts(self._store, manifest, ["models", "spread"])
+        parts = read_parts(self._store, manifest, ["models", *LEARNED])
         return Rollback(
             order=order,
             models=load_models(parts["models"], self._settings.models),
-            spread=take_up_spread(self._settings, parts["spread"]),
+            learned=take_up_learned(self._settings, parts)._asdict(),
         )
 
     def _shard(self, partition: int, snapshot: str) -> Shard:

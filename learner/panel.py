@@ -334,7 +334,7 @@ class Panel:
         for bucket in sorted(revisions):
             if self.last is None or not self.last - self.ring < bucket < self.last:
                 continue
-            for key, (gross, returns, _, _, count) in sorted(revisions[bucket].items()):
+            for key, (gross, returns, _, _, count, _) in sorted(revisions[bucket].items()):
                 row = self.rows.get(key)
                 if row is None:
                     continue

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -23,7 +23,6 @@ from stream.window import EXCLUDED, QUARANTINED
 if TYPE_CHECKING:
     from learner.models import Model
     from learner.shard import Shard
-    from learner.spread import Spread
 
 #: Names the beginning of the log where a snapshot is named: the empty shard.
 START = "start"
@@ -96,12 +95,13 @@ class Replay(msgspec.Struct, frozen=True, kw_only=True):
 class Rollback:
     """An operation that the fold carries out: models and spread return to a snapshot's.
 
-    ``order`` is the operation's offset in the control log, as of the others.
+    ``order`` is the operation's offset in the control log, as of the others; ``learned`` is what
+    the snapshot's shard had learned beside its models, by the shard's own names for it.
     """
 
     order: int
     models: Mapping[str, Model]
-    spread: Spread
+    learned: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

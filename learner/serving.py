@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from learner import intervals, lead_time
 from learner.intervals import Tables, Traits
 from stream.buckets import Calendar
 
@@ -26,6 +27,36 @@ MISSING, OBSERVED, CENSORED = 0, 1, 2
 #: What a forecast stands on: the series' own demand, its category's, or it is over.
 OWN, GROUP, RETIRED = 0, 1, 2
 BASIS = ("own", "group", "retired")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Total:
+    """Totals of n series over some buckets, in units.
+
+    ``mean``, ``median`` and ``sold`` (n,); ``quantiles`` (q, n). ``sold`` is what of the mean is
+    sold already, in buckets that are still open.
+    """
+
+    mean: Floats
+    median: Floats
+    quantiles: Floats
+    sold: Floats
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scatter:
+    """How groups of one kind scatter about their means.
+
+    ``names`` of the groups; ``code`` (S,): each series' group, by number; ``tables`` by scored
+    horizon, then by tracked length; ``factor`` (groups,): each group's own dispersion, as a
+    multiple; ``common`` (slots, 2): what parts of a group have in common (``learner.groups``).
+    """
+
+    names: list[str]
+    code: npt.NDArray[np.intp]
+    tables: Tables
+    factor: Floats
+    common: Floats
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,9 +99,16 @@ class Serving:
     listed: npt.NDArray[np.int64]  # (S,): first bucket of the series
     basis: npt.NDArray[np.int8]  # (S,): OWN, GROUP, RETIRED
     mean: Singles  # (H, S)
-    sold: Singles  # (K, S): sold so far in origin + 1 … origin + K, K ≤ H
     tables: Tables  # the champion's; first axis: scored horizons
     traits: Traits  # of all series, (S,)
+    # Of the open buckets origin + 1 … origin + K, K ≤ H, as ``open_bucket.OpenPart``, (K, S):
+    sold: Singles
+    remains: Singles
+    open_factor: Singles
+    passed: Singles
+    lengths: tuple[int, ...]  # of totals that are tracked, in buckets
+    totals: Tables  # by tracked length
+    groups: Mapping[str, Scatter]  # by kind of group
     units: Singles  # ring (R, S)
     returns: Singles  # ring (R, S)
     price: Singles  # ring (R, S)
@@ -84,6 +122,51 @@ class Serving:
         """Row of each (store, product)."""
         keys = zip(self.stores, self.products, strict=True)
         return {key: row for row, key in enumerate(keys)}
+
+    def step(self, horizon: int, rows: npt.NDArray[np.intp], levels: Floats) -> Floats:
+        """Quantiles of what is to come of one bucket, shape (q, n), in units."""
+        tables = intervals.horizon_tables(self.tables, self.scored, horizon)
+        traits = self.traits.take(rows)
+        mean = self.ahead(horizon, rows)
+        if horizon <= len(self.sold):
+            factor = self.open_factor[horizon - 1, rows].astype(np.float64)
+            traits = traits._replace(factor=factor)
+        found = intervals.quantiles(tables, mean, levels, traits)
+        # Nothing is certain to come of a bucket that is over.
+        return np.where(mean > 0, found, 0.0)
+
+    def ahead(self, horizon: int, rows: npt.NDArray[np.intp]) -> Floats:
+        """Mean of what is to come of one bucket, shape (n,), in units."""
+        known = horizon <= len(self.sold)
+        found = self.remains[horizon - 1] if known else self.mean[horizon - 1]
+        return np.asarray(found[rows], np.float64)
+
+    def total(
+        self, rows: npt.NDArray[np.intp], first: int, last: int, levels: tuple[float, ...]
+    ) -> Total:
+        """Forecast the total of some series over the buckets ``origin + first … origin + last``.
+
+        Parameters
+        ----------
+        rows
+            Series, shape (n,).
+        levels
+            Quantile levels in (0, 1).
+        """
+        wanted = np.asarray((0.5, *levels), dtype=np.float64)
+        steps = range(first, last + 1)
+        mean = np.sum([self.ahead(step, rows) for step in steps], axis=0)
+        opened = slice(first - 1, min(last, len(self.sold)))
+        sold = np.fmax(self.sold[opened][:, rows], 0.0).sum(axis=0, dtype=np.float64)
+        if first == last:
+            found = self.step(first, rows, wanted)
+        else:
+            passed = self.passed[opened][:, rows].sum(axis=0, dtype=np.float64)
+            ahead = lead_time.Ahead(first, last, len(steps) - passed)
+            known = lead_time.Known(self.scored, self.tables, self.lengths, self.totals)
+            found = lead_time.quantiles(known, mean, ahead, wanted, self.traits.take(rows))
+        found += sold
+        return Total(mean=mean + sold, median=found[0], quantiles=found[1:], sold=sold)
 
     def past(self, row: int, limit: int) -> Past:
         """The last ``limit`` closed buckets of a series, as far as the ring and it reach back."""

@@ -19,7 +19,9 @@ from learner.accuracy import Accuracy
 from learner.digest import digest_of
 from learner.evaluation import VOLUMES, Evaluation, seasonal_difference
 from learner.features import features
+from learner.groups import Came, Groups
 from learner.models import Model, make
+from learner.open_bucket import OpenBucket, OpenPart, open_part
 from learner.panel import Panel, ring_length
 from learner.replay import (
     Effect,
@@ -35,6 +37,7 @@ from learner.replay import (
 )
 from learner.serving import OBSERVED
 from learner.spread import Spread
+from learner.totals import Totals, demand
 from stream.buckets import Calendar
 from stream.event import MICRO, AnyEvent, Availability, Marker, Plan, Product, Refusal
 from stream.gaps import Passed
@@ -43,6 +46,7 @@ from stream.settings import Settings
 from stream.window import OUTCOMES, Closed, Key, Letter, Window
 
 Floats = npt.NDArray[np.float64]
+Singles = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +104,9 @@ class Shard:
         self.evaluation = Evaluation(names, self.scored, settings.bucket)
         self.accuracy = Accuracy(names, self.scored, settings.bucket)
         self.spread = Spread((len(names), len(self.scored)), settings.bucket)
+        self.open_bucket = OpenBucket(self.calendar)
+        self.totals = Totals(self.scored[1:], settings.bucket)
+        self.groups = Groups(len(self.scored) + len(self.totals.lengths), settings.bucket)
         self.position = 0  # next offset to fold
         self.operations: dict[str, int] = {}  # id → offset of its marker
         self.order = -1  # control offset of the last operation carried out
@@ -233,7 +240,8 @@ class Shard:
             return True  # it is done once the replay has come here again
         if isinstance(found, Rollback):
             self.models = {name: found.models[name] for name in self.models}
-            self.spread.return_to(found.spread)
+            for name, one in found.learned.items():
+                getattr(self, name).return_to(one)
             self._mean = None
         else:
             self.rules.append(
@@ -296,17 +304,25 @@ class Shard:
         if panel.last != bucket:
             return refused
         self._mean = None
-        for part in (self.evaluation, self.accuracy, self.spread):
+        for part in (self.evaluation, self.accuracy, self.spread, self.totals):
             part.grow(panel.capacity)
         self.evaluation.skip_to(bucket)
         self.spread.see(panel.units(bucket))
-        observed = (np.asarray(panel.of("status", bucket)) == OBSERVED) & ~usual.retired(panel)
+        retired = usual.retired(panel)
+        observed = (np.asarray(panel.of("status", bucket)) == OBSERVED) & ~retired
         actual = np.where(observed, panel.units(bucket), np.nan)
         self._score(bucket, actual)
+        self.open_bucket.learn(
+            panel, closed, self.window.early, self.evaluation.waiting(bucket, 1, panel.size)[0],
+            actual, self._traits().grain,
+        )  # fmt: skip
+        self._score_wholes(bucket, actual, retired)
         self._learn(bucket, actual)
         usual.learn(panel, bucket)
         self._forecast_scored(bucket)
         self._learn_difference(bucket, actual)
+        if self.totals.due(bucket):
+            self.totals.put(bucket, self.forecast())
         return refused
 
     def _score(self, bucket: int, actual: Floats) -> None:
@@ -327,6 +343,21 @@ class Shard:
             for model, own in enumerate(scored.own):
                 self.spread.learn_own((model,), scored.rows, own)
             self.accuracy.learn(scored, actual[scored.rows])
+
+    def _score_wholes(self, bucket: int, actual: Floats, retired: npt.NDArray[np.bool_]) -> None:
+        """Hold the champion's totals, and the sums of groups, against what came."""
+        panel, traits = self.panel, self.traits(self.settings.champion)
+        came = [
+            Came(at, self.evaluation.waiting(bucket, horizon, panel.size)[0], actual)
+            for at, horizon in enumerate(self.scored)
+        ]
+        for length in self.totals.lengths:
+            mean = self.totals.take(bucket, length, panel.size)
+            if mean is not None:
+                total = np.where(retired, np.nan, demand(panel, bucket, length))
+                came.append(Came(len(self.scored) + self.totals.place(length), mean, total))
+                self.totals.learn(length, mean, total, traits)
+        self.groups.learn(panel, came, traits.whole)
 
     def _slices(self, bucket: int) -> dict[str, npt.NDArray[np.intp]]:
         """What each series' scores count for too, by number, shape (S,) each."""
@@ -429,21 +460,20 @@ class Shard:
         """What the forecasts stand on, shape (S,): see ``usual.basis``."""
         return np.zeros(0, np.int8) if self.panel.last is None else usual.basis(self.panel)
 
-    def sold(self) -> npt.NDArray[np.float32]:
-        """Sold so far in the buckets after the last closed one, shape (K, S), in units."""
+    def open_part(self) -> OpenPart:
+        """What is sold so far in the buckets after the last closed one, and what remains."""
         if self.panel.last is None:
-            return np.zeros((0, 0), np.float32)
-        ahead = [bucket - self.panel.last for bucket in self.window.open]
-        reach = min(max([1, *ahead]), self.settings.horizons)
-        out = np.zeros((reach, self.panel.size), np.float32)
-        for bucket, collected in self.window.open.items():
-            step = bucket - self.panel.last - 1
-            if 0 <= step < reach:
-                for key, cell in collected.cells.items():
-                    row = self.panel.rows.get(key)
-                    if row is not None:
-                        out[step, row] = cell[0] / MICRO
-        return out
+            return OpenPart(*(np.zeros((0, 0), np.float32) for _ in OpenPart._fields))
+        return open_part(
+            self.open_bucket, self.panel, self.window, self.forecast(),
+            self.tables(self.settings.champion, 1), self.traits(self.settings.champion),
+            mark_us=self.window.watermark_us + self.settings.grace_s * MICRO,
+            net=self.settings.target == "net",
+        )  # fmt: skip
+
+    def sold(self) -> Singles:
+        """Sold so far in the buckets after the last closed one, shape (K, S), in units."""
+        return self.open_part().sold
 
     def restore_forecast(self, mean: npt.NDArray[np.float32]) -> None:
         """Take up a forecast that was made from this very state."""

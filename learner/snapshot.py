@@ -14,7 +14,7 @@ import pickle
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -26,8 +26,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import (
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from river.__version__ import __version__ as river_version
 
+from learner import wholes
 from learner.evaluation import MOST_SLICES, VOLUME_NAMES, seasonal_difference
+from learner.groups import Groups
 from learner.intervals import Tables, Traits
+from learner.open_bucket import OpenBucket
 from learner.panel import COLUMNS, RINGS, Panel
 from learner.parts import Array, Part, Pieces, joined, pack, restored, unpack
 from learner.pickles import load_models
@@ -39,6 +42,8 @@ from learner.shard import Shard
 from learner.spread import ARRAYS as SPREAD
 from learner.spread import Spread
 from learner.store import SnapshotStore
+from learner.totals import Totals
+from stream.buckets import Calendar
 from stream.errors import FingerprintMismatch, SnapshotCorrupt
 from stream.event import Product
 from stream.settings import Settings
@@ -203,7 +208,11 @@ def lay_down(shard: Shard) -> dict[str, Pieces]:
                 **_distributions(shard),
             },
         ),
-        "sold": pack(None, {"sold": shard.sold()}),
+        "open": pack(None, shard.open_part()._asdict()),
+        "wholes": pack(None, wholes.tables(shard.totals, shard.groups)),
+        "open_bucket": pack(None, shard.open_bucket.arrays()),
+        "totals": pack(None, shard.totals.arrays()),
+        "groups": pack(None, shard.groups.arrays()),
     }
     for name, ring in panel.rings.items():
         parts[f"ring.{name}"] = pack(None, {name: ring})
@@ -234,13 +243,30 @@ def _distributions(shard: Shard) -> dict[str, Array]:
     }
 
 
-def take_up_spread(settings: Settings, part: bytes | bytearray | Pieces) -> Spread:
-    """The spread that ``lay_down`` was given."""
+class Learned(NamedTuple):
+    """What a snapshot's shard has learned beside its models."""
+
+    spread: Spread
+    open_bucket: OpenBucket
+    totals: Totals
+    groups: Groups
+
+
+#: Parts that ``take_up_learned`` reads.
+LEARNED = ("spread", "open_bucket", "totals", "groups")
+
+
+def take_up_learned(settings: Settings, parts: Mapping[str, bytes]) -> Learned:
+    """What ``lay_down`` was given of what was learned beside the models."""
     spread = Spread((0, 0), settings.bucket)
-    _, arrays = unpack(part)
-    for name in SPREAD:
-        setattr(spread, name, arrays[name])
-    return spread
+    for name, array in unpack(parts["spread"])[1].items():
+        setattr(spread, name, array)
+    open_bucket = OpenBucket(Calendar(settings))
+    totals = Totals(settings.scored_horizons[1:], settings.bucket)
+    groups = Groups(0, settings.bucket)
+    for name, one in (("open_bucket", open_bucket), ("totals", totals), ("groups", groups)):
+        one.restore(unpack(parts[name])[1])
+    return Learned(spread, open_bucket, totals, groups)
 
 
 def _window(shard: Shard) -> dict[str, Any]:
@@ -270,6 +296,7 @@ def _window(shard: Shard) -> dict[str, Any]:
                 bucket,
                 [[*key, cell] for key, cell in sorted(one.cells.items())],
                 [[*key, list(places.items())] for key, places in sorted(one.places.items())],
+                one.heard,
             ]
             for bucket, one in sorted(window.open.items())
         ],
@@ -319,7 +346,8 @@ def take_up(settings: Settings, partition: int, parts: Mapping[str, bytearray | 
     scores, shard.evaluation.slices = unpack(parts["scores"])
     shard.evaluation.last = scores["last"]
     _, shard.accuracy.columns = unpack(parts["accuracy"])
-    shard.spread = take_up_spread(settings, parts["spread"])
+    for name, one in take_up_learned(settings, parts)._asdict().items():
+        setattr(shard, name, one)
     for horizon in shard.scored:
         shard.evaluation.pending[horizon] = unpack(parts[f"pending.{horizon}"])[1]["waiting"]
     shard.models = load_models(joined(parts["models"]), settings.models)
@@ -336,9 +364,10 @@ def take_up(settings: Settings, partition: int, parts: Mapping[str, bytearray | 
         setattr(window, name, state[name])
     window.revisions = {bucket: _cells(cells) for bucket, cells in state["revisions"]}
     window.orphans = [((store, name), identity) for store, name, identity in state["orphans"]]
-    for bucket, cells, places in state["open"]:
+    for bucket, cells, places, heard in state["open"]:
         window.open[bucket] = Open(
             cells=_cells(cells),
+            heard=heard,
             places={
                 (store, product_name): {one: tuple(place) for one, place in items}
                 for store, product_name, items in places
@@ -489,7 +518,7 @@ def read_serving(
     """
     manifest = read_manifest(store, partition, snapshot, verifier)
     past = ["accuracy", *(f"ring.{name}" for name in _SERVED)] if rings else []
-    names = ["keys", "columns", "forecast", "sold", "scores", *past]
+    names = ["keys", "columns", "forecast", "open", "wholes", "scores", *past]
     known = dict(previous.parts) if previous is not None else {}
     arrays: dict[str, Array] = {name: np.zeros((0, manifest.series)) for name in _SERVED}
     texts: dict[str, list[str]] = {}
@@ -528,12 +557,15 @@ def read_serving(
         categories=[texts["categories"][code] for code in category.tolist()],
         listed=arrays["listed"][:size],
         mean=arrays["mean"],
-        sold=arrays["sold"],
         basis=arrays["basis"],
         tables=Tables(arrays["dispersion"], arrays["below"]),
         traits=Traits(arrays["grain"], arrays["whole"], arrays["factor"]),
+        open_factor=arrays["open_factor"],
+        lengths=settings.scored_horizons[1:],
+        totals=wholes.of_totals(arrays),
+        groups=wholes.scatters(arrays, texts, size),
         parts=loaded,
-        **{name: arrays[name] for name in _SERVED},
+        **{name: arrays[name] for name in (*_SERVED, "sold", "remains", "passed")},
     )
 
 

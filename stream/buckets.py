@@ -18,6 +18,8 @@ from stream.settings import SEASON, Settings, day_start_minutes
 _QUARTER_US = 900_000_000
 _HOUR_US = 3_600_000_000
 _EPOCH = date(1970, 1, 1).toordinal()
+#: Slots of a bucket: an hour of a day, three of a week; no finer than a quarter of an hour.
+SLOTS = {"hour": 4, "day": 24, "week": 56}
 _WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 
 
@@ -41,7 +43,8 @@ class Calendar:
         self._align_us = round(-offset.total_seconds()) % 3600 * 1_000_000
         self._week_start = _WEEKDAYS.index(settings.week_start)
         self._index = {"hour": self._hour, "day": self._day, "week": self._week}[self.bucket]
-        self._by_quarter: dict[int, int] = {}
+        self.slots = SLOTS[settings.bucket]
+        self._by_quarter: dict[int, tuple[int, int]] = {}
         self._day_us = lru_cache(maxsize=4096)(self._start_of_day)
         self.phase = lru_cache(maxsize=65536)(self._phase)
         self.span = lru_cache(maxsize=65536)(self._span)
@@ -49,13 +52,23 @@ class Calendar:
 
     def index(self, time_us: int) -> int:
         """Index of the bucket that a moment (µs since 1970 UTC) is in."""
+        return self.place(time_us)[0]
+
+    def place(self, time_us: int) -> tuple[int, int]:
+        """Index of the bucket that a moment is in, and its slot in it, from 0.
+
+        A quarter of an hour that slots divide counts for the one in which it starts.
+        """
         quarter = time_us // _QUARTER_US
         found = self._by_quarter.get(quarter)
         if found is None:
             # Every bucket of a modern zone starts on a quarter of an hour.
             if len(self._by_quarter) > 200_000:
                 self._by_quarter.clear()
-            found = self._by_quarter[quarter] = self._index(time_us)
+            index = self._index(time_us)
+            start, end = self.span(index)
+            passed = max(quarter * _QUARTER_US - start, 0)
+            found = self._by_quarter[quarter] = (index, passed * self.slots // (end - start))
         return found
 
     def _span(self, index: int) -> tuple[int, int]:

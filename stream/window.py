@@ -50,8 +50,11 @@ OTHER_SOURCES = "*"
 MAX_HOMES = 65_536
 _NEVER = -(2**62)
 
-#: gross, returns, revenue and priced quantity in millionths, and the number of live sales.
+#: gross, returns, revenue and priced quantity in millionths, the number of live sales, and what
+#: of gross came in the bucket's early slots.
 Cell = list[int]
+#: Share of a bucket's slots that are early: by then about half of a day is sold.
+EARLY = 2 / 3
 
 
 class Letter(NamedTuple):
@@ -68,10 +71,12 @@ class Open:
     """What a bucket that is not closed has collected.
 
     ``places`` says, for series that may turn out to be one too many, where their live sales
-    are in the log: identity → (offset, item, source).
+    are in the log: identity → (offset, item, source). ``heard`` counts each store's live sales
+    by slot of the bucket.
     """
 
     cells: dict[Key, Cell] = field(default_factory=dict)
+    heard: dict[str, list[int]] = field(default_factory=dict)
     places: dict[Key, dict[bytes, tuple[int, int, str]]] = field(default_factory=dict)
 
 
@@ -79,7 +84,8 @@ class Open:
 class Closed:
     """A bucket at its close: sums by series, amendments of earlier ones, and live stores.
 
-    ``gaps`` are series by bucket of which sales were passed over, this one and earlier ones.
+    ``gaps`` are series by bucket of which sales were passed over, this one and earlier ones;
+    ``heard``: how many sales each store had by slot.
     """
 
     bucket: int
@@ -87,6 +93,7 @@ class Closed:
     revisions: dict[int, dict[Key, Cell]]
     alive: set[str]
     gaps: Mapping[int, set[Key]] = field(default_factory=dict)
+    heard: dict[str, list[int]] = field(default_factory=dict)
 
 
 class Window:
@@ -114,6 +121,7 @@ class Window:
     ) -> None:
         self.settings = settings
         self.calendar = calendar
+        self.early = early_slots(calendar)
         self.partition = partition
         self.listed = listed
         self.reach = reach
@@ -245,7 +253,7 @@ class Window:
         self, event: Sale, at: int, offset: int, item: int, letters: list[Letter]
     ) -> Refusal | None:
         """Fold a sale. Nearly all events come this way: calls are spared, at a price in lines."""
-        bucket = self.calendar.index(at)
+        bucket, slot = self.calendar.place(at)
         source, store, product = event.source, event.store, event.product
         if bucket < self.open_from - self.settings.revise_buckets:
             self._late(source, offset, item, letters)
@@ -285,13 +293,19 @@ class Window:
             line[LEARNED] += 1
         cell = found.cells.get(key)
         if cell is None:
-            cell = found.cells[key] = [0, 0, 0, 0, 0]
+            cell = found.cells[key] = [0, 0, 0, 0, 0, 0]
             if not self.listed(key):
                 found.places[key] = {}
+        heard = found.heard.get(store)
+        if heard is None:
+            heard = found.heard[store] = [0] * self.calendar.slots
+        heard[slot] += 1
         if units < 0:
             cell[1] -= units
         else:
             cell[0] += units
+            if slot < self.early:
+                cell[5] += units
             if price is not None and units:
                 cell[2] += round(quantity * price * MICRO)
                 cell[3] += units
@@ -314,7 +328,7 @@ class Window:
     def _void(
         self, event: Void, at: int, offset: int, item: int, letters: list[Letter]
     ) -> Refusal | None:
-        bucket = self.calendar.index(at)
+        bucket, slot = self.calendar.place(at)
         if bucket < self.open_from - self.settings.revise_buckets:
             self._late(event.source, offset, item, letters)
             return None
@@ -351,7 +365,11 @@ class Window:
         amounts = amounts_of(event.quantity, event.price)
         if bucket >= self.open_from:
             found = self.open[bucket]
-            _add(found.cells, key, amounts, -1)
+            _add(found.cells, key, amounts, -1, early=slot < self.early)
+            heard = found.heard[event.store]
+            heard[slot] -= 1
+            if not any(heard):
+                del found.heard[event.store]
             if key in found.places:
                 found.places[key].pop(sale, None)
                 if key not in found.cells:
@@ -397,7 +415,9 @@ class Window:
             here = self.open.pop(bucket, None) or Open()
             revisions, self.revisions = self.revisions, {}
             alive = self._alive(bucket, here)
-            refused = close(Closed(bucket, here.cells, revisions, alive, self.gaps.series))
+            refused = close(
+                Closed(bucket, here.cells, revisions, alive, self.gaps.series, here.heard)
+            )
             self._settle(bucket, here, refused, letters)
             self.open_from = bucket + 1
             self._forget(self.open_from - self.settings.revise_buckets)
@@ -476,17 +496,26 @@ _MOVES_TIME = frozenset((Sale, Void, Complete, Tick))
 _EVERYWHERE = (Plan, Product, Tick, Marker)
 
 
-def _add(cells: dict[Key, Cell], key: Key, amounts: tuple[int, int, int, int], sign: int) -> None:
+def _add(
+    cells: dict[Key, Cell], key: Key, amounts: tuple[int, int, int, int], sign: int,
+    early: bool = False,
+) -> None:  # fmt: skip
     """Add to a cell, or take out; a cell in which nothing is left is no longer there."""
     cell = cells.get(key)
     if cell is None:
-        cells[key] = [sign * part for part in amounts] + [sign]
-        return
+        cell = cells[key] = [0, 0, 0, 0, 0, 0]
     gross, returns, revenue, priced = amounts
     cell[0] += sign * gross
     cell[1] += sign * returns
     cell[2] += sign * revenue
     cell[3] += sign * priced
     cell[4] += sign
+    if early:
+        cell[5] += sign * gross
     if cell[4] == 0 and not any(cell):
         del cells[key]
+
+
+def early_slots(calendar: Calendar) -> int:
+    """How many of a bucket's slots are early."""
+    return round(EARLY * calendar.slots)

@@ -18,15 +18,18 @@ from fastapi import FastAPI
 from api.app import create_app
 from api.context import Context
 from api.server import Server
+from learner import wholes
 from learner.accuracy import PARTS, Accuracy
 from learner.evaluation import SLICES, SUMS, VOLUME_NAMES
 from learner.file_store import FileStore
+from learner.groups import Groups
 from learner.keys import ensure_keys, load_signer
 from learner.parts import Pieces, cut, pack
 from learner.plans import Kept
 from learner.snapshot import FORMAT, Manifest, Signer, versions
 from learner.spread import Spread
 from learner.store import Pointer, SnapshotStore
+from learner.totals import Totals
 from stream.event import Plan, Product, encode, time_us
 from stream.log import EventLog, partition_of
 from stream.settings import Settings
@@ -169,6 +172,9 @@ def _parts(
     }
     spread = Spread((len(settings.scored_horizons),), settings.bucket)
     spread.counts *= rng.uniform(0.5, 1.5, spread.counts.shape)
+    totals = Totals(settings.scored_horizons[1:], settings.bucket)
+    groups = Groups(len(settings.scored_horizons) + len(totals.lengths), settings.bucket)
+    groups.common += 1.0
     forecast: dict[str, Any] = {
         "mean": rng.gamma(2, 3, (horizons, count)).astype(np.float32),
         "basis": np.zeros(count, np.int8),
@@ -178,6 +184,12 @@ def _parts(
         "grain": np.resize([1.0, 0.25, 0.0], count).astype(np.float32),
         "whole": np.resize([True, False, False], count),
         "factor": rng.uniform(0.5, 2.0, count).astype(np.float32),
+    }
+    opened: dict[str, Any] = {
+        "sold": rng.poisson(4, (1, count)).astype(np.float32),
+        "remains": rng.gamma(2, 1, (1, count)).astype(np.float32),
+        "open_factor": rng.uniform(0.5, 1.2, (1, count)).astype(np.float32),
+        "passed": rng.uniform(0, 1, (1, count)).astype(np.float32),
     }
     models, scored = settings.models, settings.scored_horizons
     names = {"store": list(dict.fromkeys(meta["stores"])), "category": [category],
@@ -197,6 +209,8 @@ def _parts(
     accuracy.columns["inside"][:, 0] = round(0.8 * PARTS["inside"])
     columns: dict[str, Any] = {
         "category": np.zeros(count, np.int32),
+        "store": _codes([store for store, _ in keys]),
+        "product": _codes([product for _, product in keys]),
         "listed": np.full(count, ORIGIN - 20, np.int64),
         "error_sum": np.full(count, 64.0),
         "error_n": np.full(count, 4.0),
@@ -218,9 +232,17 @@ def _parts(
         "forecast": pack(None, forecast),
         "sold": pack(None, {"sold": rng.poisson(4, (1, count)).astype(np.float32)}),
         "scores": pack({"last": ORIGIN, "slices": names}, slices),
+        "open": pack(None, opened),
+        "wholes": pack(None, wholes.tables(totals, groups)),
         "accuracy": pack(None, accuracy.columns),
         **{f"ring.{name}": pack(None, {name: ring}) for name, ring in rings.items()},
     }
+
+
+def _codes(names: Sequence[str]) -> Any:
+    """Numbers of names in order of first use."""
+    known = {name: code for code, name in enumerate(dict.fromkeys(names))}
+    return np.array([known[name] for name in names], np.int32)
 
 
 class _Announcing(Server):

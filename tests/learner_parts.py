@@ -87,6 +87,7 @@ class Told:
         *events: AnyEvent,
         append: datetime | None = None,
         resolve: Resolve | None = None,
+        after_close: Callable[[int], None] | None = None,
     ) -> Folded:
         """Fold events; without an append time, each is appended as it happens, or later."""
         records = []
@@ -96,7 +97,7 @@ class Told:
                 now = max(now, self.log[-1].append_us)
             self.log.append(Record(self.shard.partition, len(self.log), now, None, encode(event)))
             records.append(self.log[-1])
-        folded = self.shard.fold(records, resolve)
+        folded = self.shard.fold(records, resolve, after_close=after_close)
         self.letters += [(letter.offset, letter.reason) for letter in folded.letters]
         return folded
 

@@ -12,7 +12,7 @@ from anyio.to_thread import run_sync
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from api import answers, numbers, schemas
+from api import answers, numbers, schemas, sums
 from api.asked import Asked, check, short
 from api.context import Context, Plain, documented
 from api.problems import Problem, invalid
@@ -34,6 +34,7 @@ class _Batch(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     horizon: int | None = None
     quantiles: list[float] | None = None
     point: str | None = None
+    sum: str | None = None
 
 
 _decode_batch = msgspec.json.Decoder(_Batch).decode
@@ -75,7 +76,9 @@ def _forecast_many(context: Context, body: bytes) -> bytes:
         wanted = _decode_batch(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _of_body(error) from None
-    asked = check(wanted.horizon, wanted.quantiles, context.settings.horizons, wanted.point)
+    asked = check(
+        wanted.horizon, wanted.quantiles, context.settings.horizons, wanted.point, wanted.sum
+    )
     state = context.replica.state
     rows, unknown = _rows(state, wanted)
     if sum(map(len, rows.values())) > MOST_SERIES:
@@ -87,8 +90,9 @@ def _forecast_many(context: Context, body: bytes) -> bytes:
         view = state.views[partition]
         if view.origin is None:
             continue  # no bucket has closed yet, so there are no series
-        if asked.horizon > len(view.serving.mean):
-            raise short(asked.horizon, len(view.serving.mean))
+        reach = asked.horizon if asked.total is None else max(asked.horizon, asked.total[1])
+        if reach > len(view.serving.mean):
+            raise short(reach, len(view.serving.mean))
         chosen = np.asarray(rows[partition], dtype=np.intp)
         by_origin.setdefault(view.origin, []).append((view, chosen))
     groups = [_group(context, asked, members) for _, members in sorted(by_origin.items())]
@@ -204,7 +208,43 @@ def _group(
     if asked.point is not None:
         members_json["point"] = numbers.encode(np.concatenate(points, axis=-1))
         members_json["metric"] = answers.encode(answers.METRICS[asked.point])
+    if asked.total is not None:
+        members_json["sum"] = _totals(asked, members)
     return _object(members_json)
+
+
+def _totals(asked: Asked, members: list[tuple[View, Rows]]) -> bytes:
+    """The totals of one group's series as columns."""
+    assert asked.total is not None
+    first, last = asked.total
+    parts = [sums.total(view.serving, rows, asked) for view, rows in members]
+    mean, median, sold = (
+        np.concatenate([getattr(part, name) for part in parts])
+        for name in ("mean", "median", "sold")
+    )
+    quantiles = np.concatenate([part.quantiles for part in parts], axis=1)
+    # Whether a bucket of it is open may differ by partition.
+    known = np.concatenate(
+        [np.full(len(rows), first <= len(view.serving.sold)) for view, rows in members]
+    )
+    times = members[0][0].times
+    return _object(
+        {
+            "from": answers.encode(first),
+            "to": answers.encode(last),
+            "start": answers.encode(times[first - 1][0]),
+            "end": answers.encode(times[last - 1][1]),
+            "mean": numbers.encode(mean),
+            "median": numbers.encode(median),
+            "quantiles": _object(
+                {
+                    name: numbers.encode(level)
+                    for name, level in zip(asked.names, quantiles, strict=True)
+                }
+            ),
+            "sold": numbers.encode(np.where(known, sold, np.nan)),
+        }
+    )
 
 
 def _object(members: dict[str, bytes]) -> bytes:

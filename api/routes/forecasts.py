@@ -11,7 +11,7 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from api import answers, problems, schemas
+from api import answers, problems, schemas, sums
 from api.asked import (
     DEFAULT_HORIZON,
     DEFAULT_LEVELS,
@@ -56,8 +56,9 @@ async def forecast(context: Context, raw_path: bytes, query: bytes) -> bytes:
         view, row, _, _ = await _then(context, raw_path, asked.as_of)
         asked = asked._replace(as_of=None)
     serving = view.serving
-    if asked.horizon > len(serving.mean):
-        raise short(asked.horizon, len(serving.mean))
+    reach = asked.horizon if asked.total is None else max(asked.horizon, asked.total[1])
+    if reach > len(serving.mean):
+        raise short(reach, len(serving.mean))
     age_s = replica.age_s(view)
     head = answers.encode(
         {
@@ -68,7 +69,10 @@ async def forecast(context: Context, raw_path: bytes, query: bytes) -> bytes:
             "frozen": now and replica.frozen(serving.partition),
         }
     )
-    return b'%b,"steps":%b}' % (head[:-1], view.steps(row, asked))
+    if asked.total is None:
+        return b'%b,"steps":%b}' % (head[:-1], view.steps(row, asked))
+    total = answers.encode(sums.one(serving, row, asked, view.times))
+    return b'%b,"sum":%b,"steps":%b}' % (head[:-1], total, view.steps(row, asked))
 
 
 async def _known(replica: Replica, raw_path: bytes, prefix: bytes) -> tuple[View, int, str, str]:
@@ -215,32 +219,7 @@ def routes(context: Context) -> APIRouter:
         openapi_extra={
             "parameters": [
                 *names,
-                {
-                    "name": "horizon", "in": "query", "description": "Buckets ahead",
-                    "schema": {
-                        "type": "integer", "minimum": 1, "maximum": horizons,
-                        "default": min(DEFAULT_HORIZON, horizons),
-                    },
-                },
-                {
-                    "name": "quantiles", "in": "query", "style": "form", "explode": False,
-                    "description": "Levels, with commas between them",
-                    "schema": {
-                        "type": "array", "maxItems": MOST_LEVELS,
-                        "items": {"type": "number", "minimum": LOWEST, "maximum": HIGHEST},
-                        "default": list(DEFAULT_LEVELS),
-                    },
-                },
-                {
-                    "name": "as_of", "in": "query",
-                    "description": "What was forecast then: from the newest kept snapshot that "
-                    "knew sales up to this time and no further",
-                    "schema": {"type": "string", "format": "date-time"},
-                },
-                {
-                    "name": "point", "in": "query", "description": schemas.POINT,
-                    "schema": {"type": "string", "enum": list(answers.METRICS)},
-                },
+                *parameters(horizons),
             ]
         },
     )  # fmt: skip
@@ -257,6 +236,43 @@ def routes(context: Context) -> APIRouter:
         openapi_extra={"parameters": names},
     )
     return router
+
+
+def parameters(horizons: int) -> list[dict[str, Any]]:
+    """What a query may say of how far ahead, which quantiles, and which total, for OpenAPI."""
+    return [
+        {
+            "name": "horizon", "in": "query", "description": "Buckets ahead",
+            "schema": {
+                "type": "integer", "minimum": 1, "maximum": horizons,
+                "default": min(DEFAULT_HORIZON, horizons),
+            },
+        },
+        {
+            "name": "quantiles", "in": "query", "style": "form", "explode": False,
+            "description": "Levels, with commas between them",
+            "schema": {
+                "type": "array", "maxItems": MOST_LEVELS,
+                "items": {"type": "number", "minimum": LOWEST, "maximum": HIGHEST},
+                "default": list(DEFAULT_LEVELS),
+            },
+        },
+        {
+            "name": "as_of", "in": "query",
+            "description": "What was forecast then: from the newest kept snapshot that "
+            "knew sales up to this time and no further",
+            "schema": {"type": "string", "format": "date-time"},
+        },
+        {
+            "name": "point", "in": "query", "description": schemas.POINT,
+            "schema": {"type": "string", "enum": list(answers.METRICS)},
+        },
+        {
+            "name": "sum", "in": "query", "example": "3..9",
+            "description": "First and last step of a total: one calibrated distribution",
+            "schema": {"type": "string", "pattern": r"^[0-9]+\.\.[0-9]+$"},
+        },
+    ]  # fmt: skip
 
 
 def _path_parameter(name: str, example: str) -> dict[str, Any]:

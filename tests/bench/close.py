@@ -46,7 +46,7 @@ class Closing:
         sold = np.flatnonzero(everything | (self.rng.random(count) < SOLD))
         units = (1 + self.rng.poisson(MEAN - 1, len(sold))) * MICRO
         return {
-            self.keys[row]: [gross, 0, 2 * gross, gross, 1]
+            self.keys[row]: [gross, 0, 2 * gross, gross, 1, gross // 2]
             for row, gross in zip(sold.tolist(), units.tolist(), strict=True)
         }
 

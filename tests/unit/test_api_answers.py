@@ -39,6 +39,8 @@ def plainly(
 ) -> answers.Columns:
     """Forecasts horizon by horizon, straight from the tables: the reference."""
     mean = serving.mean[:horizons][:, rows].astype(np.float64)
+    known = min(horizons, len(serving.sold))
+    mean[:known] = serving.remains[:known][:, rows]
     wanted = np.asarray((0.5, *levels))
     # The table of quantiles is mixed as normal scores, so each horizon's own is the reference.
     out = np.empty((len(wanted), *mean.shape))
@@ -52,6 +54,8 @@ def plainly(
         dispersion_here = (1 - share) * dispersion[0] + share * dispersion[1]
         for at, row in enumerate(rows.tolist()):
             grain, whole, factor = (float(one[row]) for one in serving.traits)
+            if step < known:
+                factor = float(serving.open_factor[step, row])
             if grain == 0:
                 grain = min(max(mean[step, at] / intervals.UNTOLD, 1e-6), 1.0)
             position = float(intervals.volume_class(mean[step, at] / grain))
@@ -62,10 +66,9 @@ def plainly(
                 score = np.array([np.interp(position, classes, z_here[:, level])])
                 demand = intervals.demand(gauge, score, np.bool_(bool(whole)))
                 out[level, step, at] = float(demand[0])
-    known = min(horizons, len(serving.sold))
-    floor = np.fmax(serving.sold[:known][:, rows].astype(np.float64), 0.0)
-    mean[:known] = np.maximum(mean[:known], floor)
-    out[:, :known] = np.maximum(out[:, :known], floor)
+    done = np.fmax(serving.sold[:known][:, rows].astype(np.float64), 0.0)
+    mean[:known] += done
+    out[:, :known] += done
     return answers.Columns(mean, out[0], out[1:])
 
 
@@ -137,7 +140,8 @@ def test_only_open_buckets_say_what_is_sold_and_what_remains(serving: Serving) -
     for row in range(len(serving.stores)):
         first, *later = steps_of(serving, row, 3, (0.1,))
         assert first["sold"] == serving.sold[0, row]
-        assert first["remains"] == pytest.approx(max(first["mean"] - first["sold"], 0.0), abs=1e-4)
+        assert first["remains"] == pytest.approx(first["mean"] - first["sold"], abs=1e-4)
+        assert first["remains"] == pytest.approx(serving.remains[0, row], abs=6e-5)
         assert min(first["mean"], first["median"], first["quantiles"]["0.1"]) >= first["sold"]
         assert all(step["sold"] is None and step["remains"] is None for step in later)
 
@@ -147,7 +151,7 @@ def test_a_bucket_in_which_nothing_can_be_sold_yet_has_a_forecast_all_the_same(
 ) -> None:
     unknown = dataclasses.replace(serving, sold=np.full_like(serving.sold, np.nan))
     (step,) = steps_of(unknown, 5, 1, (0.9,))
-    assert (step["sold"], step["remains"]) == (None, None)
+    assert step["sold"] is None
     wanted = plainly(unknown, np.array([5]), 1, (0.9,))
     assert step["mean"] == pytest.approx(wanted.mean[0, 0], abs=6e-5)
     assert step["quantiles"]["0.9"] == pytest.approx(wanted.quantiles[0, 0, 0], abs=6e-5)

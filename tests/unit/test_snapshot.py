@@ -428,7 +428,7 @@ def test_without_a_close_only_the_window_is_written_anew(shard: Shard, place: Pl
     fold(shard, [[more]])
     second = place.put(shard, parent=first.snapshot)
     fresh = {name for name, part in second.parts.items() if part != first.parts[name]}
-    assert fresh == {"window", "identities", "sold"}
+    assert fresh == {"window", "identities", "open"}
     assert second.digest != first.digest
     fold(shard, days(DAYS, DAYS + 1))
     third = place.put(shard, parent=second.snapshot)
@@ -461,7 +461,7 @@ def test_only_parts_that_changed_are_fetched_to_serve(shard: Shard, place: Place
     second = place.put(shard, parent=first.snapshot)
     place.store.fetched.clear()
     newer = read_serving(place.store, 0, second.snapshot, place.verifier, served)
-    assert place.store.fetched == list(second.parts["sold"].chunks)
+    assert place.store.fetched == list(second.parts["open"].chunks)
     row = served.rows["s", "p0"]
     assert newer.sold[0, row] == served.sold[0, row] + 3
     assert newer.units is served.units

@@ -261,7 +261,7 @@ def test_a_void_of_a_closed_bucket_is_taken_out_as_a_revision() -> None:
     gone = sale(0, 3)
     one = watched(gone, sale(0, 1), tick(1), void(gone), tick(2))
     assert one.closed[0].cells["s", "p"][0] == 4 * MICRO
-    assert one.closed[1].revisions == {one.bucket(0): {("s", "p"): [-3 * MICRO, 0, 0, 0, -1]}}
+    assert one.closed[1].revisions == {one.bucket(0): {("s", "p"): [-3 * MICRO, 0, 0, 0, -1, 0]}}
     assert one.counts == {"learned": 1, "void": 2, "applied": 2}
 
 
@@ -295,13 +295,13 @@ def test_nothing_is_revised_where_settings_allow_no_revision() -> None:
 def test_a_tenth_a_thousand_times_is_a_hundred() -> None:
     one = watched(*(sale(0, 0.1, id=str(n), price=0.1) for n in range(1000)))
     cell = one.window.open[one.bucket(0)].cells["s", "p"]
-    assert cell == [100 * MICRO, 0, 10 * MICRO, 100 * MICRO, 1000]
+    assert cell == [100 * MICRO, 0, 10 * MICRO, 100 * MICRO, 1000, 100 * MICRO]
 
 
 def test_a_return_is_no_negative_sale() -> None:
     one = watched(sale(0, 5, price=2.0), sale(0, -2, price=2.0))
     assert one.window.open[one.bucket(0)].cells["s", "p"] == [
-        5 * MICRO, 2 * MICRO, 10 * MICRO, 5 * MICRO, 2
+        5 * MICRO, 2 * MICRO, 10 * MICRO, 5 * MICRO, 2, 5 * MICRO
     ]  # fmt: skip
 
 

@@ -1,0 +1,160 @@
+"""Forecasts of stores, categories, products, and of all: each a sum with quantiles of its own."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import anyio
+import numpy as np
+from anyio.to_thread import run_sync
+from fastapi import APIRouter, Query, Request
+from starlette.responses import Response
+
+from api import groups, schemas, sums
+from api.answers import DECIMALS
+from api.asked import Asked, parse
+from api.context import Context, answer, documented
+from api.problems import Problem
+from api.replica import View
+from api.routes.forecasts import parameters
+from learner.serving import Total
+
+#: Answers computed at once.
+AT_ONCE = 2
+
+Name = Annotated[str | None, Query(min_length=1, max_length=128)]
+
+
+def routes(context: Context) -> APIRouter:
+    """The route of groups."""
+    router = APIRouter(tags=["forecasts"])
+    limiter = anyio.CapacityLimiter(AT_ONCE)
+    horizons = context.settings.horizons
+
+    async def get_groups(
+        request: Request,
+        group_by: Literal["store", "category", "product", "all"],
+        store: Name = None,
+        category: Annotated[str | None, Query(max_length=128)] = None,
+        product: Name = None,
+        limit: Annotated[int, Query(ge=1, le=1000)] = 50,
+        offset: Annotated[int, Query(ge=0, le=10_000_000)] = 0,
+    ) -> Response:
+        """Forecast groups of series, the largest first; filters leave some of their series."""
+        asked = parse(request.scope["query_string"], horizons)
+        wanted = groups.Wanted(group_by, store, category, product)
+        async with limiter:
+            found = await run_sync(_answer, context, wanted, asked, limit, offset)
+        return answer(found)
+
+    router.add_api_route(
+        "/v1/forecasts",
+        get_groups,
+        responses={200: {"model": schemas.GroupForecasts}, **documented(404, 422, 503)},
+        openapi_extra={"parameters": parameters(horizons)},
+    )
+    return router
+
+
+def _answer(
+    context: Context, wanted: groups.Wanted, asked: Asked, limit: int, offset: int
+) -> dict[str, Any]:
+    replica, settings = context.replica, context.settings
+    views = {p: view for p, view in replica.state.views.items() if view.origin is not None}
+    newest = _newest(views, asked)
+    found = groups.gather([view.serving for view in views.values()], wanted)
+    if not found.names:
+        raise _nothing(wanted)
+    volumes = groups.volume(found, *(asked.total or (1, asked.horizon)))
+    order = sorted(range(len(found.names)), key=lambda at: (-volumes[at], found.names[at]))
+    page = groups.some(found, order[offset : offset + limit])
+    states = {}
+    for piece in page.pieces:
+        view = views[piece.serving.partition]
+        age_s = replica.age_s(view)
+        states[str(piece.serving.partition)] = {
+            "origin": view.origin, "as_of": view.as_of, "snapshot": piece.serving.snapshot,
+            "stale": replica.stale(view, age_s), "age_s": age_s,
+        }  # fmt: skip
+    return {
+        "group_by": wanted.kind,
+        "origin": newest.origin,
+        "bucket": settings.bucket,
+        "timezone": settings.timezone,
+        "partitions": states,
+        "total": len(found.names),
+        "next_offset": offset + limit if offset + limit < len(found.names) else None,
+        "items": _items(page, wanted, asked, newest) if page.names else [],
+    }
+
+
+def _newest(views: dict[int, View], asked: Asked) -> View:
+    """The view from whose origin steps are counted."""
+    if not views:
+        raise Problem(
+            404, "no-series", "No series", "no bucket has closed yet, so there are no series",
+            remedy="send sales; a bucket closes when sales have come from its grace after its end",
+        )  # fmt: skip
+    partition, behind = groups.most_behind({p: view.serving for p, view in views.items()})
+    reach = asked.horizon if asked.total is None else max(asked.horizon, asked.total[1])
+    available = min(len(view.serving.mean) for view in views.values())
+    if reach + behind > available:
+        raise Problem(
+            503, "partitions-apart", "Partitions are apart",
+            f"partition {partition} is {behind} buckets behind the newest, so that forecasts of "
+            f"all go {max(available - behind, 0)} buckets ahead",
+            field="horizon",
+            remedy="ask for fewer buckets, or wait until the learner has caught up",
+        )  # fmt: skip
+    return max(views.values(), key=lambda view: view.serving.origin)
+
+
+def _nothing(wanted: groups.Wanted) -> Problem:
+    said = " and ".join(f"{kind} `{name}`" for kind, name in wanted.filters.items())
+    return Problem(
+        404, "no-series", "No series", f"no series has {said}" if said else "there are no series",
+        field=next(iter(wanted.filters), None), remedy="search with GET /v1/series?q=",
+    )  # fmt: skip
+
+
+def _items(
+    page: groups.Gathered, wanted: groups.Wanted, asked: Asked, newest: View
+) -> list[dict[str, Any]]:
+    """Groups as they are answered."""
+    steps = [
+        (groups.is_open(page, step), groups.forecast(page, wanted, asked, step, step))
+        for step in range(1, asked.horizon + 1)
+    ]
+    items: list[dict[str, Any]] = [
+        {
+            "group": name,
+            "series": int(page.series[at]),
+            "steps": [
+                _step(asked, newest.times[step], total, at, known)
+                for step, (known, total) in enumerate(steps)
+            ],
+        }
+        for at, name in enumerate(page.names)
+    ]
+    if asked.total is not None:
+        total = groups.forecast(page, wanted, asked, *asked.total)
+        known = groups.is_open(page, asked.total[0])
+        for at, item in enumerate(items):
+            item["sum"] = sums.member(asked, newest.times, total, at, known)
+    return items
+
+
+def _step(
+    asked: Asked, span: tuple[str, str], total: Total, at: int, known: bool
+) -> dict[str, Any]:
+    mean, sold = float(total.mean[at]), float(total.sold[at])
+    levels = np.round(total.quantiles[:, at], DECIMALS).tolist()
+    return {
+        "start": span[0],
+        "end": span[1],
+        "mean": round(mean, DECIMALS),
+        "median": round(float(total.median[at]), DECIMALS),
+        "quantiles": dict(zip(asked.names, levels, strict=True)),
+        "sold": round(sold, DECIMALS) if known else None,
+        "remains": round(mean - sold, DECIMALS) if known else None,
+    }
