@@ -175,15 +175,6 @@ class Forecast(BaseModel):
     steps: list[Step]
 
 
-class GroupForecast(BaseModel):
-    """The forecast of one group: sums of its series' means, and quantiles of its own."""
-
-    group: str = Field(examples=["DAIRY"])
-    series: int = Field(description="How many series it is the sum of")
-    sum: Total | None = Field(None, description="Where `sum` is asked for")
-    steps: list[Step]
-
-
 class BatchRequest(BaseModel):
     """Series to forecast: `series`, or `all` (of one `store`, if given)."""
 
@@ -211,62 +202,6 @@ class PartitionState(BaseModel):
     snapshot: str
     stale: bool
     age_s: float
-
-
-class Totals(BaseModel):
-    """Totals over some steps, as columns: a value a series."""
-
-    first: int = Field(alias="from")
-    last: int = Field(alias="to")
-    start: str
-    end: str
-    mean: list[float]
-    median: list[float]
-    quantiles: dict[str, list[float]]
-    sold: list[float | None]
-
-
-class GroupForecasts(BaseModel):
-    """Forecasts of groups, the largest first.
-
-    Steps begin after `origin`, the newest of any partition; one that is behind forecasts the
-    same buckets from its own origin, which `partitions` says.
-    """
-
-    group_by: Literal["store", "category", "product", "all"]
-    origin: str
-    bucket: Literal["hour", "day", "week"]
-    timezone: str
-    partitions: dict[str, PartitionState]
-    total: int
-    next_offset: int | None
-    items: list[GroupForecast]
-
-
-class Group(BaseModel):
-    """Forecasts from one origin, as columns: a row a step, a column a series."""
-
-    start: list[str]
-    end: list[str]
-    store: list[str]
-    product: list[str]
-    partition: list[int]
-    mean: list[list[float]]
-    median: list[list[float]]
-    quantiles: dict[str, list[list[float]]]
-    point: list[list[float]] | None = Field(None, description="There where `point` was asked for")
-    metric: Literal["RMSSE", "WAPE", "MAPE"] | None = Field(
-        None, description="What `point` is for; there where it was asked for"
-    )
-    partitions: dict[str, PartitionState]
-    sum: Totals | None = Field(None, description="Where `sum` is asked for")
-
-
-class Batch(BaseModel):
-    """A group an origin."""
-
-    groups: list[Group]
-    unknown: list[tuple[str, str]]
 
 
 class PastBucket(BaseModel):

@@ -55,6 +55,13 @@ def learned(shard: Shard) -> Iterator[tuple[str, npt.NDArray[Any]]]:
     for name in SPREAD:
         of_it = getattr(shard.spread, name)
         yield "", of_it if name in ("moments", "counts") else of_it[..., :size]
+    rest = (
+        shard.open_bucket.arrays().values(),
+        shard.totals.digest(size),
+        shard.groups.digest({"category": order}),
+    )
+    for arrays in rest:
+        yield from (("", array) for array in arrays)
 
 
 def facts(shard: Shard) -> Iterator[bytes]:
@@ -70,6 +77,7 @@ def facts(shard: Shard) -> Iterator[bytes]:
         yield identities[ascending].tobytes() + entries[ascending].tobytes()
     for bucket in sorted(window.open):
         yield repr((bucket, sorted(window.open[bucket].cells.items()))).encode()
+        yield repr(sorted(window.open[bucket].heard.items())).encode()
     for bucket in sorted(window.revisions):
         yield repr((bucket, sorted(window.revisions[bucket].items()))).encode()
     yield repr((sorted(window.last_day.items()), sorted(window.complete_us.items()))).encode()

@@ -85,8 +85,8 @@ class Groups:
             spread.return_to(before.spreads[kind])
         self.common = before.common.copy()
 
-    def digest(self, order: Mapping[str, Sequence[int]]) -> Iterator[bytes]:
-        """All of its state, as bytes.
+    def digest(self, order: Mapping[str, Sequence[int]]) -> Iterator[npt.NDArray[Any]]:
+        """All of its state.
 
         Parameters
         ----------
@@ -96,9 +96,8 @@ class Groups:
         for kind, spread in self.spreads.items():
             size = spread.own.shape[1]
             own = [code for code in order.get(kind, range(size)) if code < size]
-            yield from (spread.moments.tobytes(), spread.counts.tobytes())
-            yield np.ascontiguousarray(spread.own[:, own]).tobytes()
-        yield self.common.tobytes()
+            yield from (spread.moments, spread.counts, spread.own[:, own])
+        yield self.common
 
     def learn(self, panel: Panel, came: Sequence[Came], whole: npt.NDArray[np.bool_]) -> None:
         """Hold groups' sums against what came, over the series that both are known of.

@@ -125,13 +125,12 @@ class Totals:
         """Take back what was learned since; totals that wait stay, as single forecasts do."""
         self.spread.return_to(before.spread)
 
-    def digest(self, size: int) -> Iterator[bytes]:
-        """All of its state that is of the first ``size`` series, as bytes."""
+    def digest(self, size: int) -> Iterator[npt.NDArray[Any]]:
+        """All of its state that is of the first ``size`` series."""
         for length, waiting in self.waiting.items():
-            yield self.made[length].tobytes()
-            yield np.ascontiguousarray(waiting[:, :size]).tobytes()
-        yield self.spread.moments.tobytes()
-        yield self.spread.counts.tobytes()
+            yield self.made[length]
+            yield waiting[:, :size]
+        yield from (self.spread.moments, self.spread.counts)
 
 
 def demand(panel: Panel, bucket: int, length: int) -> Floats:

@@ -230,7 +230,6 @@ def _parts(
         "knowledge": pack(knowledge),
         "columns": pack(None, columns),
         "forecast": pack(None, forecast),
-        "sold": pack(None, {"sold": rng.poisson(4, (1, count)).astype(np.float32)}),
         "scores": pack({"last": ORIGIN, "slices": names}, slices),
         "open": pack(None, opened),
         "wholes": pack(None, wholes.tables(totals, groups)),

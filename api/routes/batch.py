@@ -12,7 +12,7 @@ from anyio.to_thread import run_sync
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from api import answers, numbers, schemas, sums
+from api import answers, column_schemas, numbers, sums
 from api.asked import Asked, check, short
 from api.context import Context, Plain, documented
 from api.problems import Problem, invalid
@@ -57,7 +57,7 @@ def routes(context: Context) -> APIRouter:
         batch,
         methods=["POST"],
         route_class_override=Plain,
-        responses={200: {"model": schemas.Batch}, **documented(404, 413, 422)},
+        responses={200: {"model": column_schemas.Batch}, **documented(404, 413, 422)},
         openapi_extra={
             "requestBody": {
                 "required": True,

@@ -8,6 +8,7 @@ import anyio
 import numpy as np
 from anyio.to_thread import run_sync
 from fastapi import APIRouter, Query, Request
+from pydantic import BaseModel, Field
 from starlette.responses import Response
 
 from api import groups, schemas, sums
@@ -23,6 +24,32 @@ from learner.serving import Total
 AT_ONCE = 2
 
 Name = Annotated[str | None, Query(min_length=1, max_length=128)]
+
+
+class GroupForecast(BaseModel):
+    """The forecast of one group: sums of its series' means, and quantiles of its own."""
+
+    group: str = Field(examples=["DAIRY"])
+    series: int = Field(description="How many series it is the sum of")
+    sum: schemas.Total | None = Field(None, description="Where `sum` is asked for")
+    steps: list[schemas.Step]
+
+
+class GroupForecasts(BaseModel):
+    """Forecasts of groups, the largest first.
+
+    Steps begin after `origin`, the newest of any partition; one that is behind forecasts the
+    same buckets from its own origin, which `partitions` says.
+    """
+
+    group_by: Literal["store", "category", "product", "all"]
+    origin: str
+    bucket: Literal["hour", "day", "week"]
+    timezone: str
+    partitions: dict[str, schemas.PartitionState]
+    total: int
+    next_offset: int | None
+    items: list[GroupForecast]
 
 
 def routes(context: Context) -> APIRouter:
@@ -50,7 +77,7 @@ def routes(context: Context) -> APIRouter:
     router.add_api_route(
         "/v1/forecasts",
         get_groups,
-        responses={200: {"model": schemas.GroupForecasts}, **documented(404, 422, 503)},
+        responses={200: {"model": GroupForecasts}, **documented(404, 422, 503)},
         openapi_extra={"parameters": parameters(horizons)},
     )
     return router

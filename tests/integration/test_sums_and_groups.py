@@ -182,8 +182,11 @@ def all_steps(client: httpx.Client, horizon: int = 14) -> dict[tuple[str, str], 
 def test_a_groups_mean_is_the_sum_of_its_series(client: httpx.Client, kind: str) -> None:
     found = get(client, "/v1/forecasts", group_by=kind, quantiles="0.1,0.9", sum="2..8")
     series = all_steps(client)
-    names = {"store": lambda s, p: s, "category": lambda s, p: CATEGORY[p],
-             "product": lambda s, p: p, "all": lambda s, p: "all"}[kind]  # fmt: skip
+
+    def names(store: str, product: str) -> str:
+        of = {"store": store, "category": CATEGORY[product], "product": product, "all": "all"}
+        return of[kind]
+
     assert found["total"] == len({names(*key) for key in series})
     assert found["next_offset"] is None and set(found["partitions"]) == {"0", "1"}
     volumes = []

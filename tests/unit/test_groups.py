@@ -179,7 +179,7 @@ def test_parts_in_four_partitions_are_calibrated_together_as_no_simpler_rule_is(
             mean = np.full(panel.size, 2.0)
             actual = drawn.poisson(mean * rate[panel.code]).astype(float)
             truth += np.bincount(panel.code, actual, products)
-            expected = np.bincount(panel.code, mean, products)
+            expected: Any = np.bincount(panel.code, mean, products)
             spread = groups.spreads["product"]
             spread.grow(products)
             own = of._replace(factor=learner_groups.factors(spread))
