@@ -16,7 +16,14 @@ from learner.ownership import Owned
 from learner.pickles import load_models
 from learner.replay import START, Effect, Quarantine, Rollback, Turn
 from learner.shard import Shard
-from learner.snapshot import LEARNED, Verifier, read_manifest, read_parts, read_shard, take_up_learned
+from learner.snapshot import (
+    LEARNED,
+    Verifier,
+    read_manifest,
+    read_parts,
+    read_shard,
+    take_up_learned,
+)
 from learner.store import SnapshotStore
 from learner.telemetry import Telemetry
 from stream.errors import SalescastError, StoreUnavailable, TopicMismatch

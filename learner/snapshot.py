@@ -256,7 +256,7 @@ class Learned(NamedTuple):
 LEARNED = ("spread", "open_bucket", "totals", "groups")
 
 
-def take_up_learned(settings: Settings, parts: Mapping[str, bytes]) -> Learned:
+def take_up_learned(settings: Settings, parts: Mapping[str, bytearray | Pieces]) -> Learned:
     """What ``lay_down`` was given of what was learned beside the models."""
     spread = Spread((0, 0), settings.bucket)
     for name, array in unpack(parts["spread"])[1].items():
