@@ -202,3 +202,28 @@ def test_phases_name_the_weekday_and_the_hour_of_the_week() -> None:
     for n in range(168):
         assert by_hour.phase(by_hour.index(time_us(monday + timedelta(hours=n)))) == n
     assert {weeks.phase(n) for n in range(60)} == {0}
+
+
+# -- slots -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("bucket", "slots"), [("hour", 4), ("day", 24), ("week", 56)])
+def test_slots_divide_a_bucket_evenly_and_in_order(bucket: str, slots: int) -> None:
+    calendar = Calendar(Settings(timezone="Europe/Berlin", bucket=bucket))  # type: ignore[arg-type]
+    start, end = calendar.span(calendar.index(time_us(datetime(2024, 6, 5, 13, tzinfo=UTC))))
+    for slot in range(slots):
+        at = start + slot * (end - start) // slots
+        assert calendar.place(at) == (calendar.index(start), slot)
+    assert calendar.place(start - 1)[1] == calendar.place(end - 1)[1] == slots - 1
+
+
+@given(st.integers(time_us(datetime(2023, 1, 1, tzinfo=UTC)),
+                   time_us(datetime(2025, 1, 1, tzinfo=UTC))))  # fmt: skip
+def test_a_day_that_clocks_change_has_its_slots_too(moment: int) -> None:
+    for zone in ("America/New_York", "Australia/Lord_Howe"):
+        calendar = Calendar(Settings(timezone=zone, day_start="04:30"))
+        index, slot = calendar.place(moment)
+        assert index == calendar.index(moment) and 0 <= slot < 24
+        start, end = calendar.span(index)
+        # A slot starts on a quarter of an hour at the most after its share of the span.
+        assert abs(slot - 24 * (moment - start) / (end - start)) <= 1 + 24 * 900e6 / (end - start)

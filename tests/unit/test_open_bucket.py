@@ -335,3 +335,15 @@ def test_returns_count_against_net_demand() -> None:
     for target, left in (("gross", 4.0), ("net", 3.0)):
         one = told(sale(0, 3), sale(1, 4, hour=10), back, target=target)
         assert one.shard.sold()[0].tolist() == [left]
+
+
+def test_a_rollback_takes_back_what_surprises_mean_and_leaves_the_profile() -> None:
+    shard = told(*trading(30), tick(30)).shard
+    before = OpenBucket(shard.calendar)
+    profiles = shard.open_bucket
+    common, own, active = profiles.common.copy(), profiles.own.copy(), profiles.active.copy()
+    assert profiles.moments.any()
+    profiles.return_to(before)
+    assert not profiles.moments.any()
+    for kept, was in ((profiles.common, common), (profiles.own, own), (profiles.active, active)):
+        assert kept.tobytes() == was.tobytes()

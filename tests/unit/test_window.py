@@ -392,3 +392,22 @@ def test_a_partition_is_live_once_an_event_was_fresh_when_appended() -> None:
     assert not one.window.live, "loading history is not idleness"
     one.tell(sale(0, hour=10.5), append=day(0, 11))
     assert one.window.live
+
+
+# -- how a bucket came -----------------------------------------------------------------------
+
+
+def test_a_bucket_knows_by_store_how_many_sales_came_in_each_slot_and_what_came_early() -> None:
+    gone = sale(0, 9, id="gone", hour=3)
+    one = watched(
+        sale(0, 2, hour=9.5), sale(0, 3, hour=15.9, store="t"), sale(0, 4, hour=16, product="q"),
+        sale(0, 5, hour=9.2), sale(0, -1, hour=20), gone, void(gone), sale(0, 2, hour=9.5),
+    )  # fmt: skip
+    found = one.window.open[one.bucket(0)]
+    assert {store: [(at, n) for at, n in enumerate(line) if n] for store, line in
+            found.heard.items()} == {"s": [(9, 2), (16, 1), (20, 1)], "t": [(15, 1)]}  # fmt: skip
+    assert {key: cell[5] for key, cell in found.cells.items()} == {
+        ("s", "p"): 7 * MICRO, ("s", "q"): 0, ("t", "p"): 3 * MICRO,
+    }  # fmt: skip
+    one.tell(tick(1))
+    assert one.closed[0].heard == found.heard
