@@ -14,10 +14,16 @@ NOTHING = (intervals.Tables(np.zeros(1), np.zeros((1, 1))),)
 
 
 def block(
-    actual: list[float], mean: list[float], *, origin: int = 10, horizon: int = 1,
-    partition: int = 0, median: list[float] | None = None, quantiles: list[list[float]] | None = None,
+    actual: list[float],
+    mean: list[float],
+    *,
+    origin: int = 10,
+    horizon: int = 1,
+    partition: int = 0,
+    median: list[float] | None = None,
+    quantiles: list[list[float]] | None = None,
     cells: list[list[float]] | None = None,
-) -> Block:  # fmt: skip
+) -> Block:
     """Forecasts of one model, as if they were settled."""
     size = len(actual)
     single = np.float32
