@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
@@ -101,6 +101,7 @@ def register(app: typer.Typer) -> None:
             reading(map_, source, zone or chosen.timezone, otherwise="backtest"),
         )
         asked = _asked(chosen, horizons, quantiles, from_, to)
+        asked = replace(asked, points=bool(out or report))
         for path in (out, report):
             if path and not (path.parent.is_dir() and os.access(path.parent, os.W_OK)):
                 raise FileError(f"{path} cannot be written", remedy="Check its folder")
@@ -255,7 +256,8 @@ def _say(files: Sequence[Source], done: Done) -> None:
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("h", "model", "forecasts", "RMSSE", "to naive", "bias", "WAPE (median)",
-                 "pinball", *(f"≤ q{level:g}" for level in tally.levels), "CPU s"):  # fmt: skip
+                 "pinball", *(f"PIT {level:g}" for level in tally.levels),
+                 f"≤ q{tally.levels[-1]:g}", "CPU s"):  # fmt: skip
         table.add_column(name, justify="left" if name == "model" else "right")
     scores, seconds = tally.scores(), replay.model_seconds()
     for horizon in tally.horizons:
@@ -265,7 +267,7 @@ def _say(files: Sequence[Source], done: Done) -> None:
             table.add_row(
                 str(horizon), model, f"{one.n:,}", f"{one.rmsse:.4f}", f"{one.rmsse / naive:.3f}",
                 f"{one.bias:+.2%}", f"{one.wape:.4f}", f"{one.pinball:.4f}",
-                *(f"{share:.3f}" for share in one.covered),
+                *(f"{share:.3f}" for share in one.hits), f"{one.covered[-1]:.3f}",
                 f"{seconds[model]:.2f}" if horizon == tally.horizons[0] else "",
                 end_section=model == NAIVE,
             )  # fmt: skip

@@ -68,6 +68,7 @@ class Writer:
     def told(self, block: Block) -> None:
         """Write one block: its series by row, then by model."""
         models, size = block.mean.shape
+        assert block.mape is not None
         panel = self._replay.shards[block.partition].panel
         start = self._replay.calendar.span(block.origin)[0]
         names = {

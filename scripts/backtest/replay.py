@@ -18,7 +18,6 @@ import numpy.typing as npt
 
 from learner import intervals
 from learner.features import Batch
-from learner.intervals import GRID, relative_median
 from learner.models import Model
 from learner.panel import Panel
 from learner.serving import OBSERVED
@@ -41,6 +40,8 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 class Asked:
     """What to forecast: horizons in buckets, levels of quantiles, targets [first, end).
 
+    ``points``: whether the points for absolute percentage error are wanted, which cost the most.
+
     Without ``first``, a partition's targets start once the long level's window has passed since
     its first sale; without ``end``, they go on past the data.
     """
@@ -49,6 +50,7 @@ class Asked:
     levels: tuple[float, ...]
     first: int | None
     end: int | None
+    points: bool = False
 
 
 @dataclass(slots=True, kw_only=True)
@@ -56,7 +58,10 @@ class Block:
     """Forecasts of all series of a partition, of one origin and horizon.
 
     ``mean``, ``median`` and ``mape`` (models, S), ``quantiles`` (models, levels, S) and
-    ``actual`` (S,), in units; ``actual`` is ``nan`` where demand was not observed, or not yet.
+    ``actual`` (S,), in units; ``mape`` is ``None`` where points are not asked for, ``actual``
+    ``nan`` where demand was not observed, or not yet. ``cells`` (models, 2, S): probability of
+    less than ``actual`` and of no more, ``nan`` where it is; worked out from ``tables`` and
+    ``traits``, by model, once it is known.
     """
 
     partition: int
@@ -64,13 +69,28 @@ class Block:
     horizon: int
     mean: Singles
     median: Singles
-    mape: Singles
+    mape: Singles | None
     quantiles: Singles
     actual: Floats
+    cells: Floats
+    tables: tuple[intervals.Tables, ...]
+    traits: tuple[intervals.Traits, ...]
 
     @property
     def target(self) -> int:
         return self.origin + self.horizon
+
+    def settle(self, actual: Floats) -> None:
+        """Hold the block against what came, (S,); more series may have come since."""
+        self.actual[:] = actual[: len(self.actual)]
+        known = np.flatnonzero(np.isfinite(self.actual))
+        for at, (tables, traits) in enumerate(zip(self.tables, self.traits, strict=True)):
+            self.cells[at][:, known] = intervals.cells_of(
+                tables,
+                np.asarray(self.mean[at, known], np.float64),
+                self.actual[known],
+                traits.take(known),
+            )
 
 
 class Clocked:
@@ -249,7 +269,7 @@ class Replay:
         for target in sorted(target for target in waiting if target <= bucket):
             for block in waiting.pop(target):
                 if target == bucket:
-                    block.actual[:] = actual[: len(block.actual)]
+                    block.settle(actual)
                 self._told(block)
         self._closed(partition, bucket, actual)
         for horizon in self.asked.horizons:
@@ -264,19 +284,22 @@ class Replay:
     def _block(self, partition: int, origin: int, horizon: int) -> Block:
         shard = self.shards[partition]
         mean = np.stack([shard.predict(name, horizon) for name in shard.models])
-        levels = np.asarray([0.5, *self.asked.levels, *GRID])
-        count = 1 + len(self.asked.levels)
-        quantiles, mape = [], []
-        for name, one in zip(shard.models, mean, strict=True):
-            traits = shard.traits(name)
-            said = intervals.quantiles(shard.tables(name, horizon), one, levels, traits)
-            quantiles.append(said[:count])
-            mape.append(relative_median(said[count:], intervals.grains(one, traits.grain)))
-        told = np.stack(quantiles).astype(np.float32)
+        tables = tuple(shard.tables(name, horizon) for name in shard.models)
+        traits = tuple(shard.traits(name) for name in shard.models)
+        levels = np.asarray([*self.asked.levels, 0.5])
+        said = np.stack(
+            [
+                intervals.quantiles(of_model, one, levels, own)
+                for of_model, one, own in zip(tables, mean, traits, strict=True)
+            ]
+        )
+        size = mean.shape[1]
         return Block(
             partition=partition, origin=origin, horizon=horizon, mean=mean.astype(np.float32),
-            median=told[:, 0], mape=np.stack(mape).astype(np.float32), quantiles=told[:, 1:],
-            actual=np.full(mean.shape[1], np.nan),
+            median=said[:, -1].astype(np.float32),
+            mape=_relative(tables, mean, traits) if self.asked.points else None,
+            quantiles=said[:, :-1].astype(np.float32), actual=np.full(size, np.nan),
+            cells=np.full((len(mean), 2, size), np.nan), tables=tables, traits=traits,
         )  # fmt: skip
 
     # -- reading ---------------------------------------------------------------------------
@@ -300,3 +323,18 @@ class Replay:
     def model_seconds(self) -> dict[str, float]:
         """CPU seconds of each model's own learning and forecasting."""
         return {name: sum(one.seconds for one in ones) for name, ones in self.models.items()}
+
+
+def _relative(
+    tables: Sequence[intervals.Tables], mean: Floats, traits: Sequence[intervals.Traits]
+) -> Singles:
+    """Points of least expected absolute percentage error, (models, S)."""
+    return np.stack(
+        [
+            intervals.relative_median(
+                intervals.quantiles(of_model, one, intervals.GRID, own),
+                intervals.grains(one, own.grain),
+            ).astype(np.float32)
+            for of_model, one, own in zip(tables, mean, traits, strict=True)
+        ]
+    )

@@ -42,8 +42,9 @@ h2 { font-size: 18px; margin: 40px 0 4px; }
 p { margin: 0 0 12px; max-width: 80ch; color: #57616b; }
 section { background: #fff; border: 1px solid #d9dee2; border-radius: 6px; padding: 8px;
   overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; width: 100%; }
-th, td { text-align: right; padding: 5px 10px; border-bottom: 1px solid #eceff1;
+table { border-collapse: collapse; font-size: 14px; font-variant-numeric: tabular-nums;
+  width: 100%; }
+th, td { text-align: right; padding: 5px 7px; border-bottom: 1px solid #eceff1;
   white-space: nowrap; }
 th { color: #57616b; font-weight: 600; }
 th:nth-child(2), td:nth-child(2) { text-align: left; }
@@ -96,14 +97,15 @@ def write_report(
 _SCORES = (
     "RMSSE and bias judge the mean: each series' root mean squared error over that of its own "
     "seasonal difference, averaged over series; and the sum of errors over demand. WAPE judges "
-    "the median. Pinball judges all quantiles; below a level stands the share of demand that was "
-    "not above its quantile."
+    "the median. Pinball judges all quantiles. Under PIT stands how often demand fell below each "
+    "level of its distribution, a count in part; last, the share that was not above the highest "
+    "quantile."
 )
 _HORIZON = "Left the error, right the bias: above 0 the mean is too high."
 _TIME = "Absolute error of the median as a share of demand (WAPE), by target."
 _CALIBRATION = (
-    "Of each quantile of the champion, the share of demand that was not above it, by target; "
-    "dashed: what it should be. Counts lie a little above, since many are equal to a quantile."
+    "How often demand fell below each level of the champion's distribution, by target (hit rates "
+    "of the non-randomised probability integral transform); dashed: how often it should."
 )
 _EXTREMES = (
     "The champion's best (left) and worst (right) series by RMSSE, among the quarter that sells "
@@ -135,7 +137,8 @@ def _section(title: str, about: str, body: str) -> str:
 def _table(replay: Replay, tally: Tally) -> str:
     scores, seconds = tally.scores(), replay.model_seconds()
     heads = ["h", "model", "forecasts", "RMSSE", "to naive", "bias", "WAPE (median)", "pinball",
-             *(f"{level:g}" for level in tally.levels), "CPU s"]  # fmt: skip
+             *(f"PIT {level:g}" for level in tally.levels), f"≤ q{tally.levels[-1]:g}",
+             "CPU s"]  # fmt: skip
     rows = []
     for horizon in tally.horizons:
         naive = scores[NAIVE, horizon].rmsse
@@ -143,8 +146,9 @@ def _table(replay: Replay, tally: Tally) -> str:
             one = scores[model, horizon]
             cells = [str(horizon), model, f"{one.n:,}", f"{one.rmsse:.4f}",
                      f"{one.rmsse / naive:.3f}", f"{one.bias:+.2%}", f"{one.wape:.4f}",
-                     f"{one.pinball:.4f}", *(f"{share:.3f}" for share in one.covered),
-                     f"{seconds[model]:.2f}"]  # fmt: skip
+                     f"{one.pinball:.4f}", *(f"{share:.3f}" for share in one.hits),
+                     f"{one.covered[-1]:.3f}",
+                     f"{seconds[model]:.2f}" * (horizon == tally.horizons[0])]  # fmt: skip
             kinds = ["champion"] * (model == tally.models[0]) + ["first"] * (at == 0)
             rows.append(
                 f'<tr class="{" ".join(kinds)}">'
@@ -170,9 +174,11 @@ def _colour(tally: Tally, model: str) -> str:
 
 
 def _styled(figure: Any, height: int) -> Any:
+    """Shape and fonts; the legend is below the axes' own texts."""
+    top = 88 if figure.layout.updatemenus else 48
     figure.update_layout(
-        template="plotly_white", height=height, margin={"l": 64, "r": 24, "b": 48},
-        legend={"orientation": "h", "x": 0, "y": -0.14 * 420 / height, "yanchor": "top"},
+        template="plotly_white", height=height, margin={"l": 64, "r": 24, "t": top, "b": 88},
+        legend={"orientation": "h", "x": 0, "y": -56 / (height - top - 88), "yanchor": "top"},
         hovermode="closest", font={"size": 13},
     )  # fmt: skip
     return figure
@@ -267,7 +273,7 @@ def _by_slice(tally: Tally, names: dict[str, npt.NDArray[np.bool_]]) -> Any:
     _per_horizon(figure, tally, of)
     figure.update_xaxes(tickformat=".0%", zerolinecolor="#84919d", row=1, col=2)
     figure.update_yaxes(type="category", automargin=True)
-    return _styled(figure, 170 + 26 * len(names))
+    return _styled(figure, 200 + 26 * len(names))
 
 
 def _over_time(replay: Replay, tally: Tally) -> Any:
@@ -335,7 +341,6 @@ def _per_horizon(figure: Any, tally: Tally, of: Callable[[int], list[Any]]) -> N
         for horizon in tally.horizons
     ]  # fmt: skip
     figure.update_layout(
-        margin={"t": 88},
         updatemenus=[{"type": "buttons", "direction": "right", "buttons": buttons, "x": 0,
                       "xanchor": "left", "y": 1.0, "yanchor": "bottom", "showactive": True,
                       "pad": {"b": 32}}],
@@ -382,7 +387,7 @@ def _of_series(
     naive = of_series(forecasts, [*best, *worst], horizon, NAIVE)
     titles = [" / ".join(key) for pair in zip(best, worst, strict=True) for key in pair]
     figure = make_subplots(
-        rows=len(best), cols=2, subplot_titles=titles, vertical_spacing=0.28 / len(best)
+        rows=len(best), cols=2, subplot_titles=titles, vertical_spacing=0.3 / len(best)
     )
     low, high = f"q{tally.levels[0]:g}", f"q{tally.levels[-1]:g}"
     for col, keys in enumerate((best, worst), start=1):
@@ -405,9 +410,7 @@ def _of_series(
             for trace in traces:
                 figure.add_scatter(x=x, row=row, col=col, **trace)
     figure.update_yaxes(rangemode="tozero")
-    styled = _styled(figure, 80 + 250 * len(best))
-    styled.update_layout(legend={"y": -0.06})
-    return styled
+    return _styled(figure, 130 + 280 * len(best))
 
 
 def _target(replay: Replay, origin: datetime, horizon: int) -> datetime:

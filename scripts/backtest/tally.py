@@ -29,8 +29,9 @@ VOLUMES = (0.1, 1.0, 10.0, 100.0)
 class Score:
     """Of one model at one horizon over some series; ``nan`` where nothing can be said.
 
-    ``n`` forecasts; ``pinball`` is twice the mean over levels as a share of demand; ``covered``
-    by level: the share of demand that is not above the quantile.
+    ``n`` forecasts; ``pinball`` is twice the mean over levels as a share of demand. By level:
+    ``hits``, the share of the non-randomised PIT at or below it, which is the level where
+    distributions are right; ``covered``, the share of demand that is not above the quantile.
     """
 
     n: int
@@ -38,6 +39,7 @@ class Score:
     bias: float
     wape: float
     pinball: float
+    hits: tuple[float, ...]
     covered: tuple[float, ...]
 
 
@@ -62,9 +64,9 @@ class Tally:
         self.levels = asked.levels
         self.season = season
         self._shape = (len(self.models), len(self.horizons))
-        # by partition: (models, horizons, SUMS, S), (models, horizons, levels, S) and (2, S)
+        # by partition: (models, horizons, SUMS, S), (models, horizons, 3 levels, S) and (2, S)
         self._sums = [np.zeros((*self._shape, len(SUMS), 0)) for _ in range(partitions)]
-        self._losses = [np.zeros((*self._shape, 2 * len(self.levels), 0))
+        self._losses = [np.zeros((*self._shape, 3 * len(self.levels), 0))
                         for _ in range(partitions)]  # fmt: skip
         self._differences = [np.zeros((2, 0)) for _ in range(partitions)]
         self._past: list[dict[int, Floats]] = [{} for _ in range(partitions)]
@@ -113,9 +115,11 @@ class Tally:
         levels = np.asarray(self.levels)[:, None]
         over = actual - quantiles
         loss = np.maximum(levels * over, (levels - 1) * over)
-        hit = (over <= 0).astype(np.float64)
-        both = np.concatenate([loss, hit], axis=1)  # (models, 2 levels, n)
-        losses[:, at, :, rows] += both.transpose(2, 0, 1)
+        # A count straddles levels: it lies below one in part (Czado, Gneiting, Held, 2009).
+        lower, upper = block.cells[:, :, rows].transpose(1, 0, 2)[:, :, None]
+        hit = np.clip((levels - lower) / np.maximum(upper - lower, 1e-12), 0.0, 1.0)
+        of_levels = np.concatenate([loss, hit, over <= 0], axis=1)  # (models, 3 levels, n)
+        losses[:, at, :, rows] += of_levels.transpose(2, 0, 1)
         of_bucket = self.by_bucket.setdefault(
             block.target, np.zeros((*self._shape, len(SUMS) + len(self.levels)))
         )
@@ -156,7 +160,7 @@ class Tally:
         for m, model in enumerate(self.models):
             for h, horizon in enumerate(self.horizons):
                 n, error, absolute, _, demand = sums[m, h].sum(axis=1).tolist()
-                loss, hit = np.split(losses[m, h].sum(axis=1), 2)
+                loss, hit, covered = np.split(losses[m, h].sum(axis=1), 3)
                 known = rmsse[m, h][np.isfinite(rmsse[m, h])]
                 out[model, horizon] = Score(
                     n=int(n),
@@ -164,7 +168,8 @@ class Tally:
                     bias=_share(error, demand),
                     wape=_share(absolute, demand),
                     pinball=_share(2 * float(loss.sum()) / max(levels, 1), demand),
-                    covered=tuple(_share(float(one), n) for one in hit),
+                    hits=tuple(_share(float(one), n) for one in hit),
+                    covered=tuple(_share(float(one), n) for one in covered),
                 )
         return out
 

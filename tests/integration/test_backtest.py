@@ -19,6 +19,7 @@ import pyarrow.parquet as pq  # type: ignore[import-untyped]
 import pytest
 from typer.testing import CliRunner, Result
 
+from learner import intervals
 from learner.shard import Shard
 from scripts.cli import app
 from stream.event import AnyEvent, Plan, Product, Sale, encode, time_us
@@ -214,7 +215,7 @@ def _compare_scores(
         ]
         wape = (part["median"] - part["actual"]).abs().sum() / part["actual"].sum()
         bias = error.sum() / part["actual"].sum()
-        covered = (part["actual"] <= part["q0.9"]).mean()
+        covered = (part["actual"] <= part["q0.975"]).mean()
         line = next(
             line for line in printed.splitlines() if re.match(rf" *{horizon} +{model} ", line)
         )
@@ -223,7 +224,7 @@ def _compare_scores(
         assert float(cells[3]) == pytest.approx(np.mean(each), abs=1e-4)
         assert float(cells[5].rstrip("%")) == pytest.approx(100 * bias, abs=0.006)
         assert float(cells[6]) == pytest.approx(wape, abs=1e-4)
-        assert float(cells[10]) == pytest.approx(covered, abs=6e-4)
+        assert float(cells[12]) == pytest.approx(covered, abs=6e-4)
 
 
 @pytest.mark.parametrize("bucket", ["hour", "day", "week"])
@@ -238,7 +239,8 @@ def test_a_backtest_and_a_live_fold_forecast_the_same(bucket: str, tmp_path: Pat
         "--models", "ensemble,bayes", settings=settings,
     )  # fmt: skip
     assert result.exit_code == 0, result.output
-    said = forecasts(out).set_index(["origin", "horizon", "model", "store", "product"])["mean"]
+    file = forecasts(out).set_index(["origin", "horizon", "model", "store", "product"])
+    said, upper = file["mean"], file["q0.9"]
     live = Shard(
         Settings(timezone=ZONE, bucket=bucket, partitions=1, grace_s=1800, champion="ensemble",  # type: ignore[arg-type]
                  challengers=("bayes", "seasonal_naive")),
@@ -255,10 +257,13 @@ def test_a_backtest_and_a_live_fold_forecast_the_same(bucket: str, tmp_path: Pat
         for horizon in wanted:
             for model in ("ensemble", "bayes"):
                 mean = live.predict(model, horizon)
+                high = intervals.quantiles(live.tables(model, horizon), mean, np.array([0.9]),
+                                           live.traits(model))[0]  # fmt: skip
                 for row, (store, product) in enumerate(live.panel.keys):
-                    found = said.get((origin, horizon, model, store, product))
-                    if found is not None:
-                        assert found == np.float32(mean[row])
+                    at = (origin, horizon, model, store, product)
+                    if at in said.index:
+                        assert said[at] == np.float32(mean[row])
+                        assert upper[at] == np.float32(high[row])
                         compared += 1
             if closes % 10:
                 continue

@@ -21,7 +21,7 @@ def main(arguments: list[str]) -> int:
     """Replay cases and print each model's scores beside seasonal naive's."""
     from tests.bench.accuracy.panels import CASES, make
     from tests.bench.accuracy.replay import replay
-    from tests.bench.accuracy.scores import LEVELS, calibration, common, span, table
+    from tests.bench.accuracy.scores import calibration, common, span, table
 
     parser = argparse.ArgumentParser(prog="python -m tests.bench.accuracy", description=__doc__)
     parser.add_argument("--panel", default="P0", help=f"some of: {','.join(CASES)}; or all")
@@ -39,7 +39,7 @@ def main(arguments: list[str]) -> int:
         if not chosen.why:
             parser.error("say --why: the tested part is opened once a release, and that is logged")
         log_opening(OPENINGS, names, models, chosen.why)
-    levels = LEVELS.tolist() if chosen.quantiles else ()
+    levels = ASKED if chosen.quantiles else ()
     print(
         f"{'case':<13}{'model':<22}{'h':>3}{'n':>8}{'RMSSE':>8}{'ratio':>7}{'WAPE':>7}{'bias':>8}"
     )
@@ -54,7 +54,7 @@ def main(arguments: list[str]) -> int:
                   f"{one.wape:>7.4f}{one.bias:>+8.2%}")  # fmt: skip
         for horizon, quantiles in replayed.quantiles.items():
             use = common(case, chosen.part, horizon, [replayed.means[models[0], horizon]])
-            found = calibration(case, use, quantiles, levels, ASKED)
+            found = calibration(case, use, quantiles, replayed.cells[horizon], ASKED)
             said = "  ".join(
                 f"{level:g}: {found.hits[level]:.3f} (≤ {found.covered[level]:.3f})"
                 for level in ASKED

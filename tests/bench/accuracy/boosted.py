@@ -8,6 +8,7 @@ thread; no row is learned whose target was not known at the re-training.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -116,13 +117,13 @@ def features(case: Case, horizon: int, plans: bool) -> tuple[Singles, Floats]:
     at_origin.append(np.minimum(age, long))
     paid = _filled(case.price)
     usual = _mean(paid, long)
-    at_origin.append(np.log(paid / usual))
+    at_origin.append(_log_ratio(paid, usual))
     columns = [_back(one, horizon) for one in at_origin]
     s = _back(scale, horizon)
     first_phase = -(-horizon // season) * season
     phases = [_back(units, first_phase + season * k) for k in range(4)]
-    columns += [phases[0] / s, phases[1] / s, np.nanmean(np.stack(phases[:2]), axis=0) / s,
-                np.nanmean(np.stack(phases), axis=0) / s]  # fmt: skip
+    columns += [phases[0] / s, phases[1] / s, _over(phases[:2]) / s,
+                _over(phases) / s]  # fmt: skip
     phase = np.array([calendar.phase(case.first + row) for row in range(rows)])
     origin = np.maximum(np.arange(rows) - horizon, 0)
     columns.append(profile[origin, phase][:, :])
@@ -144,7 +145,7 @@ def features(case: Case, horizon: int, plans: bool) -> tuple[Singles, Floats]:
         columns.append(near)
         planned = case.planned("price")
         if np.isfinite(planned).any():
-            columns.append(np.log(planned / _back(usual, horizon)))
+            columns.append(_log_ratio(planned, _back(usual, horizon)))
     X = np.stack([np.asarray(column, np.float32) for column in columns], axis=2)
     return X, s
 
@@ -158,6 +159,22 @@ def _mean(values: Floats, length: int) -> Floats:
     with np.errstate(invalid="ignore", divide="ignore"):
         out: Floats = np.where(count > 0, sums / count, np.nan)
     return out
+
+
+def _over(parts: Sequence[Floats]) -> Floats:
+    """Mean of what is known over several tables, (T, S)."""
+    stacked = np.stack(parts)
+    known = np.isfinite(stacked)
+    with np.errstate(invalid="ignore"):
+        mean: Floats = np.where(known, stacked, 0.0).sum(axis=0) / known.sum(axis=0)
+    return mean
+
+
+def _log_ratio(values: Floats, usual: Floats) -> Floats:
+    """Logarithm of a price against the usual one; ``nan`` where either is none, or 0."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        ratio = np.where((values > 0) & (usual > 0), values / usual, np.nan)
+    return np.log(ratio)
 
 
 def _back(values: Floats, lag: int) -> Floats:

@@ -43,7 +43,7 @@ class Method:
     means: dict[int, Floats]
     seconds: float
     quantiles: dict[int, Floats] = field(default_factory=dict)
-    levels: Sequence[float] = ()
+    cells: dict[int, Floats] = field(default_factory=dict)
     note: str = ""
 
 
@@ -53,7 +53,7 @@ def methods(case: Case, part: str) -> Iterator[Method]:
 
     from tests.bench.accuracy import boosted, classical, river_own
     from tests.bench.accuracy.replay import replay
-    from tests.bench.accuracy.scores import LEVELS, span
+    from tests.bench.accuracy.scores import span
 
     low, high = span(case, part)
     forecast = len(case.keys) * (high - low) / 1000
@@ -71,17 +71,16 @@ def methods(case: Case, part: str) -> Iterator[Method]:
         horizon = 7
         one = boosted.run(case, horizon, (low, high), levels=ASKED)
         yield Method("LightGBM quantiles", {horizon: one.quantiles[1]}, one.seconds,
-                     {horizon: one.quantiles}, ASKED, "quantiles only")  # fmt: skip
+                     {horizon: one.quantiles}, note="quantiles only")  # fmt: skip
     parts = len(case.settings.scored_horizons) * folded
     paths = {OURS: "ensemble", "River Bayesian regression": "river_plain"}
     if case.name == "P0":
         paths |= river_own.IN_SHARD
     for name, model in paths.items():
-        levels = LEVELS.tolist() if name == OURS else ()
-        said = replay(case, [model], high, low, levels)
+        said = replay(case, [model], high, low, ASKED if name == OURS else ())
         # All of a close counts: facts, scores, features, learning, forecasts, distributions.
         yield Method(name, {h: said.means[model, h] for h in case.horizons},
-                     (said.fold + said.close) / parts, said.quantiles, levels)  # fmt: skip
+                     (said.fold + said.close) / parts, said.quantiles, said.cells)  # fmt: skip
 
 
 def slow_methods(case: Case, part: str) -> Iterator[Method]:
@@ -145,7 +144,7 @@ def report(case: Case, part: str) -> Iterator[str]:
     yield ""
     if case.name == "P0" and high > HARD[1]:
         yield from _without_hard_days(case, part, means)
-    yield "Distributions (hit rate of the non-randomised PIT; share of demand not above):"
+    yield "Distributions: hit rate of the non-randomised PIT; share of demand not above."
     yield ""
     yield (
         "| h | method | "
@@ -158,9 +157,10 @@ def report(case: Case, part: str) -> Iterator[str]:
         for one in told:
             if horizon not in one.quantiles:
                 continue
-            found = calibration(case, use, one.quantiles[horizon], one.levels, ASKED)
+            found = calibration(case, use, one.quantiles[horizon], one.cells.get(horizon), ASKED)
             hits = " | ".join(
-                f"{found.hits[level]:.3f}; {found.covered[level]:.3f}" for level in ASKED
+                (f"{found.hits[level]:.3f}; " if found.hits else "") + f"{found.covered[level]:.3f}"
+                for level in ASKED
             )
             yield (
                 f"| {horizon} | {_strong(one.name)} | {hits} | {found.median_wape:.4f} "

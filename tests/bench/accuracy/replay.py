@@ -20,13 +20,15 @@ from tests.bench.accuracy.case import Case, Floats
 class Replayed:
     """Forecasts by (model, horizon), shape (T, S) by *target*, ``nan`` where none was made.
 
-    ``quantiles`` by horizon, shape (levels, T, S), are the champion's, who is the first model.
+    ``quantiles`` by horizon, shape (levels, T, S), are the champion's, who is the first model;
+    ``cells`` (2, T, S): its probability of less than what came, and of no more.
     CPU seconds: ``fold`` of reading and summing, ``close`` of all that a close does, ``models``
     of each model's own learning and predicting within it; ``closes`` counts buckets.
     """
 
     means: dict[tuple[str, int], Floats]
     quantiles: dict[int, Floats]
+    cells: dict[int, Floats]
     fold: float
     close: float
     models: dict[str, float]
@@ -91,6 +93,7 @@ def replay(
     shape = case.units.shape
     means = {(m, h): np.full(shape, np.nan) for m in models for h in case.horizons}
     quantiles = {h: np.full((len(levels), *shape), np.nan) for h in case.horizons if levels}
+    cells = {h: np.full((2, *shape), np.nan) for h in quantiles}
     columns = {key: at for at, key in enumerate(case.keys)}
     reading = 0.0
 
@@ -105,10 +108,15 @@ def replay(
             for model in models:
                 means[model, h][row, at] = shard.predict(model, h)
             if levels:
+                mean, actual = means[models[0], h][row, at], case.units[row, at]
+                tables, traits = shard.tables(models[0], h), shard.traits(models[0])
                 quantiles[h][:, row, at] = intervals.quantiles(
-                    shard.tables(models[0], h), means[models[0], h][row, at], np.asarray(levels),
-                    shard.traits(models[0]),
-                )  # fmt: skip
+                    tables, mean, np.asarray(levels), traits
+                )
+                known = np.flatnonzero(np.isfinite(actual))
+                cells[h][:, row, np.asarray(at)[known]] = intervals.cells_of(
+                    tables, mean[known], actual[known], traits.take(known)
+                )
         reading += time.process_time() - started
 
     # The records are made as they are folded: their making is not counted.
@@ -122,7 +130,7 @@ def replay(
     counts = shard.counts()
     assert not counts["refused"] and not counts["late"], counts
     return Replayed(
-        means=means, quantiles=quantiles, fold=fold - shard.seconds - reading,
+        means=means, quantiles=quantiles, cells=cells, fold=fold - shard.seconds - reading,
         close=shard.seconds, models={name: one.seconds for name, one in clocked.items()},
         closes=until,
     )  # fmt: skip

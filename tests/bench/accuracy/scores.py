@@ -18,12 +18,6 @@ from tests.bench.accuracy.case import Case, Floats
 Mask = npt.NDArray[np.bool_]
 
 
-#: Levels at which a distribution is read: 2 % apart, closer in the tails.
-LEVELS: Floats = np.concatenate(
-    [[0.001, 0.005, 0.01], np.arange(1, 49) / 50, [0.975, 0.98, 0.99, 0.995, 0.999]]
-)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Score:
     """Of one method at one horizon; ``n`` series-buckets."""
@@ -107,11 +101,11 @@ def ratio_interval(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
-    """Of quantiles at one horizon.
+    """Of quantiles at one horizon, by level.
 
-    ``hits`` and ``covered`` by level: the share of the non-randomised PIT at or below it, and the
-    share of demand that is not above the quantile. ``median_wape`` judges medians; ``pinball`` is
-    the mean over the levels, as a share of demand.
+    ``hits``: the share of the non-randomised PIT at or below it; empty where only quantiles are
+    known. ``covered``: the share of demand that is not above the quantile. ``median_wape`` judges
+    medians; ``pinball`` is twice the mean over the levels, as a share of demand.
     """
 
     hits: dict[float, float]
@@ -121,32 +115,35 @@ class Calibration:
 
 
 def calibration(
-    case: Case, use: Mask, quantiles: Floats, levels: Sequence[float], asked: Sequence[float]
+    case: Case, use: Mask, quantiles: Floats, cells: Floats | None, levels: Sequence[float]
 ) -> Calibration:
-    """Judge quantiles, shape (levels, T, S), over what is used and alive.
+    """Judge distributions over what is used and alive.
 
-    A count has a span of PIT, from the share below it to the share not above it; a level's hit
-    rate is the mean share of that span at or below the level, which is uniform where forecasts
-    are right (Czado, Gneiting, Held, 2009, "Predictive model assessment for count data"). The
-    quantiles are read as a distribution between counts: a count owns the half units around it.
-    Goods sold by weight have a point instead of a span.
+    A count has a span of PIT, from the probability of less to that of no more; a level's hit rate
+    is the mean share of that span at or below the level, which is uniform where forecasts are
+    right (Czado, Gneiting, Held, 2009, "Predictive model assessment for count data").
+
+    Parameters
+    ----------
+    quantiles
+        Shape (levels, T, S).
+    cells
+        Probability of less than what came and of no more, (2, T, S); ``None``: not known.
+    levels
+        With 0.5 among them.
     """
     use = use & alive(case)
     actual = case.units[use]
-    rows = quantiles[:, use].T
-    whole = np.all(actual == np.rint(actual))
-    upper = _level_of(rows, levels, actual + (0.5 if whole else 0.0))
-    lower = _level_of(rows, levels, actual - 0.5) if whole else upper
-    lower = np.where(whole & (actual == 0), 0.0, lower)
-    width = np.maximum(upper - lower, 1e-9)
     hits, covered, loss = {}, {}, []
-    for level in asked:
-        hits[level] = float(np.clip((level - lower) / width, 0.0, 1.0).mean())
-        quantile = rows[:, list(levels).index(level)]
+    for level, quantile in zip(levels, quantiles[:, use], strict=True):
+        if cells is not None:
+            lower, upper = cells[:, use]
+            width = np.maximum(upper - lower, 1e-12)
+            hits[level] = float(np.clip((level - lower) / width, 0.0, 1.0).mean())
         covered[level] = float((actual <= quantile).mean())
         over = actual - quantile
         loss.append(np.maximum(level * over, (level - 1) * over).sum())
-    median = rows[:, list(levels).index(0.5)]
+    median = quantiles[list(levels).index(0.5)][use]
     total = max(float(actual.sum()), 1e-9)
     return Calibration(
         hits=hits, covered=covered, median_wape=float(np.abs(median - actual).sum() / total),
@@ -160,19 +157,6 @@ def alive(case: Case, silence: int = 56) -> Mask:
     last = np.maximum.accumulate(sold, axis=0)
     recent: Mask = np.arange(len(case.units))[:, None] - last < silence
     return recent
-
-
-def _level_of(rows: Floats, levels: Sequence[float], at: Floats) -> Floats:
-    """The level that each row's quantiles (n, levels) give a value, (n,), by interpolation."""
-    known = np.asarray(levels)
-    above = (rows <= at[:, None]).sum(axis=1)  # quantiles not above the value
-    low, high = np.clip(above - 1, 0, None), np.clip(above, None, len(known) - 1)
-    index = np.arange(len(rows))
-    left, right = rows[index, low], rows[index, high]
-    share = np.where(right > left, (at - left) / np.maximum(right - left, 1e-12), 0.0)
-    inside = known[low] + np.clip(share, 0.0, 1.0) * (known[high] - known[low])
-    out: Floats = np.where(above == 0, 0.0, np.where(above == len(known), 1.0, inside))
-    return out
 
 
 def table(
