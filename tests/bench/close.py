@@ -54,6 +54,8 @@ class Closing:
         """CPU seconds of the next bucket's close."""
         closed = Closed(self.bucket, self.cells(everything), {}, self.alive)
         self.bucket += 1
+        self.shard.window.open_from = self.bucket
+        self.shard.window.watermark_us = self.shard.calendar.span(self.bucket)[0]
         return seconds(partial(self.shard._close, closed), time.process_time)
 
 
