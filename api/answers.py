@@ -167,22 +167,23 @@ def one(serving: Serving, row: int, sheet: Sheet) -> bytes:
     horizons, count = len(sheet.first), sheet.table.shape[1] // 2
     mean = serving.mean[:horizons, row].astype(np.float64)
     known = min(horizons, len(serving.sold))
-    # Of an open bucket only what remains is uncertain.
-    mean[:known] = serving.remains[:known, row]
+    for step in range(known):  # one or two: numbers are faster than arrays here
+        # Of an open bucket only what remains is uncertain.
+        mean[step] = serving.remains[step, row]
     asked = int(sheet.point is not None)
     out = np.full((horizons, asked + count + 2), np.nan)
     units = out[:, asked:-2]
     units[:, 0] = mean
     units[:, 1:] = _of_one(serving, row, mean, sheet.first, sheet.table)
-    if known:
-        out[:known, -1] = mean[:known]
-        sold = out[:known, -2] = serving.sold[:known, row]
-        # fmax, since what cannot be sold yet is not a number, and is written as null.
-        units[:known] += np.fmax(sold, 0.0)[:, None]
+    for step in range(known):
+        sold = float(serving.sold[step, row])
+        out[step, -2:] = sold, mean[step]
+        # What cannot be sold yet is not a number, and is written as null.
+        if sold > 0:
+            units[step] += sold
     if sheet.point == "mape" and sheet.grid is not None:
         by_level = _of_one(serving, row, mean, sheet.first, sheet.grid)[:, 1:].T
-        if known:
-            by_level[:, :known] += np.fmax(out[:known, -2], 0.0)
+        by_level[:, :known] += np.fmax(out[:known, -2], 0.0)
         grain = intervals.grains(units[:, 0], serving.traits.grain[row])
         out[:, 0] = intervals.relative_median(by_level, grain)
     elif asked:
@@ -203,9 +204,12 @@ def _of_one(serving: Serving, row: int, mean: Floats, first: Ints, table: Floats
     learned *= (position - left)[:, None]
     learned += found[:, :count]
     dispersion = learned[:, 0] * float(traits.factor[row])
-    known = min(len(mean), len(serving.sold))
-    dispersion[:known] = learned[:known, 0] * serving.open_factor[:known, row]
+    known = range(min(len(mean), len(serving.sold)))
+    for step in known:
+        dispersion[step] = learned[step, 0] * serving.open_factor[step, row]
     gauge = intervals.gauge(mean, grain, dispersion)
     found = intervals.demand(gauge.upright(), learned[:, 1:], whole)
-    found[:known] *= (mean[:known] > 0)[:, None]  # of a bucket that is over nothing more comes
+    for step in known:
+        if not mean[step] > 0:
+            found[step] = 0.0  # of a bucket that is over nothing more is to come
     return found

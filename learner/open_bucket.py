@@ -332,6 +332,7 @@ def open_part(
     """
     last = panel.last
     assert last is not None, "nothing has closed yet"
+    mark_us = max(mark_us, profiles.calendar.span(last)[1])  # or it would not have closed
     ahead = [bucket - last for bucket in (*window.open, profiles.calendar.index(mark_us))]
     reach = min(max([1, *ahead]), len(forecast))
     out = OpenPart(*(np.zeros((reach, panel.size), np.float32) for _ in OpenPart._fields))
