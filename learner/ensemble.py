@@ -46,11 +46,14 @@ class Ensemble:
         Scored horizons, ascending, as shares of the farthest.
     pace
         Length of a bucket in days, as far as what is learned of one goes.
+    warm
+        Buckets of a horizon that the balance leaves out: what experts say at first is no guide.
     """
 
     def __init__(
-        self, experts: Mapping[str, Model], horizons: Sequence[float], pace: float = 1.0
-    ) -> None:
+        self, experts: Mapping[str, Model], horizons: Sequence[float], pace: float = 1.0,
+        warm: int = 0,
+    ) -> None:  # fmt: skip
         self.experts = dict(experts)
         self.loss_kept = LOSS_KEPT**pace
         self.variance_kept = VARIANCE_KEPT**pace
@@ -61,6 +64,8 @@ class Ensemble:
         self.common: Floats = np.zeros((len(horizons), count))  # of all series
         self.variance = np.zeros((len(horizons), 0), np.float32)  # 0: not known yet
         self.balance: Floats = np.zeros((len(horizons), 2))  # relative demand, forecast
+        self.warm = warm
+        self.buckets: Floats = np.zeros(len(horizons))  # weighed, by horizon
 
     # -- forecasting -----------------------------------------------------------------------
 
@@ -141,6 +146,9 @@ class Ensemble:
         self.variance[at, rows] = kept * usual + (1 - kept) * error
         # Balance: of the plain mixture, as if the factor were 1; outliers weigh no more than
         # eight levels.
+        self.buckets[at] += 1
+        if self.buckets[at] <= self.warm:
+            return
         plain = mean / self._factor(at)
         total = max(float(batch.scale.sum()), 1e-9)
         sold = float(np.minimum(demand, 8 * batch.scale + 12).sum() / total)
@@ -157,4 +165,4 @@ class Ensemble:
     def digest(self) -> list[Floats]:
         own = [np.asarray(self.loss, np.float64), np.asarray(self.variance, np.float64)]
         said = [array for expert in self.experts.values() for array in expert.digest()]
-        return [*own, self.common, self.balance, *said]
+        return [*own, self.common, self.balance, self.buckets, *said]

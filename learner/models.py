@@ -273,7 +273,7 @@ EXPERTS = ("waves", "level_phase", "phase_mean", "season_phase")
 def _ensemble(settings: Settings) -> Model:
     horizons = [h / settings.horizons for h in settings.scored_horizons]
     return Ensemble({name: MODELS[name](settings) for name in EXPERTS}, horizons,
-                    PACE[settings.bucket])  # fmt: skip
+                    PACE[settings.bucket], _warm(settings))  # fmt: skip
 
 
 MODELS: dict[str, Callable[[Settings], Model]] = {
