@@ -625,11 +625,10 @@ def test_openapi_knows_every_route_and_every_reference(client: httpx.Client) -> 
     found = client.get("/openapi.json").json()
     assert {
         "/v1/events", "/v1/receipts/{receipt}", "/v1/series", "/v1/forecasts/{store}/{product}",
-        "/v1/forecasts:batch", "/v1/forecasts:what-if", "/v1/explain/{store}/{product}",
-        "/v1/history/{store}/{product}", "/v1/accuracy/{store}/{product}", "/v1/quality",
-        "/v1/snapshots",
-        "/v1/snapshots/{id}", "/v1/operations", "/v1/operations/{id}", "/v1/status",
-        "/v1/shards",
+        "/v1/forecasts", "/v1/forecasts:batch", "/v1/forecasts:what-if",
+        "/v1/explain/{store}/{product}", "/v1/history/{store}/{product}",
+        "/v1/accuracy/{store}/{product}", "/v1/quality", "/v1/snapshots", "/v1/snapshots/{id}",
+        "/v1/operations", "/v1/operations/{id}", "/v1/status", "/v1/shards",
         "/v1/plans", "/v1/plans/{id}", "/v1/products/{id}", "/v1/updates", "/metrics", "/livez",
         "/readyz", "/startupz",
         "/v1/excluded", "/v1/lineage", "/v1/dead-letters",
