@@ -98,7 +98,7 @@ def register(app: typer.Typer) -> None:
         chosen = _settings(settings, models)
         inputs = sources(
             [*events, *(more or [])],
-            reading(map_, source, zone or chosen.timezone, otherwise="backtest"),
+            reading(map_, source, zone or chosen.timezone, otherwise="files"),
         )
         asked = _asked(chosen, horizons, quantiles, from_, to)
         asked = replace(asked, points=bool(out or report))

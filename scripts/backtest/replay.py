@@ -33,6 +33,8 @@ Singles = npt.NDArray[np.float32]
 
 #: Records of a partition that are folded at once.
 BATCH = 4_000
+#: Source of the replay's ticks; they are not counted as items.
+CLOCK = "salescast backtest"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -223,7 +225,7 @@ class Replay:
         """Let time pass in every partition, bucket by bucket."""
         while now_us >= self._closing_us:
             moment = _EPOCH + timedelta(microseconds=self._closing_us)
-            tick = encode(Tick(id=f"tick {self._bucket}", source="backtest", time=moment))
+            tick = encode(Tick(id=f"tick {self._bucket}", source=CLOCK, time=moment))
             for partition in range(len(self.shards)):
                 self._append(partition, tick, -1, 0, self._closing_us)
             self._bucket += 1
@@ -315,7 +317,7 @@ class Replay:
         for shard in self.shards:
             for outcome, n in shard.counts().items():
                 sums[outcome] += n
-            own = shard.window.counts.get("backtest", [0] * len(OUTCOMES))
+            own = shard.window.counts.get(CLOCK, [0] * len(OUTCOMES))
             for outcome, n in zip(OUTCOMES, own, strict=True):
                 sums[outcome] -= n
         return sums

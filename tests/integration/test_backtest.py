@@ -161,6 +161,7 @@ def test_a_backtest_says_what_pandas_says(kind: str, bucket: str, tmp_path: Path
         settings=made.settings,
     )  # fmt: skip
     assert result.exit_code == 0, result.output
+    assert f"items: {len(made.sales):,} learned\n" in result.stderr
     said = forecasts(out)
     assert " ".join(said.columns) == (
         "origin horizon store product model mean median mape q0.1 q0.5 q0.9 q0.975 actual"
@@ -289,7 +290,7 @@ def test_a_plan_counts_from_the_origin_at_which_it_was_known(tmp_path: Path) -> 
     )
     out = tmp_path / "out.parquet"
     result = backtest(
-        tmp_path, "--events", written(made, "parquet", tmp_path), "--events", plans, "--out", out,
+        tmp_path, "--events", written(made, "parquet", tmp_path), plans, "--out", out,
         "--horizons", "1,2,3,4,5,6", "--from", f"{made.first:%Y-%m-%d}", settings=made.settings,
     )  # fmt: skip
     assert result.exit_code == 0, result.output
