@@ -1,6 +1,7 @@
 """Salescast beside what else one could run, on the same targets and information.
 
-``python -m tests.bench.accuracy.compare [--panels P0,P1,P2] [--part both|tune] [--out FILE]``, in
+``python -m tests.bench.accuracy.compare [--panels P0,P1,P2] [--part both|tune] [--quick]
+[--out FILE]``, in
 the environment that ``make benchmark-accuracy`` makes. Writes ``docs/accuracy.md``; opening
 October to December is logged.
 """
@@ -47,8 +48,8 @@ class Method:
     note: str = ""
 
 
-def methods(case: Case, part: str) -> Iterator[Method]:
-    """Those that forecast all series of a case, one after the other."""
+def methods(case: Case, part: str, quick: bool) -> Iterator[Method]:
+    """Those that forecast all series of a case, one after the other; the slow ones last."""
     import numpy as np
 
     from tests.bench.accuracy import boosted, classical, river_own
@@ -74,7 +75,7 @@ def methods(case: Case, part: str) -> Iterator[Method]:
                      {horizon: one.quantiles}, note="quantiles only")  # fmt: skip
     parts = len(case.settings.scored_horizons) * folded
     paths = {OURS: "ensemble", "River Bayesian regression": "river_plain"}
-    if case.name == "P0":
+    if case.name == "P0" and not quick:
         paths |= river_own.IN_SHARD
     for name, model in paths.items():
         said = replay(case, [model], high, low, ASKED if name == OURS else ())
@@ -101,14 +102,14 @@ def slow_methods(case: Case, part: str) -> Iterator[Method]:
         yield Method(name, one.means, one.seconds / folded)
 
 
-def report(case: Case, part: str) -> Iterator[str]:
+def report(case: Case, part: str, quick: bool) -> Iterator[str]:
     """A case's section of the page, in Markdown."""
     import numpy as np
 
     from tests.bench.accuracy.scores import calibration, common, ratio_interval, score, span
 
     told: list[Method] = []
-    for method in methods(case, part):
+    for method in methods(case, part, quick):
         print(f"  {case.name}: {method.name}", flush=True)
         told.append(method)
     by_name = {method.name: method for method in told}
@@ -167,7 +168,7 @@ def report(case: Case, part: str) -> Iterator[str]:
                 f"| {found.pinball:.4f} |"
             )
     yield ""
-    if case.name == "P0":
+    if case.name == "P0" and not quick:
         yield from _thinned(case, part, by_name[OURS])
 
 
@@ -263,6 +264,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--panels", default="P0,P1,P2")
     parser.add_argument("--part", choices=("both", "tune"), default="both",
                         help="July to December, or to September alone")  # fmt: skip
+    parser.add_argument("--quick", action="store_true",
+                        help="without AutoETS and most of River's own: minutes")  # fmt: skip
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--why", default="make benchmark-accuracy")
     chosen = parser.parse_args(arguments)
@@ -272,7 +275,7 @@ def main(arguments: list[str]) -> int:
     sections = []
     for name in panels:
         started = time.monotonic()
-        sections.append("\n".join(report(make(name), chosen.part)))
+        sections.append("\n".join(report(make(name), chosen.part, chosen.quick)))
         print(sections[-1])
         print(f"({time.monotonic() - started:.0f} s)", flush=True)
     targets = {"both": "every day from 1 July to 31 December",
