@@ -128,9 +128,10 @@ class OpenBucket:
         self.own[there] = STORE_KEPT * self.own[there] + sums[there]
         self.active[there] *= STORE_KEPT
         self.active[there] += np.pad(sums[there] > 0, ((0, 0), (0, 1)), constant_values=True)
-        kept = PHASE_KEPT if len(self.common) > 1 else STORE_KEPT
-        phase = self._phase(bucket)
-        self.common[phase] = kept * self.common[phase] + sums.sum(axis=0)
+        if there.any():  # a bucket in which nobody sold says nothing of how buckets come
+            kept = PHASE_KEPT if len(self.common) > 1 else STORE_KEPT
+            phase = self._phase(bucket)
+            self.common[phase] = kept * self.common[phase] + sums.sum(axis=0)
 
     def shares(self, bucket: int, stores: int) -> Floats:
         """Share of a bucket that has usually come by the end of each slot, (stores, slots + 1).
