@@ -17,6 +17,7 @@ from stream.settings import Settings
 from tests.bench.accuracy import grocery, synthetic
 from tests.bench.accuracy.__main__ import log_opening
 from tests.bench.accuracy.case import Case, from_first_sale, plans_of
+from tests.bench.accuracy.kept import Kept, Method
 from tests.bench.accuracy.replay import replay
 from tests.bench.accuracy.scores import common, ratio_interval, score, table
 
@@ -171,3 +172,27 @@ def test_an_opening_is_logged(tmp_path: Path) -> None:
         ["P0", "ensemble", "release 1 |"],
         ["P1, P2", "bayes", "release 2 |"],
     ]
+
+
+def test_what_frozen_methods_said_is_kept_and_taken_only_if_asked(
+    case: Case, tmp_path: Path
+) -> None:
+    runs: list[int] = []
+
+    def run() -> Method:
+        runs.append(1)
+        mean = np.full(case.units.shape, float(len(runs)))
+        return Method("a method", {7: mean}, 0.25, {7: np.stack([mean, mean])}, note="noted")
+
+    first = Kept(tmp_path, reuse=True).method(case, "tune", "a method, of all", run)
+    again = Kept(tmp_path, reuse=True).method(case, "tune", "a method, of all", run)
+    assert len(runs) == 1
+    np.testing.assert_array_equal(again.means[7], first.means[7])
+    assert again.quantiles[7].shape == (2, *case.units.shape)
+    assert (again.seconds, again.note) == (0.25, "noted")
+    Kept(tmp_path, reuse=True).method(case, "both", "a method, of all", run)
+    Kept(tmp_path, reuse=False).method(case, "tune", "a method, of all", run)
+    assert len(runs) == 3
+    assert Kept(tmp_path, reuse=True).method(case, "tune", "a method, of all", run).means[7][
+        0, 0
+    ] == pytest.approx(3.0)

@@ -1,9 +1,7 @@
 """Salescast beside what else one could run, on the same targets and information.
 
-``python -m tests.bench.accuracy.compare [--panels P0,P1,P2] [--part both|tune] [--quick]
-[--out FILE]``, in
-the environment that ``make benchmark-accuracy`` makes. Writes ``docs/accuracy.md``; opening
-October to December is logged.
+``make benchmark-accuracy ARGS="[--panels P0,P1,P2] [--part both|tune] [--quick] [--reuse]"``, in
+an environment of its own. Writes ``docs/accuracy.md``; opening October to December is logged.
 """
 
 from __future__ import annotations
@@ -13,7 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +19,8 @@ from typing import TYPE_CHECKING
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 if TYPE_CHECKING:
-    from tests.bench.accuracy.case import Case, Floats
+    from tests.bench.accuracy.case import Case
+    from tests.bench.accuracy.kept import Kept, Method
 
 OUT = Path("docs/accuracy.md")
 OURS, BATCH, NAIVE = "Salescast", "LightGBM weekly", "seasonal naive"
@@ -32,47 +31,41 @@ THINNED = 5
 HARD = (325, 329)
 
 
-@dataclass(slots=True)
-class Method:
-    """What a method said: means by horizon, (T, S), and what it cost.
-
-    ``seconds`` of CPU are for 1,000 series-buckets and one horizon: of those learned or forecast,
-    so that a batch model is charged for the weeks in which it was trained alone.
-    """
-
-    name: str
-    means: dict[int, Floats]
-    seconds: float
-    quantiles: dict[int, Floats] = field(default_factory=dict)
-    cells: dict[int, Floats] = field(default_factory=dict)
-    note: str = ""
-
-
-def methods(case: Case, part: str, quick: bool) -> Iterator[Method]:
+def methods(case: Case, part: str, quick: bool, kept: Kept) -> Iterator[Method]:
     """Those that forecast all series of a case, one after the other; the slow ones last."""
     import numpy as np
 
     from tests.bench.accuracy import boosted, classical, river_own
+    from tests.bench.accuracy.kept import Method
     from tests.bench.accuracy.replay import replay
     from tests.bench.accuracy.scores import span
 
     low, high = span(case, part)
     forecast = len(case.keys) * (high - low) / 1000
     folded = len(case.keys) * high / 1000
+
+    def weekly(name: str, plans: bool) -> Method:
+        found = {h: boosted.run(case, h, (low, high), plans) for h in case.horizons}
+        seconds = sum(one.seconds for one in found.values()) / len(found)
+        return Method(name, {h: one.mean for h, one in found.items()}, seconds / forecast)
+
+    def quantiles(name: str) -> Method:
+        horizon = 7
+        one = boosted.run(case, horizon, (low, high), levels=ASKED)
+        return Method(name, {horizon: one.quantiles[1]}, one.seconds / forecast,
+                      {horizon: one.quantiles}, note="quantiles only")  # fmt: skip
+
     yield Method(NAIVE, {h: case.naive(h) for h in case.horizons}, 0.0)
     every = np.arange(len(case.keys))
     mean = classical.run(case, "WindowAverage", (low, high), every)
     yield Method("moving average", mean.means, mean.seconds / len(case.horizons) / forecast)
-    plain = [("LightGBM weekly, no plans", False)] if case.name == "P0" else []
-    for name, plans in [*plain, (BATCH, True)]:
-        found = {h: boosted.run(case, h, (low, high), plans) for h in case.horizons}
-        yield Method(name, {h: one.mean for h, one in found.items()},
-                     sum(one.seconds for one in found.values()) / len(found))  # fmt: skip
     if case.name == "P0":
-        horizon = 7
-        one = boosted.run(case, horizon, (low, high), levels=ASKED)
-        yield Method("LightGBM quantiles", {horizon: one.quantiles[1]}, one.seconds,
-                     {horizon: one.quantiles}, note="quantiles only")  # fmt: skip
+        name = "LightGBM weekly, no plans"
+        yield kept.method(case, part, name, partial(weekly, name, plans=False))
+    yield kept.method(case, part, BATCH, partial(weekly, BATCH, plans=True))
+    if case.name == "P0":
+        name = "LightGBM quantiles"
+        yield kept.method(case, part, name, partial(quantiles, name))
     parts = len(case.settings.scored_horizons) * folded
     paths = {OURS: "ensemble", "River Bayesian regression": "river_plain"}
     if case.name == "P0" and not quick:
@@ -84,32 +77,40 @@ def methods(case: Case, part: str, quick: bool) -> Iterator[Method]:
                      (said.fold + said.close) / parts, said.quantiles, said.cells)  # fmt: skip
 
 
-def slow_methods(case: Case, part: str) -> Iterator[Method]:
+def slow_methods(case: Case, part: str, kept: Kept) -> Iterator[Method]:
     """Those that are run on every fifth series."""
     import numpy as np
 
     from tests.bench.accuracy import classical, river_own
+    from tests.bench.accuracy.kept import Method
     from tests.bench.accuracy.scores import span
 
     series = np.arange(0, len(case.keys), THINNED)
     low, high = span(case, part)
     forecast = len(series) * (high - low) * len(case.horizons) / 1000
     folded = len(series) * high * len(case.horizons) / 1000
-    found = classical.run(case, "AutoETS", (low, high), series)
-    yield Method("AutoETS", found.means, found.seconds / forecast)
+
+    def ets() -> Method:
+        found = classical.run(case, "AutoETS", (low, high), series)
+        return Method("AutoETS", found.means, found.seconds / forecast)
+
+    def own(name: str) -> Method:
+        found = river_own.run(case, name, (low, high), series)
+        return Method(name, found.means, found.seconds / folded)
+
+    yield kept.method(case, part, "AutoETS", ets)
     for name in river_own.BY_SERIES:
-        one = river_own.run(case, name, (low, high), series)
-        yield Method(name, one.means, one.seconds / folded)
+        yield kept.method(case, part, name, partial(own, name))
 
 
-def report(case: Case, part: str, quick: bool) -> Iterator[str]:
+def report(case: Case, part: str, quick: bool, kept: Kept) -> Iterator[str]:
     """A case's section of the page, in Markdown."""
     import numpy as np
 
     from tests.bench.accuracy.scores import calibration, common, ratio_interval, score, span
 
     told: list[Method] = []
-    for method in methods(case, part, quick):
+    for method in methods(case, part, quick, kept):
         print(f"  {case.name}: {method.name}", flush=True)
         told.append(method)
     by_name = {method.name: method for method in told}
@@ -169,7 +170,7 @@ def report(case: Case, part: str, quick: bool) -> Iterator[str]:
             )
     yield ""
     if case.name == "P0" and not quick:
-        yield from _thinned(case, part, by_name[OURS])
+        yield from _thinned(case, part, by_name[OURS], kept)
 
 
 def _without_hard_days(case: Case, part: str, means: Sequence[Method]) -> Iterator[str]:
@@ -193,12 +194,12 @@ def _without_hard_days(case: Case, part: str, means: Sequence[Method]) -> Iterat
     yield ""
 
 
-def _thinned(case: Case, part: str, ours: Method) -> Iterator[str]:
+def _thinned(case: Case, part: str, ours: Method, kept: Kept) -> Iterator[str]:
     """A table of what is run on every fifth series, and Salescast on the same ones."""
     from tests.bench.accuracy.scores import common, ratio_interval, score
 
     slow = []
-    for method in slow_methods(case, part):
+    for method in slow_methods(case, part, kept):
         print(f"  {case.name}: {method.name}", flush=True)
         slow.append(method)
     yield f"Every {THINNED}th series, for methods that work series by series and know no plans:"
@@ -257,6 +258,8 @@ because others show it, and no goal uses it.
 def main(arguments: list[str]) -> int:
     """Run the cases asked for and write the page."""
     from tests.bench.accuracy.__main__ import OPENINGS, log_opening
+    from tests.bench.accuracy.grocery import CACHE
+    from tests.bench.accuracy.kept import Kept
     from tests.bench.accuracy.panels import make
     from tests.bench.measure import machine
 
@@ -266,16 +269,19 @@ def main(arguments: list[str]) -> int:
                         help="July to December, or to September alone")  # fmt: skip
     parser.add_argument("--quick", action="store_true",
                         help="without AutoETS and most of River's own: minutes")  # fmt: skip
+    parser.add_argument("--reuse", action="store_true",
+                        help="what frozen methods said before, with its CPU seconds")  # fmt: skip
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--why", default="make benchmark-accuracy")
     chosen = parser.parse_args(arguments)
     panels = chosen.panels.split(",")
     if chosen.part == "both":
         log_opening(OPENINGS, panels, ["all"], chosen.why)
+    kept = Kept(CACHE, chosen.reuse)
     sections = []
     for name in panels:
         started = time.monotonic()
-        sections.append("\n".join(report(make(name), chosen.part, chosen.quick)))
+        sections.append("\n".join(report(make(name), chosen.part, chosen.quick, kept)))
         print(sections[-1])
         print(f"({time.monotonic() - started:.0f} s)", flush=True)
     targets = {"both": "every day from 1 July to 31 December",
