@@ -288,6 +288,8 @@ def main(arguments: list[str]) -> int:
                "tune": "every day from 1 July to 30 September"}[chosen.part]  # fmt: skip
     head = HEAD.format(when=f"{time.strftime('%d %B %Y', time.gmtime())}", machine=machine(),
                        targets=targets)  # fmt: skip
+    if chosen.quick:
+        head += "Made with `--quick`: AutoETS and River's tree and rules were left out.\n\n"
     chosen.out.write_text(head + "\n".join(sections), encoding="utf-8")
     return 0
 
