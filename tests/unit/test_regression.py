@@ -7,7 +7,6 @@ import random
 import sys
 from types import ModuleType
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 import pandas as pd  # type: ignore[import-untyped]
@@ -162,11 +161,15 @@ def estimator_checks() -> list[Any]:
     """River's checks of a regressor, bound to River's own dataset.
 
     River imports scikit-learn for datasets of models with several outputs, which this is not:
-    an empty module in its place lets the import pass, and nothing else of it is touched.
+    an empty module in its place lets the import pass, and nothing else of it is touched. Only
+    the two names are taken back: what River itself imported must stay, or its classes would
+    be loaded a second time beside themselves.
     """
     empty = ModuleType("sklearn")
     empty.datasets = ModuleType("sklearn.datasets")  # type: ignore[attr-defined]
-    with patch.dict(sys.modules, {"sklearn": empty, "sklearn.datasets": empty.datasets}):
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setitem(sys.modules, "sklearn", empty)
+        patched.setitem(sys.modules, "sklearn.datasets", empty.datasets)
         return list(checks.yield_checks(ForgettingRegression()))
 
 
