@@ -16,8 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from learner.ensemble import Ensemble
-from learner.features import BASE, Batch, features, overall_level
+from learner.features import BASE, Batch, features
 from learner.holidays import HOLIDAYS
+from learner.levels import Levels, levels, overall_level
 from learner.models import Model, Ratio, Simple
 from learner.panel import Panel
 
@@ -81,21 +82,21 @@ class Forecaster:
         self._overall = overall_level(panel, panel.last)
         self._part = lru_cache(maxsize=64)(self._category)
 
-    def _category(self, code: int) -> tuple[npt.NDArray[np.intp], Panel]:
+    def _category(self, code: int) -> tuple[npt.NDArray[np.intp], Panel, Levels]:
         """Rows of a category, and of what its series replace, with their part of the panel."""
         rows = np.flatnonzero(self.panel.column("category") == code)
         before = np.asarray(self.panel.column("replaced"))[rows]
         rows = np.union1d(rows, before[before >= 0]).astype(np.intp)
-        return rows, self.panel.part(rows)
+        part = self.panel.part(rows)
+        return rows, part, levels(part, self.origin, self._overall)
 
     def _batch(self, row: int, horizon: int, wish: Mapping[str, float]) -> Batch:
-        rows, part = self._part(int(self.panel.column("category")[row]))
+        rows, part, at = self._part(int(self.panel.column("category")[row]))
         own = np.arange(len(rows)) == int(np.searchsorted(rows, row))
         wishes = {name: np.where(own, value, np.nan) for name, value in wish.items()}
         batch = features(
-            part, self.origin, horizon, known=self.origin + 1, wishes=wishes,
-            overall=self._overall,
-        ).take(own)  # fmt: skip
+            part, self.origin, horizon, known=self.origin + 1, wishes=wishes, at=at
+        ).take(own)
         return replace(batch, rows=np.array([row]))
 
     def _mean(self, batch: Batch) -> float:

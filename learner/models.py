@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import Any, Protocol
 
@@ -41,6 +41,8 @@ MAX_WEIGHT = 200.0
 KEPT = {"hour": 0.9998, "day": 0.995, "week": 0.97}
 #: Random Fourier features: how many, how fast, and how much the prior allows them.
 WAVES, WAVE_WIDTH, WAVE_HEIGHT = 32, 0.2, 0.05
+#: Rows learned or forecast at once: what fits the processor's cache.
+BLOCK = 8192
 #: What a regressor that is not ours may raise on numbers it does not expect.
 _FAULTS = (ArithmeticError, TypeError, ValueError)
 
@@ -120,11 +122,11 @@ class Ratio:
     def predict(self, batch: Batch) -> Floats:
         if self.scales is None:
             return batch.level_phase
-        X = self.scaled(batch)
-        X, names = self._expanded(X)
-        frame = pd.DataFrame(X, columns=names, copy=False)
+        ratio = np.empty(len(batch.scale))
         try:
-            ratio = np.asarray(self.regressor.predict_many(frame), np.float64)
+            for some in _blocks(len(ratio)):
+                frame = self._frame(self.scaled(batch, some))
+                ratio[some] = self.regressor.predict_many(frame)
         except _FAULTS:
             if not self.plain:
                 raise
@@ -134,43 +136,50 @@ class Ratio:
         return bounded
 
     def learn(self, batches: Sequence[tuple[Batch, Floats]]) -> None:
-        X = np.concatenate([batch.X for batch, _ in batches])
-        scale = np.concatenate([batch.scale for batch, _ in batches])
-        y = np.concatenate([demand for _, demand in batches])
-        # One row that is not finite would spoil every coefficient.
-        good = np.isfinite(y) & np.isfinite(scale) & np.isfinite(X).all(axis=1)
-        X, scale, y = X[good], scale[good], y[good]
-        if len(y) == 0:
+        scales = self.scales if self.scales is not None else self._warmed(batches)
+        if scales is None:
             return
-        weights = np.minimum(scale, MAX_WEIGHT)
-        if self.scales is None:
-            self._squares += (weights[:, None] * X**2).sum(axis=0)
-            self._rows += len(y)
-            self._buckets += 1
-            if self._rows < WARM_ROWS or self._buckets < self.warm:
-                return
-            mean_square = self._squares / max(self._rows, 1.0)
-            usual = np.median(mean_square[mean_square > 0])
-            ridge = usual if self.plain else RIDGE
-            self.scales = np.sqrt(usual / (ridge * np.maximum(mean_square, usual / 100.0)))
-        label = np.minimum(y, MAX_RATIO * scale + 12.0) / scale
+        rows = list(_rows(batches, whole=self.plain))
+        if not rows:
+            return
         if self.kept < 1.0:
             self.regressor.forget(self.kept)
-        self.reach = max(self.reach, float(X[:, self._bent.start].max()))
-        self.seen |= X.any(axis=0)
-        X, names = self._expanded(X * self.scales)
-        if self.plain:
-            try:
-                self.regressor.learn_many(pd.DataFrame(X, columns=names), pd.Series(label))
-            except _FAULTS:
-                self.faults += 1
-        else:
-            self.regressor.learn_many(*weighted(X, label, weights, tuple(names)))
+        for X, _, _ in rows:
+            self.reach = max(self.reach, float(X[:, self._bent.start].max()))
+            self.seen |= X.any(axis=0)
+        for X, scale, y in rows:
+            label = np.minimum(y, MAX_RATIO * scale + 12.0) / scale
+            frame = self._frame(X * scales)
+            if self.plain:
+                try:
+                    self.regressor.learn_many(frame, pd.Series(label))
+                except _FAULTS:
+                    self.faults += 1
+            else:
+                self.regressor.learn_many(*weighted(frame, label, np.minimum(scale, MAX_WEIGHT)))
 
-    def scaled(self, batch: Batch) -> Floats:
-        """Columns as the regression takes them, shape (n, F)."""
+    def _warmed(self, batches: Sequence[tuple[Batch, Floats]]) -> Floats | None:
+        """Look at the first buckets' columns, and freeze their scales once enough were seen."""
+        rows = 0
+        for X, scale, _ in _rows(batches):
+            self._squares += (np.minimum(scale, MAX_WEIGHT)[:, None] * X**2).sum(axis=0)
+            rows += len(scale)
+        if rows == 0:
+            return None
+        self._rows += rows
+        self._buckets += 1
+        if self._rows < WARM_ROWS or self._buckets < self.warm:
+            return None
+        mean_square = self._squares / max(self._rows, 1.0)
+        usual = np.median(mean_square[mean_square > 0])
+        ridge = usual if self.plain else RIDGE
+        self.scales = np.sqrt(usual / (ridge * np.maximum(mean_square, usual / 100.0)))
+        return self.scales
+
+    def scaled(self, batch: Batch, some: slice = slice(None)) -> Floats:
+        """Columns as the regression takes them, shape (n, F), of all rows or of some."""
         assert self.scales is not None
-        X = batch.X * self.scales
+        X: Floats = batch.X[some] * self.scales
         if batch.ahead > self.reach:
             # Nothing is known of so far a horizon yet: speak as for the farthest known.
             X[:, self._bent] *= self.reach / batch.ahead
@@ -186,16 +195,16 @@ class Ratio:
         said = np.asarray(self.regressor.predict_many(probe), np.float64)
         return said[: len(self.names)], said[len(self.names) :]
 
-    def waves_of(self, X: Floats) -> Floats:
+    def waves_of(self, X: Floats) -> Singles:
         """Random Fourier features of scaled columns, shape (n, waves)."""
         slopes, phases = _waves(self.waves, len(self.names))
         # In single precision a cosine costs a fifth. A column of which nothing was learned must
         # not move what was learned of the others.
-        waves = X.astype(np.float32) @ (slopes * self.seen[:, None])
+        waves: Singles = X.astype(np.float32) @ (slopes * self.seen[:, None])
         waves += phases
         np.cos(waves, out=waves)
         waves *= np.float32(WAVE_HEIGHT)
-        return waves.astype(np.float64)
+        return waves
 
     @property
     def _bent(self) -> slice:
@@ -205,11 +214,12 @@ class Ratio:
     def _names(self) -> list[str]:
         return [*self.names, *(f"wave_{n}" for n in range(self.waves))]
 
-    def _expanded(self, X: Floats) -> tuple[Floats, list[str]]:
-        """Scaled columns with the waves beside them, and their names."""
+    def _frame(self, X: Floats) -> pd.DataFrame:
+        """Scaled columns with the waves beside them, as River takes them."""
         if self.waves:
             X = np.concatenate([X, self.waves_of(X)], axis=1)
-        return X, self._names()
+        # Without copy=False pandas turns the rows round: a third of a close.
+        return pd.DataFrame(X, columns=self._names(), copy=False)
 
     def digest(self) -> list[Floats]:
         scales = np.zeros(0) if self.scales is None else self.scales
@@ -223,6 +233,34 @@ class Ratio:
             said = np.zeros(0)
         counted = np.array([self._rows, self._buckets, self.reach, self.faults])
         return [scales, self._squares, counted, self.seen.astype(np.float64), said]
+
+
+def _blocks(count: int) -> Iterator[slice]:
+    """Rows, some at a time."""
+    return (slice(start, start + BLOCK) for start in range(0, count, BLOCK))
+
+
+def _rows(
+    batches: Sequence[tuple[Batch, Floats]], whole: bool = False
+) -> Iterator[tuple[Floats, Floats, Floats]]:
+    """Columns, scale and demand of the rows that are finite: one would spoil every coefficient.
+
+    A few rows come all at once, many some at a time, unless they are wanted ``whole``.
+    """
+    if whole or sum(len(demand) for _, demand in batches) <= BLOCK:
+        X = np.concatenate([batch.X for batch, _ in batches])
+        scale = np.concatenate([batch.scale for batch, _ in batches])
+        pieces = iter([(X, scale, np.concatenate([demand for _, demand in batches]))])
+    else:
+        pieces = (
+            (batch.X[some], batch.scale[some], demand[some])
+            for batch, demand in batches
+            for some in _blocks(len(demand))
+        )
+    for X, scale, y in pieces:
+        good = np.isfinite(y) & np.isfinite(scale) & np.isfinite(X).all(axis=1)
+        if good.any():
+            yield (X, scale, y) if good.all() else (X[good], scale[good], y[good])
 
 
 @cache

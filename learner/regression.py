@@ -44,9 +44,7 @@ class ForgettingRegression(linear_model.BayesianLinearRegression):
         self._m_dirty = True
 
 
-def weighted(
-    X: Floats, y: Floats, weights: Floats, names: tuple[str, ...]
-) -> tuple[pd.DataFrame, pd.Series[float]]:
+def weighted(X: pd.DataFrame, y: Floats, weights: Floats) -> tuple[pd.DataFrame, pd.Series[float]]:
     """Rows as River takes them, with their weights worked in.
 
     Parameters
@@ -55,6 +53,5 @@ def weighted(
         Shapes (n, F), (n,), (n,).
     """
     root = np.sqrt(weights)
-    # Without copy=False pandas turns the rows round: a third of a close.
-    frame = pd.DataFrame(X * root[:, None], columns=list(names), copy=False)
-    return frame, pd.Series(y * root)
+    rows = X.to_numpy() * root[:, None]
+    return pd.DataFrame(rows, columns=X.columns, copy=False), pd.Series(y * root)

@@ -20,6 +20,7 @@ from learner.digest import digest_of
 from learner.evaluation import VOLUMES, Evaluation, seasonal_difference
 from learner.features import features
 from learner.groups import Came, Groups
+from learner.levels import levels
 from learner.models import Model, make
 from learner.open_bucket import OpenBucket, OpenPart, open_part
 from learner.panel import Panel, ring_length
@@ -385,8 +386,9 @@ class Shard:
 
     def _forecast_scored(self, bucket: int) -> None:
         """Forecast at the scored horizons with every model, to be scored later."""
+        now = levels(self.panel, bucket)
         for horizon in self.scored:
-            batch = features(self.panel, bucket, horizon)
+            batch = features(self.panel, bucket, horizon, at=now)
             for at, model in enumerate(self.models.values()):
                 mean = np.where(batch.closed, 0.0, model.predict(batch))
                 self.evaluation.put(bucket, horizon, at, mean)
@@ -424,10 +426,10 @@ class Shard:
             mean = np.zeros((horizons, size), np.float32)
             last = self.panel.last
             if last is not None and size:
-                champion = self.models[self.settings.champion]
+                champion, now = self.models[self.settings.champion], levels(self.panel, last)
                 for horizon in range(1, horizons + 1):
                     # A plan shows at once; it is learned from only at the closes after it.
-                    batch = features(self.panel, last, horizon, known=last + 1)
+                    batch = features(self.panel, last, horizon, known=last + 1, at=now)
                     mean[horizon - 1] = np.where(batch.closed, 0.0, champion.predict(batch))
             self._mean = mean
         return self._mean

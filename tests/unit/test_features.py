@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from learner.features import MAX_RATIO, MIN_SCALE, NAMES, Batch, features
+from learner.features import MAX_RATIO, NAMES, Batch, features
+from learner.levels import MIN_SCALE
 from learner.panel import Panel
 from learner.shard import Shard
 from stream.event import time_us

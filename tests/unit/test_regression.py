@@ -49,7 +49,7 @@ def test_the_same_rows_one_by_one_through_unmodified_river_give_equal_coefficien
     for at, size in enumerate(sizes):
         X, y, weights = rows(size, seed + at)
         root = np.sqrt(weights)
-        ours.learn_many(*weighted(X, y, weights, NAMES))
+        ours.learn_many(*weighted(pd.DataFrame(X, columns=list(NAMES)), y, weights))
         for x, label in zip(X * root[:, None], y * root, strict=True):
             rivers.learn_one(x=dict(zip(NAMES, x.tolist(), strict=True)), y=float(label))
     np.testing.assert_allclose(coefficients(ours), coefficients(rivers), rtol=0, atol=1e-9)
@@ -59,7 +59,7 @@ def test_a_row_of_weight_three_is_the_row_three_times() -> None:
     X, y, _ = rows(60)
     times = np.arange(60) % 4 + 1
     once, often = ForgettingRegression(), ForgettingRegression()
-    once.learn_many(*weighted(X, y, times.astype(np.float64), NAMES))
+    once.learn_many(*weighted(pd.DataFrame(X, columns=list(NAMES)), y, times.astype(float)))
     often.learn_many(*frame(np.repeat(X, times, axis=0), np.repeat(y, times)))
     np.testing.assert_allclose(coefficients(once), coefficients(often), rtol=0, atol=1e-9)
 
@@ -67,7 +67,7 @@ def test_a_row_of_weight_three_is_the_row_three_times() -> None:
 def test_weighing_leaves_its_inputs_as_they_were() -> None:
     X, y, weights = rows(10)
     kept = X.copy(), y.copy(), weights.copy()
-    weighted(X, y, weights, NAMES)
+    weighted(pd.DataFrame(X, columns=list(NAMES)), y, weights)
     for array, before in zip((X, y, weights), kept, strict=True):
         assert array.tolist() == before.tolist()
 
