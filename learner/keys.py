@@ -110,8 +110,14 @@ def load_verifier(settings: Settings) -> Verifier:
 
 
 def _write(file: Path, data: bytes, mode: int) -> None:
-    handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    with os.fdopen(handle, "wb") as out:
-        out.write(data)
-        out.flush()
-        os.fsync(out.fileno())
+    """Make a file that appears whole: another process may be waiting for it."""
+    part = file.with_name(f".{file.name}.{os.getpid()}")
+    handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+    try:
+        with os.fdopen(handle, "wb") as out:
+            out.write(data)
+            out.flush()
+            os.fsync(out.fileno())
+        os.link(part, file)  # never over another one
+    finally:
+        part.unlink()

@@ -1,6 +1,10 @@
 """Fixtures for all tests, and how hard Hypothesis tries."""
 
 import os
+import signal
+
+# A shell that runs the tests in the background has Ctrl-C ignored, by whatever they start too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # One BLAS thread: sums come out the same to the last bit. Said before numpy loads.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

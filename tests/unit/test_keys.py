@@ -130,3 +130,20 @@ def test_a_folder_instead_of_a_key_is_named(
     settings = chosen(tmp_path, signing_key_file=str(tmp_path), verify_key_file=str(tmp_path))
     with pytest.raises(SettingsError, match=tmp_path.name):
         load(settings)
+
+
+def test_a_key_appears_whole_to_who_waits_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = tmp_path / "signing.pem", tmp_path / "verify.pem"
+    written: list[tuple[bool, bool]] = []
+    fsync = os.fsync
+
+    def watched(handle: int) -> None:
+        fsync(handle)
+        written.append((files[0].exists(), files[1].exists()))
+
+    monkeypatch.setattr(os, "fsync", watched)
+    make_keys(*files)
+    assert written == [(False, False), (False, True)]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["signing.pem", "verify.pem"]
