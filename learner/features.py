@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from learner.holidays import covariates
-from learner.levels import MIN_SCALE, Levels, levels
+from learner.levels import MIN_SCALE, MOST_LOG_PRICE, Levels, levels, log_price
 from learner.panel import Panel
 from learner.usual import score
 from stream.settings import Settings
@@ -32,7 +32,8 @@ MAX_RATIO = 8.0
 BASE = ("one", "short", "season", "last", "same_phase", "phase_mean", "group_phase", "robust",
          "fast_phase", "fast_own", "season_own", "promotion", "promotion_change",
          "promotion_phase", "price", "price_known", "promotion_mean", "promotion_before",
-         "promotion_near", "price_near", "group_recent", "age", "year")  # fmt: skip
+         "promotion_near", "price_near", "group_recent", "age", "year", "plain", "promotion_own",
+         "price_own")  # fmt: skip
 #: Those whose effect may change with the horizon.
 _BENT = ("one", "short", "season", "last", "same_phase", "phase_mean", "group_phase", "promotion",
          "promotion_mean", "group_recent")  # fmt: skip
@@ -112,8 +113,8 @@ def features(
     Parameters
     ----------
     panel
-        Facts; demand after ``origin`` is not looked at. Usual prices and answers to covariates
-        are taken as they are now, slow as they move.
+        Facts; demand after ``origin`` is not looked at. Usual prices and answers to plans are
+        taken as they are now, slow as they move.
     origin
         A bucket the panel keeps.
     horizon
@@ -162,10 +163,8 @@ def features(
 
     promotion_mean = (alike + PHASE_PRIOR / 2 * phase_mean) / (weight + PHASE_PRIOR / 2)
     price = _wished(panel.plans.price(panel, target, known), wishes, "price")
-    usual_price = np.asarray(panel.column("usual_price"))
-    known_price = np.isfinite(price) & np.isfinite(usual_price) & (usual_price > 0) & (price > 0)
-    log_price = np.zeros(panel.size)
-    log_price[known_price] = np.log(price[known_price] / usual_price[known_price])
+    log = log_price(panel, price)
+    known_price = (np.nan_to_num(price) > 0) & (np.nan_to_num(panel.column("usual_price")) > 0)
 
     own = np.clip(phase_mean / np.maximum(long, MIN_SCALE), 0.0, 4.0)
     change = promotion - at.usual_promotion
@@ -176,6 +175,7 @@ def features(
     if start <= origin:
         before = np.asarray(panel.of("promotion", min(start, origin)), np.float64)
         before = before - at.usual_promotion
+    to_promotion, to_price = panel.profiles.to_offers()
     base = {
         "one": np.ones(panel.size),
         "short": short / scale,
@@ -191,17 +191,22 @@ def features(
         "promotion": promotion,
         "promotion_change": change,
         "promotion_phase": change * group,
-        "price": np.clip(log_price, -2.0, 2.0),
+        "price": log,
         "price_known": known_price.astype(np.float64),
         "promotion_mean": promotion_mean / scale,
         "promotion_before": before,
         "promotion_near": near,
         "price_near": np.clip(
-            log_price - _group_mean(log_price, scale, code, len(panel.profiles)), -2.0, 2.0
+            log - _group_mean(log, scale, code, len(panel.profiles)),
+            -MOST_LOG_PRICE,
+            MOST_LOG_PRICE,
         ),
         "group_recent": at.group_recent,
         "age": at.age,
         "year": panel.profiles.year(origin, target)[code] - 1.0,
+        "plain": at.plain / scale,
+        "promotion_own": change * to_promotion[code],
+        "price_own": log * to_price[code],
     }
     for which, name in enumerate(panel.covariates):
         wish = None if wishes is None else wishes.get(name)

@@ -27,16 +27,17 @@ Floats = npt.NDArray[np.float64]
 #: Part of a forecast each feature belongs to; what is not named is *level*.
 PARTS = {
     "season": "trend", "last": "trend", "fast_phase": "trend", "fast_own": "trend",
-    "season_own": "trend", "group_recent": "trend", "age": "trend",
+    "season_own": "trend", "group_recent": "trend", "age": "trend", "plain": "trend",
     "year": "season", "same_phase": "season", "phase_mean": "season", "group_phase": "season",
     "promotion": "promotion", "promotion_change": "promotion", "promotion_phase": "promotion",
     "promotion_mean": "promotion", "promotion_before": "promotion", "promotion_near": "promotion",
+    "promotion_own": "promotion", "price_own": "price",
     "price": "price", "price_known": "price", "price_near": "price",
 }  # fmt: skip
 #: Features that are 1, and not 0, for a series that does just what its level says.
 _NEUTRAL = frozenset(
     ("one", "short", "season", "last", "same_phase", "phase_mean", "group_phase", "robust",
-     "fast_phase", "fast_own", "season_own", "promotion_mean", "group_recent")
+     "fast_phase", "fast_own", "season_own", "promotion_mean", "group_recent", "plain")
 )  # fmt: skip
 #: Parts of every explanation, in the order they are told.
 ALL_PARTS = ("level", "trend", "season", "holidays", "promotion", "price", "covariates",

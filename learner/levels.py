@@ -25,6 +25,9 @@ NOISE, SPREADS = 0.3, (0.25, 4.0)
 FAST, FAST_KEPT, FAST_PRIOR = 7, 0.65, 0.5
 #: Seasons that a robust level looks at, and how many deviations from their median it takes.
 SEASONS, TOLERANCE = 5, 1.5
+#: Buckets of a plain level where there is no season; bounds of what an offer did to one, and of a
+#: price's logarithm.
+SEASONLESS, EFFECTS, MOST_LOG_PRICE = 4, (-0.6, 4.0), 2.0
 #: Most buckets' worth of what is usual that a level starts from.
 MOST_PRIOR = 14.0
 #: How much more the level of a series says of one that replaces it than a category's mean does.
@@ -37,7 +40,8 @@ class Levels(NamedTuple):
     """Levels of S series at an origin, (S,) each, in units a bucket unless said otherwise.
 
     ``short`` and ``long``: means of the short and the long window; ``scale``: their mean;
-    ``recent``: of the last season; ``robust``: of some seasons, each bounded; ``fast``: of the last
+    ``recent``: of the last season; ``plain``: the same if promotions and prices had been usual;
+    ``robust``: of some seasons, each bounded; ``fast``: of the last
     buckets, each over its phase; ``last``: the origin's own units, ``nan`` where missing;
     ``usual_promotion``: share of the long window; ``group_recent``: the category's last season
     over its level; ``age``: 1 at listing, fading.
@@ -47,6 +51,7 @@ class Levels(NamedTuple):
     long: Floats
     scale: Floats
     recent: Floats
+    plain: Floats
     robust: Floats
     fast: Floats
     last: Floats
@@ -73,15 +78,17 @@ def levels(panel: Panel, origin: int, overall: float | None = None) -> Levels:
     long = np.where(seen_long > 0, (long * seen_long + own * short) / (seen_long + own), short)
     recent, seen_recent = panel.window(origin, max(panel.season, 2))
     recent = np.where(seen_recent > 0, recent, short)
+    promotion = usual_promotion(panel, origin)
     return Levels(
         short=short,
         long=long,
         scale=np.maximum((short + long) / 2, MIN_SCALE),
         recent=recent,
+        plain=_plain(panel, origin, short, promotion),
         robust=_robust(panel, origin, short),
         fast=_fast(panel, origin, short),
         last=panel.units(origin),
-        usual_promotion=_mean_promotion(panel, origin),
+        usual_promotion=promotion,
         group_recent=_group_ratio(recent, short, code, len(panel.profiles)),
         age=np.exp(-np.maximum(origin - np.asarray(panel.column("listed")), 0) / panel.short),
     )
@@ -135,6 +142,32 @@ def _fast(panel: Panel, origin: int, level: Floats) -> Floats:
     return fast
 
 
+def _plain(panel: Panel, origin: int, level: Floats, usual: Floats) -> Floats:
+    """Mean of the last season as if promotions and prices had been the usual ones, shape (S,)."""
+    code = np.asarray(panel.column("category"))
+    to_promotion, to_price = panel.profiles.to_offers()
+    total, count = np.zeros(panel.size), np.zeros(panel.size)
+    for bucket in range(origin, origin - max(panel.season, SEASONLESS), -1):
+        if not panel.kept(bucket):
+            break
+        promotion = np.asarray(panel.of("promotion", bucket), np.float64) - usual
+        price = log_price(panel, np.asarray(panel.of("price", bucket), np.float64))
+        effect = to_promotion[code] * promotion + to_price[code] * price
+        units = panel.units(bucket)
+        total += np.nan_to_num(units) / (1.0 + np.clip(effect, *EFFECTS))
+        count += ~np.isnan(units)
+    return np.where(count > 0, total / np.maximum(count, 1), level)
+
+
+def log_price(panel: Panel, price: Floats) -> Floats:
+    """Logarithm of prices over the usual ones, bounded; 0 where either is not known, shape (S,)."""
+    usual = np.asarray(panel.column("usual_price"))
+    known = np.isfinite(price) & np.isfinite(usual) & (usual > 0) & (price > 0)
+    found = np.zeros(panel.size)
+    found[known] = np.clip(np.log(price[known] / usual[known]), -MOST_LOG_PRICE, MOST_LOG_PRICE)
+    return found
+
+
 def _robust(panel: Panel, origin: int, level: Floats) -> Floats:
     """Mean of the last seasons, each bounded by what chance makes of their median, shape (S,)."""
     length = max(panel.season, 1)
@@ -168,7 +201,7 @@ def _group_ratio(recent: Floats, level: Floats, code: npt.NDArray[np.int_], grou
     return np.clip(ratio, 0.0, 4.0)
 
 
-def _mean_promotion(panel: Panel, origin: int) -> Floats:
+def usual_promotion(panel: Panel, origin: int) -> Floats:
     """Mean promotion over the long window up to an origin, shape (S,)."""
     start = max(origin - panel.long, panel.oldest - 1)
     if origin <= start:

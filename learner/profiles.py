@@ -1,4 +1,4 @@
-"""What categories share: profile of the season, course of the year, answers to covariates.
+"""What categories share: profile of the season, course of the year, answers to what is planned.
 
 All of it is slow and small, and kept by category; row 0 stands for all series. The profile of a
 past origin is kept too, so that learning looks back on what was known then. Leaves out: the
@@ -29,8 +29,11 @@ LEVEL_WEEKS = 4
 AROUND = (0.2, 0.6, 0.2)
 #: Bounds of a year's course: last year's target week against its level then.
 YEAR_BOUNDS = (0.2, 5.0)
-#: Share of an answer that survives a bucket with a value, and the prior weight of none.
-ANSWER_KEPT, ANSWER_PRIOR = 0.99, 4.0
+#: What is answered to beside covariates: promotion beyond the usual, and log price over the usual.
+OFFERS = ("promotion", "price")
+#: Share of an answer that survives a bucket with a value; prior weight of the answer of all, for
+#: scores of covariates and, which are smaller, of offers.
+ANSWER_KEPT, ANSWER_PRIOR, OFFER_PRIOR = 0.99, 4.0, 0.45
 #: Share of a new bucket in a covariate's mean and variance, at least; buckets before it has a
 #: score, and the bound of that.
 COVARIATE_SHARE, FEWEST, MOST_SCORE = 0.01, 3, 4.0
@@ -44,7 +47,7 @@ class Profiles:
     ring
         Buckets back that a profile can be asked for.
     covariates
-        How many covariates are answered to.
+        How many covariates are answered to; offers come after them.
     """
 
     def __init__(self, calendar: Calendar, ring: int, covariates: int) -> None:
@@ -55,7 +58,7 @@ class Profiles:
         self.weeks: Floats = np.zeros((WEEKS, 1))  # units by week
         self.week: int | None = None  # the newest week
         self.first_week = 0  # the first that was seen whole
-        self.answers: Floats = np.zeros((1, covariates, 2))  # sums of z², z × (ratio − 1)
+        self.answers: Floats = np.zeros((1, covariates + len(OFFERS), 2))  # z², z × (ratio − 1)
         self.scores: Floats = np.zeros((covariates, 3))  # weight, mean, variance of values
 
     def __len__(self) -> int:
@@ -106,7 +109,7 @@ class Profiles:
         code
             Their categories, shape (n,).
         effect
-            What covariates did to each category, as a share, shape (categories,).
+            What was planned did to each category, as a share, shape (categories,).
         """
         groups = len(self)
         sold = np.bincount(code, units, groups)
@@ -164,7 +167,7 @@ class Profiles:
         bounded: Floats = np.clip(course, *YEAR_BOUNDS)
         return bounded
 
-    # -- covariates ------------------------------------------------------------------------
+    # -- what is planned -------------------------------------------------------------------
 
     def score(self, at: int, values: Floats) -> Floats:
         """A covariate's values in deviations from its mean, bounded; 0 where not known."""
@@ -176,14 +179,20 @@ class Profiles:
         return np.nan_to_num(found, nan=0.0)
 
     def answer(self, at: int) -> Floats:
-        """What a unit of a covariate's score does, as a share of demand, shape (categories,)."""
+        """What a unit of a score does, as a share of demand, shape (categories,)."""
+        prior = ANSWER_PRIOR if at < len(self.scores) else OFFER_PRIOR
         squares, products = self.answers[:, at, 0], self.answers[:, at, 1]
-        overall = products[0] / (squares[0] + ANSWER_PRIOR)
-        answer: Floats = (products + ANSWER_PRIOR * overall) / (squares + ANSWER_PRIOR)
+        overall = products[0] / (squares[0] + prior)
+        answer: Floats = (products + prior * overall) / (squares + prior)
         return answer
 
+    def to_offers(self) -> tuple[Floats, Floats]:
+        """Answers to promotion and to price, shape (categories,) each."""
+        first = len(self.scores)
+        return self.answer(first), self.answer(first + 1)
+
     def effect(self, scores: Mapping[int, Floats]) -> Floats:
-        """What covariates do together, from each category's mean scores; shape (categories,)."""
+        """What is planned does together, from each category's mean scores; shape (categories,)."""
         total = np.zeros(len(self))
         for at, score in scores.items():
             total += self.answer(at) * score
@@ -192,14 +201,14 @@ class Profiles:
 
     def learn_answers(self, bucket: int, units: Floats, level: Floats, code: Codes,
                       scores: Mapping[int, Floats]) -> None:  # fmt: skip
-        """Learn how each category answered to covariates in a bucket.
+        """Learn how each category answered in a bucket to what was planned.
 
         Parameters
         ----------
         units, level, code
             As for ``learn_phase``.
         scores
-            Mean score of each category by covariate, shape (categories,).
+            Mean score of each category by covariate or offer, shape (categories,).
         """
         if not scores:
             return

@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from learner.levels import log_price, usual_promotion
 from learner.panel import Panel
 from learner.serving import GROUP, OWN, RETIRED
 
@@ -56,9 +57,10 @@ def _learn_profiles(panel: Panel, bucket: int) -> None:
     units = np.asarray(panel.of("units", bucket), np.float64)[use]
     code, level = np.asarray(panel.column("category"))[use], level[use]
     profiles = panel.profiles
+    planned = [score(panel, name, bucket, bucket) for name in panel.covariates]
+    planned += offers(panel, bucket)
     scores = {}
-    for at, name in enumerate(panel.covariates):
-        found = score(panel, name, bucket, bucket)
+    for at, found in enumerate(planned):
         if found.any():
             sums = np.bincount(code, found[use] * level, len(profiles))
             mean = sums / np.maximum(np.bincount(code, level, len(profiles)), 1e-9)
@@ -89,6 +91,13 @@ def score(
     if values is None:
         values = panel.plans.covariate(panel, target, origin, name)
     return panel.profiles.score(panel.covariates.index(name), values)
+
+
+def offers(panel: Panel, bucket: int) -> tuple[Floats, Floats]:
+    """A bucket's promotion beyond the usual, and the logarithm of its price, (S,) each."""
+    promotion = np.asarray(panel.of("promotion", bucket), np.float64)
+    price = panel.plans.price(panel, bucket, bucket)
+    return promotion - usual_promotion(panel, bucket - 1), log_price(panel, price)
 
 
 def retired(panel: Panel) -> npt.NDArray[np.bool_]:

@@ -3,13 +3,13 @@
 import os
 import signal
 
-# A shell that runs the tests in the background has Ctrl-C ignored, by whatever they start too.
-signal.signal(signal.SIGINT, signal.default_int_handler)
-
 # One BLAS thread: sums come out the same to the last bit. Said before numpy loads.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from hypothesis import HealthCheck, Phase, settings
+
+# A shell that runs the tests in the background has Ctrl-C ignored, by whatever they start too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 pytest_plugins = ["tests.kafka_fixtures", "tests.redis_fixtures"]
 

@@ -9,6 +9,7 @@ import pytest
 
 from learner.features import BASE, columns, features
 from learner.holidays import Holidays
+from learner.levels import levels
 from learner.profiles import Profiles
 from learner.shard import Shard
 from stream.buckets import Calendar
@@ -199,3 +200,45 @@ def test_a_covariate_of_any_size_is_told_in_its_own_deviations() -> None:
         one.learn_score(0, np.full(3, value))
     score = one.score(0, np.array([290.0, 310.0, np.nan, 1e9]))
     assert abs(score[0]) < 0.5 and 1 < score[1] <= 4 and score[2] == 0 and score[3] == 4
+
+
+def promoted(days: int) -> Told:
+    """Every fifth day the price of both is cut by a third: snacks sell threefold, salt as ever."""
+    one = told(champion="bayes", challengers=())
+    drawn = np.random.default_rng(4)
+    for name in ("snacks", "salt"):
+        one.tell(Product(id=name, source="hq", time=day(0, 0), product=name, category=name))
+    for n in range(0, days + 10, 5):
+        for name in ("snacks", "salt"):
+            offer = plan(f"{name} {n}", n, n + 1, product=name, promotion=1, price=2.0)
+            one.tell(offer, append=day(0, 0))
+    for n in range(days):
+        cut = n % 5 == 0
+        for name, often in (("snacks", 3.0), ("salt", 1.0)):
+            units = float(drawn.poisson(30 * (often if cut else 1.0)))
+            one.tell(sale(n, units, product=name, price=2.0 if cut else 3.0))
+    one.tell(tick(days))
+    return one
+
+
+def test_each_category_answers_to_a_promotion_in_its_own_way() -> None:
+    one = promoted(120)
+    forecast, panel = one.shard.forecast(), one.shard.panel
+    cut = [n for n in range(10) if (120 + n) % 5 == 0]
+    other = [n for n in range(10) if n not in cut]
+    ratio = {}
+    for name in ("snacks", "salt"):
+        units = forecast[:10, panel.rows["s", name]]
+        ratio[name] = units[cut].mean() / units[other].mean()
+    assert ratio["snacks"] > 2.2 and ratio["salt"] == pytest.approx(1.0, abs=0.3)
+
+
+def test_a_plain_level_is_as_if_offers_had_been_the_usual_ones() -> None:
+    one = promoted(121)  # two days of the last seven were cheap; usually one in five is
+    panel = one.shard.panel
+    now, row = levels(panel, one.bucket(120)), panel.rows["s", "snacks"]
+    usual = 30 * (1 + 2 / 5)
+    assert now.recent[row] > 1.1 * usual
+    assert now.plain[row] == pytest.approx(usual, rel=0.05)
+    salt = panel.rows["s", "salt"]
+    assert now.plain[salt] == pytest.approx(now.recent[salt], rel=0.05)
