@@ -232,7 +232,7 @@ class Score(BaseModel):
 
     value: str | None = Field(None, examples=["DAIRY"])
     model: str = Field(examples=["ensemble"])
-    role: Literal["champion", "challenger"]
+    role: Literal["champion", "challenger", "twin"]
     horizon: int = Field(examples=[7])
     n: float
     rmsse: float | None = Field(description="Of the mean, pooled")

@@ -99,13 +99,14 @@ def accuracy(serving: Serving, row: int) -> list[dict[str, Any]]:
     Each has ``rmsse`` and ``bias`` of the mean, ``wape`` of the median and ``coverage_80``; those
     that are ratios to demand are ``None`` where nothing was sold.
     """
+    models = kept((serving.champion, *serving.models))
     columns, difference = serving.accuracy, float(serving.difference[row])
     out = []
     for at, horizon in enumerate(serving.scored):
         count, demand = int(columns["count"][at, row]), float(columns["demand"][at, row])
         one: dict[str, Any] = {"horizon": horizon, "n": count, "demand": round(demand, 4)}
         one |= {"champion": None, "naive": None}
-        for own, model in enumerate(kept(serving.models) if count else ()):
+        for own, model in enumerate(models if count else ()):
             squared = float(columns["squared"][own, at, row])
             of = {name: float(columns[name][own, at, row]) / part for name, part in PARTS.items()}
             said = {

@@ -56,6 +56,7 @@ def learned(shard: Shard) -> Iterator[tuple[str, npt.NDArray[Any]]]:
         of_it = getattr(shard.spread, name)
         yield "", of_it if name in ("moments", "counts") else of_it[..., :size]
     rest = (
+        shard.losses.digest(order),
         shard.open_bucket.arrays().values(),
         shard.totals.digest(size),
         shard.groups.digest({"category": order}),
@@ -81,6 +82,8 @@ def facts(shard: Shard) -> Iterator[bytes]:
     for bucket in sorted(window.revisions):
         yield repr((bucket, sorted(window.revisions[bucket].items()))).encode()
     yield repr((sorted(window.last_day.items()), sorted(window.complete_us.items()))).encode()
+    if shard.champion != shard.settings.champion:
+        yield repr(shard.champion).encode()
     gaps = window.gaps.laid_down()
     if any(gaps):
         yield repr(gaps).encode()

@@ -14,7 +14,7 @@ import msgspec
 from learner.operations import Entry, Operation, Outcome, history
 from learner.ownership import Owned
 from learner.pickles import load_models
-from learner.replay import START, Effect, Quarantine, Rollback, Turn
+from learner.replay import START, Effect, Promote, Quarantine, Rollback, Turn
 from learner.shard import Shard
 from learner.snapshot import (
     LEARNED,
@@ -100,6 +100,8 @@ class Effects:
         if operation.kind == "quarantine":
             assert operation.exclude is not None
             return Quarantine(order=order, what=operation.exclude)
+        if operation.kind == "promote":
+            return Promote(order=order, model=operation.model, over=operation.over)
         if operation.kind == "readmit" or operation.replay:
             return Turn(
                 order=order,
@@ -115,6 +117,8 @@ class Effects:
             order=order,
             models=load_models(parts["models"], self._settings.models),
             learned=take_up_learned(self._settings, parts)._asdict(),
+            champion=manifest.champion,
+            promotions=manifest.promotions,
         )
 
     def _shard(self, partition: int, snapshot: str) -> Shard:

@@ -10,7 +10,7 @@ before the bucket is learned, which is newer than the origin by the horizon less
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -18,7 +18,9 @@ import numpy.typing as npt
 from scipy import sparse  # type: ignore[import-untyped]
 
 from learner.intervals import Tables, Traits, Verdict, hits, judge, scores_at
+from learner.panel import Panel
 from learner.spread import Gained, gain, own_dispersion
+from stream.settings import TWIN
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.intp]
@@ -69,7 +71,8 @@ class Scored(NamedTuple):
     """What a horizon's forecasts of a bucket came to: the series, (n,), and what was learned.
 
     ``gained`` is of each model, and so is ``own`` (2, n) at the first horizon, see
-    ``spread.own_dispersion``; ``marks`` are of the champion and of seasonal naive, by name.
+    ``spread.own_dispersion``; ``marks`` are of the models asked for, by name; ``sums`` are of each
+    kind of slice, (values, models, len(SUMS)).
     """
 
     horizon: int
@@ -77,6 +80,7 @@ class Scored(NamedTuple):
     gained: list[Gained]
     own: list[Floats]
     marks: dict[str, Marks]
+    sums: dict[str, Floats]
 
 
 class Evaluation:
@@ -139,6 +143,7 @@ class Evaluation:
         tables: Tables,
         traits: Traits,
         codes: Mapping[str, Ints],
+        marked: Collection[str],
     ) -> Scored | None:
         """Score a horizon's forecasts of a bucket, all models on the same series.
 
@@ -154,6 +159,8 @@ class Evaluation:
             Of all series; the factor is of each model, shape (models, S).
         codes
             For each kind of slice the series' value, by number, shape (S,).
+        marked
+            Models whose single forecasts are told of.
 
         Returns
         -------
@@ -171,22 +178,24 @@ class Evaluation:
         self._make_room(code.max(axis=0) + 1)
         sizes = [len(one) for one in self.slices.values()]
         code += np.cumsum([0, *sizes[:-1]])
-        scored = Scored(horizon, rows, [], [], {})
+        scored, sums = Scored(horizon, rows, [], [], {}, {}), []
         for model, (mean, factor) in enumerate(zip(means, traits.factor, strict=True)):
             found = _judge(
                 tables.at(model, at), mean, actual, difference, traits._replace(factor=factor),
-                code, sum(sizes), marked=model == 0 or self.models[model] == NAIVE, own=at == 0,
+                code, sum(sizes), marked=self.models[model] in marked, own=at == 0,
             )  # fmt: skip
-            sums = found.sums
+            sums.append(found.sums)
             scored.gained.append(found.gained)
             if found.own is not None:
                 scored.own.append(found.own)
             if found.marks is not None:
                 scored.marks[self.models[model]] = found.marks
-            for kind, more in zip(SLICES, np.split(sums, np.cumsum(sizes)[:-1]), strict=True):
-                kept = self.slices[kind][:, model, at]
-                kept *= self.kept
-                kept += more
+        split = np.split(np.stack(sums, axis=1), np.cumsum(sizes)[:-1])
+        for kind, more in zip(SLICES, split, strict=True):
+            kept = self.slices[kind][:, :, at]
+            kept *= self.kept
+            kept += more
+            scored.sums[kind] = more
         return scored
 
     def _make_room(self, needed: Ints) -> None:
@@ -275,6 +284,32 @@ def seasonal_difference(total: Floats, count: Floats) -> Floats:
     return np.maximum(mean, LEAST_DIFFERENCE)
 
 
+def learn_difference(panel: Panel, bucket: int, actual: Floats) -> None:
+    """Keep each series' mean squared seasonal difference: the scale of its errors.
+
+    Parameters
+    ----------
+    actual
+        Demand of a closed bucket, shape (S,), in units; ``nan`` where it is not to be learned.
+    """
+    before = panel.units(bucket - panel.season)
+    sums, count = panel.columns["error_sum"], panel.columns["error_n"]
+    fade = 1.0 - 1.0 / (8 * max(panel.season, 4))
+    rows = np.flatnonzero(np.isfinite(actual) & np.isfinite(before))
+    sums[rows] = sums[rows] * fade + (actual[rows] - before[rows]) ** 2
+    count[rows] = count[rows] * fade + 1.0
+
+
+def slices_of(panel: Panel, bucket: int) -> dict[str, Ints]:
+    """What each series' scores of a bucket count for too, by number, shape (S,) each."""
+    level, _ = panel.window(bucket - 1, panel.short)
+    return {
+        "store": panel.column("store").astype(np.intp),
+        "category": panel.column("category").astype(np.intp),
+        "volume_class": np.searchsorted(VOLUMES, level, side="right"),
+    }
+
+
 # -- telling -------------------------------------------------------------------------------
 
 
@@ -302,7 +337,7 @@ def summary(
             rows.append(
                 {
                     "model": model,
-                    "role": "champion" if model == champion else "challenger",
+                    "role": role(model, champion),
                     "horizon": horizon,
                     "n": round(of["n"], 3),
                     "rmsse": _ratio(of["squared"], of["difference"], 0.5),
@@ -316,6 +351,11 @@ def summary(
                 }
             )  # fmt: skip
     return rows
+
+
+def role(model: str, champion: str) -> str:
+    """What a model is: ``champion``, ``challenger`` or ``twin``."""
+    return "champion" if model == champion else TWIN if model == TWIN else "challenger"
 
 
 def _ratio(one: float, other: float, power: float = 1.0) -> float | None:

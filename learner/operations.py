@@ -17,7 +17,9 @@ from msgspec import Meta
 from learner.replay import Exclusion
 from stream.event import Name, Time
 
-Kind = Literal["freeze", "resume", "rollback", "quarantine", "readmit", "resend", "discard"]
+Kind = Literal[
+    "freeze", "resume", "rollback", "quarantine", "readmit", "promote", "resend", "discard"
+]
 Text = Annotated[str, Meta(min_length=1, max_length=1000)]
 
 
@@ -29,8 +31,10 @@ class Operation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="op
     ``replay`` all returns, and what came after is learned again, without ``exclude``, with late
     items if ``admit_late``. ``quarantine`` passes ``exclude`` over from its marker on; its cut is
     where ``readmit`` may go back to, a replay without the rule of the operation ``readmits``.
-    ``replay.START`` in a cut is the log's beginning. ``resend`` and ``discard`` are about dead
-    letters: their cut is empty, and ``about`` says which letters, and how they were mended.
+    ``promote`` lets ``model`` be champion in place of ``over``, against which it was judged on the
+    cut's snapshots; ``about`` says what the gates found. ``replay.START`` in a cut is the log's
+    beginning. ``resend`` and ``discard`` are about dead letters: their cut is empty, and ``about``
+    says which letters, and how they were mended.
     """
 
     id: Name
@@ -43,6 +47,8 @@ class Operation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="op
     exclude: Exclusion | None = None
     admit_late: bool = False
     readmits: str | None = None
+    model: str = ""
+    over: str = ""
     about: str = ""
 
 

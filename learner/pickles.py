@@ -17,6 +17,7 @@ _ALLOWED = {
     ("learner.ensemble", "Ensemble"),
     ("learner.models", "Ratio"),
     ("learner.models", "Simple"),
+    ("learner.twin", "Twin"),
     ("learner.regression", "ForgettingRegression"),
     ("river.linear_model.bayesian_lin_reg", "BayesianLinearRegression"),
     ("numpy", "ndarray"),

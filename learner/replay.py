@@ -78,6 +78,13 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
         return self.start <= offset and (self.end is None or offset < self.end)
 
 
+class Promotion(msgspec.Struct, frozen=True, kw_only=True):
+    """A promotion that stands: from its operation's marker on, ``model`` is served."""
+
+    operation: str
+    model: str
+
+
 class Replay(msgspec.Struct, frozen=True, kw_only=True):
     """A shard's way back: it learns [start, until) again, and then is what it should have been.
 
@@ -96,12 +103,15 @@ class Rollback:
     """An operation that the fold carries out: models and spread return to a snapshot's.
 
     ``order`` is the operation's offset in the control log, as of the others; ``learned`` is what
-    the snapshot's shard had learned beside its models, by the shard's own names for it.
+    the snapshot's shard had learned beside its models, by the shard's own names for it. The
+    champion returns too: promotions that came after no longer stand.
     """
 
     order: int
     models: Mapping[str, Model]
     learned: Mapping[str, Any]
+    champion: str
+    promotions: Sequence[Promotion]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +138,16 @@ class Quarantine:
     what: Exclusion
 
 
-Effect = Rollback | Turn | Quarantine
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Promote:
+    """An operation that the fold carries out: ``model`` is served, if ``over`` still is."""
+
+    order: int
+    model: str
+    over: str
+
+
+Effect = Rollback | Turn | Quarantine | Promote
 #: Says what a marker's operation is, or why there is none to carry out.
 Resolve = Callable[[str], Effect | str]
 

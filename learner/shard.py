@@ -17,15 +17,17 @@ import numpy.typing as npt
 from learner import intervals, usual
 from learner.accuracy import Accuracy
 from learner.digest import digest_of
-from learner.evaluation import VOLUMES, Evaluation, seasonal_difference
+from learner.evaluation import Evaluation, learn_difference, seasonal_difference, slices_of
 from learner.features import features
 from learner.groups import Came, Groups
 from learner.levels import levels
-from learner.models import Model, make
+from learner.losses import Losses
 from learner.open_bucket import OpenBucket, OpenPart, open_part
 from learner.panel import Panel, ring_length
 from learner.replay import (
     Effect,
+    Promote,
+    Promotion,
     Replay,
     Resolve,
     Rollback,
@@ -39,6 +41,7 @@ from learner.replay import (
 from learner.serving import OBSERVED
 from learner.spread import Spread
 from learner.totals import Totals, demand
+from learner.twin import make_models, renew
 from stream.buckets import Calendar
 from stream.event import MICRO, AnyEvent, Availability, Marker, Plan, Product, Refusal
 from stream.gaps import Passed
@@ -65,17 +68,6 @@ class Folded:
     turn: Turn | None = None
 
 
-def make_models(settings: Settings) -> dict[str, Model]:
-    """Champion first, then the challengers.
-
-    Raises
-    ------
-    SettingsError
-        A name is no model's.
-    """
-    return {name: make(name, settings) for name in settings.models}
-
-
 class Shard:
     """All state of a partition. Mutable; ``fold`` is the only way it changes.
 
@@ -100,10 +92,13 @@ class Shard:
             reach=ring_length(settings),
         )
         self.models = make_models(settings)
+        self.champion = settings.champion
+        self.promotions: list[Promotion] = []  # that stand, in order
         self.scored = settings.scored_horizons
         names = tuple(self.models)
         self.evaluation = Evaluation(names, self.scored, settings.bucket)
         self.accuracy = Accuracy(names, self.scored, settings.bucket)
+        self.losses = Losses(len(names), self.scored, settings.bucket)
         self.spread = Spread((len(names), len(self.scored)), settings.bucket)
         self.open_bucket = OpenBucket(self.calendar)
         self.totals = Totals(self.scored[1:], settings.bucket)
@@ -223,6 +218,9 @@ class Shard:
     ) -> Refusal | bool:
         if event.id in self.operations:
             here = self.operations[event.id] == record.offset
+            for promotion in self.promotions if here and self.replay is not None else ():
+                if promotion.operation == event.id:
+                    self.crown(promotion.model)
             if here and self.replay is not None and self.replay.operation == event.id:
                 self.replay = None  # caught up: this is what it should have been
                 done.append((event.id, record.offset, None))
@@ -241,9 +239,14 @@ class Shard:
             return True  # it is done once the replay has come here again
         if isinstance(found, Rollback):
             self.models = {name: found.models[name] for name in self.models}
+            self.promotions = list(found.promotions)
+            self.crown(found.champion)
             for name, one in found.learned.items():
                 getattr(self, name).return_to(one)
             self._mean = None
+        elif isinstance(found, Promote):
+            self.promotions.append(Promotion(operation=event.id, model=found.model))
+            self.crown(found.model)
         else:
             self.rules.append(
                 Rule(
@@ -254,10 +257,21 @@ class Shard:
         done.append((event.id, record.offset, None))
         return True
 
+    def crown(self, model: str) -> None:
+        """Let a model be champion. Single series' accuracy begins anew: it is the champion's."""
+        if model == self.champion:
+            return
+        self.champion, self._mean = model, None
+        models = (model, *self.evaluation.models)
+        self.accuracy = Accuracy(models, self.scored, self.settings.bucket)
+        self.accuracy.grow(self.panel.capacity)
+
     def _refused(self, found: Effect) -> str:
         """Why an operation is not carried out, as far as the shard's own state says."""
         if found.order <= self.order:
             return "a later operation is in force"
+        if isinstance(found, Promote) and found.over != self.champion:
+            return f"it was judged against {found.over}, and the champion is {self.champion} by now"
         if isinstance(found, Turn):
             if found.readmits is not None and found.readmits not in {
                 rule.operation for rule in self.rules
@@ -279,16 +293,18 @@ class Shard:
                     start=self.position, end=until,
                 )
             )  # fmt: skip
-        self.obey(operation, other.operations, rules, other.order)
+        self.obey(operation, other.operations, rules, other.promotions, other.order)
 
     def obey(
-        self, operation: str, operations: Mapping[str, int], rules: Iterable[Rule], order: int
-    ) -> None:
-        """Begin a replay: what stood at its marker, stands from here on.
+        self, operation: str, operations: Mapping[str, int], rules: Iterable[Rule],
+        promotions: Iterable[Promotion], order: int,
+    ) -> None:  # fmt: skip
+        """Begin a replay: what stood at its marker, stands from here on, promotions each from
+        its own marker on.
 
         Parameters
         ----------
-        operations, rules
+        operations, rules, promotions
             All that are known; those that came after the marker are left out.
         order
             The operation's offset in the control log.
@@ -296,6 +312,9 @@ class Shard:
         until = operations[operation]
         self.operations = {name: at for name, at in operations.items() if at <= until}
         self.rules = [rule for rule in rules if operations[rule.operation] <= until]
+        self.promotions = [one for one in promotions if operations[one.operation] <= until]
+        before = [one.model for one in self.promotions if operations[one.operation] < self.position]
+        self.crown(before[-1] if before else self.settings.champion)
         self.order = order
         self.replay = Replay(operation=operation, start=self.position, until=until)
 
@@ -314,14 +333,15 @@ class Shard:
         actual = np.where(observed, panel.units(bucket), np.nan)
         self._score(bucket, actual)
         self.open_bucket.learn(
-            panel, closed, self.window.early, self.evaluation.waiting(bucket, 1, panel.size)[0],
-            actual, self._traits().grain,
+            panel, closed, self.window.early, self._awaited(bucket, 1), actual,
+            self._traits().grain,
         )  # fmt: skip
         self._score_wholes(bucket, actual, retired)
         self._learn(bucket, actual)
+        self._renew_twin(bucket)
         usual.learn(panel, bucket)
         self._forecast_scored(bucket)
-        self._learn_difference(bucket, actual)
+        learn_difference(panel, bucket, actual)
         if self.totals.due(bucket):
             self.totals.put(bucket, self.forecast())
         return refused
@@ -331,9 +351,11 @@ class Shard:
         difference = seasonal_difference(
             self.panel.column("error_sum"), self.panel.column("error_n")
         )
-        tables, traits, codes = self.spread.tables(), self._traits(), self._slices(bucket)
+        tables, traits, codes = self.spread.tables(), self._traits(), slices_of(self.panel, bucket)
         all_scored = [
-            self.evaluation.score(bucket, horizon, actual, difference, tables, traits, codes)
+            self.evaluation.score(
+                bucket, horizon, actual, difference, tables, traits, codes, self.accuracy.models
+            )
             for horizon in self.scored
         ]
         for at, scored in enumerate(all_scored):
@@ -344,12 +366,13 @@ class Shard:
             for model, own in enumerate(scored.own):
                 self.spread.learn_own((model,), scored.rows, own)
             self.accuracy.learn(scored, actual[scored.rows])
+            self.losses.learn(bucket, scored)
 
     def _score_wholes(self, bucket: int, actual: Floats, retired: npt.NDArray[np.bool_]) -> None:
         """Hold the champion's totals, and the sums of groups, against what came."""
-        panel, traits = self.panel, self.traits(self.settings.champion)
+        panel, traits = self.panel, self.traits(self.champion)
         came = [
-            Came(at, self.evaluation.waiting(bucket, horizon, panel.size)[0], actual)
+            Came(at, self._awaited(bucket, horizon), actual)
             for at, horizon in enumerate(self.scored)
         ]
         for length in self.totals.lengths:
@@ -359,15 +382,6 @@ class Shard:
                 came.append(Came(len(self.scored) + self.totals.place(length), mean, total))
                 self.totals.learn(length, mean, total, traits)
         self.groups.learn(panel, came, traits.whole)
-
-    def _slices(self, bucket: int) -> dict[str, npt.NDArray[np.intp]]:
-        """What each series' scores count for too, by number, shape (S,) each."""
-        level, _ = self.panel.window(bucket - 1, self.panel.short)
-        return {
-            "store": self.panel.column("store").astype(np.intp),
-            "category": self.panel.column("category").astype(np.intp),
-            "volume_class": np.searchsorted(VOLUMES, level, side="right"),
-        }
 
     def _learn(self, bucket: int, actual: Floats) -> None:
         """Let each model learn the bucket, as seen from each scored horizon's origin."""
@@ -384,6 +398,12 @@ class Shard:
             for model in self.models.values():
                 model.learn(batches)
 
+    def _renew_twin(self, bucket: int) -> None:
+        first = bucket if self.panel.first is None else self.panel.first
+        sums = dict(zip(self.evaluation.models, self.evaluation.sums, strict=True))
+        renew(self.models, self.champion, bucket, first=first,
+              every=self.settings.twin_buckets, sums=sums)  # fmt: skip
+
     def _forecast_scored(self, bucket: int) -> None:
         """Forecast at the scored horizons with every model, to be scored later."""
         now = levels(self.panel, bucket)
@@ -393,17 +413,12 @@ class Shard:
                 mean = np.where(batch.closed, 0.0, model.predict(batch))
                 self.evaluation.put(bucket, horizon, at, mean)
 
-    def _learn_difference(self, bucket: int, actual: Floats) -> None:
-        """Keep each series' mean squared seasonal difference: the scale of its errors."""
-        before = self.panel.units(bucket - self.panel.season)
-        both = np.isfinite(actual) & np.isfinite(before)
-        sums, count = self.panel.columns["error_sum"], self.panel.columns["error_n"]
-        fade = 1.0 - 1.0 / (8 * max(self.panel.season, 4))
-        rows = np.flatnonzero(both)
-        sums[rows] = sums[rows] * fade + (actual[rows] - before[rows]) ** 2
-        count[rows] = count[rows] * fade + 1.0
-
     # -- reading ---------------------------------------------------------------------------
+
+    def _awaited(self, bucket: int, horizon: int) -> Floats:
+        """What the model that is champion now has forecast of a bucket, shape (S,)."""
+        at = self.evaluation.models.index(self.champion)
+        return self.evaluation.waiting(bucket, horizon, self.panel.size)[at]
 
     def traits(self, model: str) -> intervals.Traits:
         """How each series' demand comes, shape (S,): what its distribution needs beside a mean."""
@@ -426,7 +441,7 @@ class Shard:
             mean = np.zeros((horizons, size), np.float32)
             last = self.panel.last
             if last is not None and size:
-                champion, now = self.models[self.settings.champion], levels(self.panel, last)
+                champion, now = self.models[self.champion], levels(self.panel, last)
                 for horizon in range(1, horizons + 1):
                     # A plan shows at once; it is learned from only at the closes after it.
                     batch = features(self.panel, last, horizon, known=last + 1, at=now)
@@ -468,7 +483,7 @@ class Shard:
             return OpenPart(*(np.zeros((0, 0), np.float32) for _ in OpenPart._fields))
         return open_part(
             self.open_bucket, self.panel, self.window, self.forecast(),
-            self.tables(self.settings.champion, 1), self.traits(self.settings.champion),
+            self.tables(self.champion, 1), self.traits(self.champion),
             mark_us=self.window.watermark_us + self.settings.grace_s * MICRO,
             net=self.settings.target == "net",
         )  # fmt: skip

@@ -36,7 +36,7 @@ from learner.parts import Array, Part, Pieces, joined, pack, restored, unpack
 from learner.pickles import load_models
 from learner.plans import Kept
 from learner.products import Products
-from learner.replay import Replay, Rule
+from learner.replay import Promotion, Replay, Rule
 from learner.serving import Serving
 from learner.shard import Shard
 from learner.spread import ARRAYS as SPREAD
@@ -80,6 +80,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     series: int
     parts: dict[str, Part]
     rules: tuple[Rule, ...] = ()
+    promotions: tuple[Promotion, ...] = ()
     replay: Replay | None = None
 
     @property
@@ -199,6 +200,7 @@ def lay_down(shard: Shard) -> dict[str, Pieces]:
             {"last": shard.evaluation.last, "slices": _slices(panel)}, shard.evaluation.slices
         ),
         "accuracy": pack(None, shard.accuracy.columns),
+        "losses": pack(None, shard.losses.arrays()),
         "spread": pack(None, {name: getattr(shard.spread, name) for name in SPREAD}),
         "forecast": pack(
             None,
@@ -233,7 +235,8 @@ def _slices(panel: Panel) -> dict[str, Sequence[str]]:
 
 def _distributions(shard: Shard) -> dict[str, Array]:
     """What the champion's distributions are made of."""
-    tables, traits = shard.spread.tables().at(0), shard.traits(shard.settings.champion)
+    place = shard.evaluation.models.index(shard.champion)
+    tables, traits = shard.spread.tables().at(place), shard.traits(shard.champion)
     return {
         "dispersion": tables.dispersion,
         "below": tables.below,
@@ -275,6 +278,8 @@ def _window(shard: Shard) -> dict[str, Any]:
         "position": shard.position,
         "operations": shard.operations,
         "order": shard.order,
+        "champion": shard.champion,
+        "promotions": msgspec.to_builtins(shard.promotions),
         "rules": msgspec.to_builtins(shard.rules),
         "replay": msgspec.to_builtins(shard.replay),
         "gaps": window.gaps.laid_down(),
@@ -345,7 +350,11 @@ def take_up(settings: Settings, partition: int, parts: Mapping[str, bytearray | 
     take_up_panel(shard.panel, parts)
     scores, shard.evaluation.slices = unpack(parts["scores"])
     shard.evaluation.last = scores["last"]
+    state, _ = unpack(parts["window"])
+    shard.crown(state["champion"])
+    shard.promotions = msgspec.convert(state["promotions"], list[Promotion])
     _, shard.accuracy.columns = unpack(parts["accuracy"])
+    shard.losses.restore(unpack(parts["losses"])[1])
     for name, one in take_up_learned(settings, parts)._asdict().items():
         setattr(shard, name, one)
     for horizon in shard.scored:
@@ -353,7 +362,6 @@ def take_up(settings: Settings, partition: int, parts: Mapping[str, bytearray | 
     shard.models = load_models(joined(parts["models"]), settings.models)
     shard.restore_forecast(unpack(parts["forecast"])[1]["mean"])
 
-    state, _ = unpack(parts["window"])
     shard.position, shard.operations = state["position"], state["operations"]
     shard.order = state.get("order", -1)  # the first release knew of none, nor of rules
     shard.rules = msgspec.convert(state.get("rules", []), list[Rule], str_keys=True)
@@ -411,8 +419,8 @@ def describe(
         parent=parent,
         created_us=created_us,
         digest=digest,
-        champion=shard.settings.champion,
-        scores=shard.evaluation.summary(shard.settings.champion),
+        champion=shard.champion,
+        scores=shard.evaluation.summary(shard.champion),
         counts={
             source: {name: n for name, n in zip(OUTCOMES, line, strict=True) if n}
             for source, line in shard.window.counts.items()
@@ -423,6 +431,7 @@ def describe(
         series=shard.panel.size,
         parts=parts,
         rules=tuple(shard.rules),
+        promotions=tuple(shard.promotions),
         replay=shard.replay,
     )
 

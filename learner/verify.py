@@ -123,7 +123,10 @@ class Verification:
                     shard, origin, records = self._again(base, from_start)
                 else:
                     shard, origin = read_shard(self.store, base, self.settings), cut
-            shard.obey(turn.operation.id, manifest.operations, manifest.rules, turn.offset)
+            shard.obey(
+                turn.operation.id, manifest.operations, manifest.rules, manifest.promotions,
+                turn.offset,
+            )  # fmt: skip
             if turn.operation.admit_late:
                 until = manifest.operations[turn.operation.id]
                 written = self.dead_letters.written(manifest.partition, until)

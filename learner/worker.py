@@ -484,5 +484,6 @@ class Worker:
             return
         evaluations = [owned.shard.evaluation for owned in self.owned.values()]
         sums = np.sum([one.sums for one in evaluations], axis=0)
-        rows = summary(evaluations[0].models, evaluations[0].scored, sums, self.settings.champion)
-        self.telemetry.scored(rows, champion=self.settings.champion)
+        champion = next(iter(self.owned.values())).shard.champion
+        rows = summary(evaluations[0].models, evaluations[0].scored, sums, champion)
+        self.telemetry.scored(rows, champion=champion)

@@ -19,6 +19,8 @@ from typing import Any, Literal, get_args
 from stream.errors import SettingsError
 
 Bucket = Literal["hour", "day", "week"]
+#: Name of the champion's copy that learns nothing, among the models.
+TWIN = "twin"
 #: Default horizons, scored horizons, season, and windows of the levels, in buckets.
 SEASON = {"hour": 168, "day": 7, "week": 1}
 LEVELS = {"hour": (168, 672), "day": (28, 56), "week": (4, 13)}
@@ -100,6 +102,13 @@ class Settings:
         "Models that learn and are scored on the same stream, unserved",
         fold=True,
     )
+    twin_seasons: int = _s(
+        4,
+        "Seasons (weeks; of weeks, four) between two copies of the champion that no longer learn, "
+        "to be scored beside it; 0: none",
+        unit="seasons",
+        fold=True,
+    )
     holidays: str = _s(
         "", "Country of the public holidays, such as US or DE-BY; empty: none", fold=True
     )
@@ -153,8 +162,13 @@ class Settings:
 
     @property
     def models(self) -> tuple[str, ...]:
-        """Names of all models, the champion first."""
-        return (self.champion, *self.challengers)
+        """Names of all models, the champion first, the twin last."""
+        return (self.champion, *self.challengers, *((TWIN,) if self.twin_seasons else ()))
+
+    @property
+    def twin_buckets(self) -> int:
+        """Buckets between two copies of the champion."""
+        return self.twin_seasons * max(SEASON[self.bucket], 4)
 
     def fingerprint(self) -> dict[str, Any]:
         """Settings that change the state, by name; part of every snapshot."""
@@ -290,7 +304,7 @@ _AT_LEAST: dict[str, float] = {
     "live_edge_s": 0, "horizon": 0, "max_series": 1, "snapshot_interval_s": 0.05,
     "snapshots_kept": 2, "poll_records": 1, "metrics_port": 0, "port": 0,
     "replica_poll_s": 0.01, "stale_after_s": 0, "max_body_bytes": 1024, "kafka_replication": 1,
-    "aside_series": 0, "kafka_session_s": 6,  # brokers take no less
+    "aside_series": 0, "twin_seasons": 0, "kafka_session_s": 6,  # brokers take no less
 }  # fmt: skip
 
 
@@ -301,7 +315,7 @@ _AT_MOST: dict[str, float] = {
     "metrics_port": 65535, "port": 65535, "replica_poll_s": 3600, "stale_after_s": 366 * 86400,
     "poll_records": 1_000_000, "max_series": 100_000_000, "snapshots_kept": 100_000,
     "max_body_bytes": 2**31, "kafka_replication": 100,
-    "kafka_session_s": 1800,
+    "kafka_session_s": 1800, "twin_seasons": 520,
 }  # fmt: skip
 
 
@@ -334,6 +348,10 @@ def _check(settings: Settings) -> None:
         raise SettingsError("setting `covariates` names one twice")
     if settings.champion in settings.challengers:
         raise SettingsError(f"`{settings.champion}` cannot be champion and challenger at once")
+    if TWIN in (settings.champion, *settings.challengers):
+        raise SettingsError(
+            f"`{TWIN}` is no model to choose", remedy="Set `twin_seasons` to have one scored"
+        )
 
 
 def day_start_minutes(settings: Settings) -> int:

@@ -145,7 +145,7 @@ def _settings(path: str | None, models: str | None) -> Settings:
         if not names:
             raise SettingsError("--models names none", remedy="Give names, such as ensemble,bayes")
     challengers = [*names[1:], *([] if NAIVE in names else [NAIVE])]
-    return console.settings(path, champion=names[0], challengers=challengers)
+    return console.settings(path, champion=names[0], challengers=challengers, twin_seasons=0)
 
 
 def _asked(

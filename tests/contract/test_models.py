@@ -15,7 +15,7 @@ from river import linear_model, preprocessing
 from learner.features import MAX_RATIO, NAMES, Batch
 from learner.models import MODELS, Model, Ratio, make
 from learner.pickles import load_models
-from learner.shard import make_models
+from learner.twin import make_models
 from stream.errors import SettingsError
 from tests.learner_parts import chosen
 
@@ -279,7 +279,7 @@ def test_an_unknown_model_is_refused_by_name_with_those_there_are() -> None:
 
 def test_the_champion_comes_first() -> None:
     made = make_models(chosen(champion="level_phase", challengers=("bayes", "seasonal_naive")))
-    assert list(made) == ["level_phase", "bayes", "seasonal_naive"]
+    assert list(made) == ["level_phase", "bayes", "seasonal_naive", "twin"]
 
 
 @pytest.mark.parametrize(

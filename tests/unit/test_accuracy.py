@@ -34,7 +34,7 @@ def test_accuracy_equals_a_plain_recomputation() -> None:
         share = drawn.uniform(0, 1, 2)
         scored = Scored(7, np.array([0, 2]), [], [], {
             name: marks(error, np.abs(error) / 2, share) for name, error in of.items()
-        })  # fmt: skip
+        }, {})  # fmt: skip
         one.learn(scored, actual)
         demand.append(actual[1])
         inside.append(share[1])
@@ -68,7 +68,9 @@ def test_errors_of_any_size_are_kept(scale: float) -> None:
     one.grow(1)
     for error in (3.0, -1.0, 0.0, 2.0):
         came: Floats = np.array([error * scale])
-        scored = Scored(1, np.array([0]), [], [], {"ensemble": marks(came, 2 * np.abs(came), came)})
+        scored = Scored(
+            1, np.array([0]), [], [], {"ensemble": marks(came, 2 * np.abs(came), came)}, {}
+        )
         one.learn(scored, np.array([4 * scale]))
     root = float(one.columns["squared"][0, 0, 0]) ** 0.5
     found = {name: one.columns[name][0, 0, 0] / part * root for name, part in PARTS.items()}
@@ -80,7 +82,7 @@ def test_forecasts_without_error_are_kept() -> None:
     one = Accuracy(("ensemble",), (1,), "day")
     one.grow(1)
     nothing = np.zeros(1)
-    scored = Scored(1, np.array([0]), [], [], {"ensemble": marks(nothing, nothing, np.ones(1))})
+    scored = Scored(1, np.array([0]), [], [], {"ensemble": marks(nothing, nothing, np.ones(1))}, {})
     one.learn(scored, np.array([4.0]))
     assert [int(one.columns[name][0, 0, 0]) for name in PARTS] == [0, 0, 65_535]
 
@@ -96,7 +98,7 @@ def test_a_count_that_is_full_stays_so() -> None:
     one.grow(1)
     one.columns["count"][:] = 65_535
     error = np.array([1.0])
-    scored = Scored(1, np.array([0]), [], [], {"ensemble": marks(error, error, error)})
+    scored = Scored(1, np.array([0]), [], [], {"ensemble": marks(error, error, error)}, {})
     one.learn(scored, np.array([3.0]))
     assert one.columns["count"].tolist() == [[65_535]]
     assert one.columns["demand"][0, 0] == pytest.approx(3.0 / MEMORY["day"])

@@ -60,7 +60,7 @@ def score(
     one: Evaluation, bucket: int, horizon: int, actual: Floats, difference: Floats
 ) -> Scored | None:
     traits = TRAITS._replace(factor=TRAITS.factor[: len(one.models)])
-    return one.score(bucket, horizon, actual, difference, tables_of(one), traits, CODES)
+    return one.score(bucket, horizon, actual, difference, tables_of(one), traits, CODES, one.models)
 
 
 def scores(one: Told, model: str = "ensemble") -> dict[int, dict[str, Any]]:
@@ -198,7 +198,7 @@ def test_stores_past_the_most_share_the_last() -> None:
     one.put(0, 1, 0, np.ones(5))
     codes = CODES | {"store": np.array([0, MOST_SLICES - 1, MOST_SLICES, MOST_SLICES + 5, 10**6])}
     traits = TRAITS._replace(factor=TRAITS.factor[:1])
-    one.score(1, 1, np.ones(5), np.ones(5), tables_of(one), traits, codes)
+    one.score(1, 1, np.ones(5), np.ones(5), tables_of(one), traits, codes, one.models)
     counted = one.slices["store"][:, 0, 0, SUMS.index("n")]
     assert len(counted) == MOST_SLICES
     assert (counted[0], counted[-1]) == (1, 4)
@@ -207,8 +207,10 @@ def test_stores_past_the_most_share_the_last() -> None:
 def test_an_unserved_models_scores_are_those_it_has_when_it_is_served() -> None:
     found = []
     for names in (("level_phase", "bayes"), ("bayes", "level_phase")):
-        one = told(*market(50), tick(50), champion=names[0],
-                   challengers=(*names[1:], "seasonal_naive")).shard.evaluation  # fmt: skip
+        one = told(
+            *market(50), tick(50), champion=names[0], twin_seasons=0,
+            challengers=(*names[1:], "seasonal_naive"),
+        ).shard.evaluation  # fmt: skip
         rows = one.summary("bayes")
         found.append({(row["model"], row["horizon"]): row for row in rows})
         assert len(rows) == 3 * len({row["horizon"] for row in rows}) >= 9

@@ -86,7 +86,7 @@ def replay(
         Probabilities of the quantiles kept.
     """
     shard = ClockedShard(
-        replace(case.settings, champion=models[0], challengers=tuple(models[1:])), 0
+        replace(case.settings, champion=models[0], challengers=tuple(models[1:]), twin_seasons=0), 0
     )
     clocked = {name: Clocked(model) for name, model in shard.models.items()}
     shard.models = dict(clocked)
