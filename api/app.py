@@ -29,6 +29,7 @@ from api.routes import (
     excluded,
     forecasts,
     groups,
+    models,
     operations,
     page,
     plans,
@@ -148,7 +149,7 @@ def create_app(
     app.state.context = context
     modules = (
         event_routes, plans, products, forecasts, batch, groups, what_if, series, snapshots,
-        operations, excluded, letter_routes, status, shards,
+        models, operations, excluded, letter_routes, status, shards,
     )  # fmt: skip
     for module in modules:
         app.include_router(module.routes(context))

@@ -19,7 +19,8 @@ import msgspec
 from api.background import Trouble
 from api.catalog import Catalog
 from api.cuts import Cuts, Request
-from api.problems import Problem
+from api.problems import Problem, invalid
+from api.promotion import Promotions
 from learner.operations import Entry, Operation, Outcome, decode_control, history
 from learner.replay import START
 from stream.errors import LogUnavailable, SnapshotCorrupt, SnapshotMissing, StoreUnavailable
@@ -54,6 +55,7 @@ class Control:
         self._events = events
         self._catalog = catalog
         self._cuts = Cuts(catalog, events)
+        self._promotions = Promotions(catalog, events.partitions)
         self._clock = clock
         self._lock = threading.RLock()
         self._next: int | None = None
@@ -150,6 +152,10 @@ class Control:
         ------
         Problem, StoreUnavailable
         """
+        if request.kind == "promote":
+            return self._promotion(request)
+        if request.model is not None:
+            raise invalid("model", "only a promotion is of a `model`", "leave `model` out")
         cut = self._cuts.choose(request, self.entries())
         if request.kind != "resume":
             for partition, snapshot in cut.items():
@@ -166,6 +172,29 @@ class Control:
             exclude=request.exclude,
             admit_late=request.admit_late,
             readmits=request.readmits,
+        )
+
+    def _promotion(self, request: Request) -> Operation:
+        """A promotion, if every gate lets it pass."""
+        if not request.model:
+            raise invalid("model", "say which model is to be champion", "name a challenger")
+        given = (request.snapshots, request.to, request.exclude, request.readmits, request.replay)
+        if any(given) or request.admit_late:
+            raise invalid(
+                "model", "a promotion is judged on each partition's head, and is of a model alone",
+                "give `model`, `who` and `reason` only",
+            )  # fmt: skip
+        judged = self._promotions.judge(request.model, self._catalog.pointers())
+        return Operation(
+            id=request.id or uuid.uuid4().hex,
+            kind="promote",
+            who=request.who,
+            reason=request.reason,
+            time=datetime.fromtimestamp(self._clock(), UTC),
+            cut=judged.cut,
+            model=request.model,
+            over=judged.champion,
+            about=self._promotions.require(judged, request.model),
         )
 
     def reconcile(self) -> None:
@@ -282,4 +311,6 @@ def _digest(request: Request) -> bytes:
     more = (request.replay, request.exclude, request.admit_late, request.readmits)
     if any(more):  # the first release knew of none
         asked += more
+    if request.model is not None:
+        asked.append(request.model)
     return hashlib.sha256(msgspec.json.encode(asked)).hexdigest().encode()

@@ -33,6 +33,7 @@ class Request(NamedTuple):
     exclude: Exclusion | None = None
     admit_late: bool = False
     readmits: str | None = None
+    model: str | None = None
 
 
 class Cuts:

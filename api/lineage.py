@@ -48,6 +48,8 @@ def _nodes(catalog: Catalog, partition: int, entries: Mapping[str, Entry]) -> li
                 and pointers.active.snapshot == manifest.snapshot,
                 "unfinished": manifest.replay is not None,
                 "made_by": made_by.id if made_by else None,
+                "champion": manifest.champion,
+                "promotions": [one.operation for one in manifest.promotions],
                 "excluded": [rule.operation for rule in manifest.rules],
                 "named_by": [
                     {"id": one.id, "kind": one.kind, "who": one.who, "reason": one.reason}

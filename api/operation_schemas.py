@@ -8,9 +8,11 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, NonNegativeInt
 
 from api.schemas import ShortName, Text
 
-OperationKind = Literal["freeze", "resume", "rollback", "quarantine", "readmit"]
+OperationKind = Literal["freeze", "resume", "rollback", "quarantine", "readmit", "promote"]
 #: What the trail holds beside: what was done with dead letters.
-TrailKind = Literal["freeze", "resume", "rollback", "quarantine", "readmit", "resend", "discard"]
+TrailKind = Literal[
+    "freeze", "resume", "rollback", "quarantine", "readmit", "promote", "resend", "discard"
+]
 
 
 class Exclude(BaseModel):
@@ -59,6 +61,9 @@ class OperationRequest(BaseModel):
     exclude: Exclude | None = Field(None, description="What a replay or quarantine passes over")
     admit_late: bool = Field(False, description="Learn late items too, in a replay")
     readmits: ShortName | None = Field(None, description="The operation whose exclusion to lift")
+    model: str | None = Field(
+        None, max_length=300, description="The challenger that a promotion lets be champion"
+    )
     dry_run: bool = Field(False, description="Only answer what would be done")
 
 
@@ -88,6 +93,49 @@ class Preview(BaseModel):
     complete: bool = Field(description="False: counted in the first records only")
 
 
+class GateTest(BaseModel):
+    """A comparison of challenger and champion on what they lost, block by block."""
+
+    slice: Literal["all", "volume_class", "category"]
+    value: str
+    horizon: int
+    loss: Literal["squared", "pinball"]
+    blocks: int
+    effective: int = Field(description="Series times blocks")
+    champion: float = Field(description="Mean loss")
+    challenger: float
+    change: float = Field(description="The challenger's over the champion's, less 1")
+    p: float = Field(description="Of the one-sided test")
+    level: float = Field(description="Below which `p` decides, by Holm's method")
+    rejected: bool = Field(description="Whether the difference is more than chance")
+
+
+class GateItem(BaseModel):
+    """A condition of a promotion, and whether it holds."""
+
+    gate: Literal["evidence", "better", "worthwhile", "floor", "nowhere_worse", "fair"]
+    passed: bool
+    detail: str
+    tested: int
+    tests: list[GateTest] = Field(description="The most telling first; at most 20 of slices")
+
+
+class ModelItem(BaseModel):
+    """A model that learns, or once did, and is scored."""
+
+    model: str
+    role: Literal["champion", "challenger", "twin"]
+    promotable: bool = Field(description="Whether every gate holds now")
+    gates: list[GateItem] = Field(description="Of a challenger")
+
+
+class Models(BaseModel):
+    """Champion, challengers and twin, as the heads of all partitions have them."""
+
+    champion: str
+    items: list[ModelItem]
+
+
 class OperationItem(BaseModel):
     """An operation and what became of it."""
 
@@ -103,7 +151,12 @@ class OperationItem(BaseModel):
     exclude: Exclude | None
     admit_late: bool
     readmits: str | None
-    about: str = Field(description="Of dead letters: which, and how they were mended")
+    model: str = Field(description="Of a promotion: which model is served from its marker on")
+    over: str = Field(description="Of a promotion: the champion it was judged against")
+    about: str = Field(
+        description="Of dead letters: which, and how they were mended; of a promotion: what the "
+        "gates found"
+    )
     progress: dict[str, Progress] = Field(description="Replays that are under way, by partition")
     preview: dict[str, Preview] | None = Field(None, description="Of a dry run of a replay")
     dry_run: bool
@@ -171,6 +224,8 @@ class LineageNode(BaseModel):
     active: bool
     unfinished: bool = Field(description="A replay had not caught up yet")
     made_by: str | None = Field(description="The last replay it stands on")
+    champion: str = Field(description="The model that it serves")
+    promotions: list[str] = Field(description="Operations that made models champion, in order")
     excluded: list[str] = Field(description="Operations whose items it has passed over")
     named_by: list[Naming]
 

@@ -58,7 +58,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     values: Floats
 
 
-class Test(msgspec.Struct, frozen=True, kw_only=True):
+class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     """One comparison. ``champion`` and ``challenger`` are mean losses, ``change`` the second over
     the first, less 1; ``p``: of the one-sided test; ``level``: what it must be below, to say so."""
 
@@ -83,7 +83,7 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True):
     passed: bool
     detail: str
     tested: int = 0
-    tests: tuple[Test, ...] = ()
+    tests: tuple[Comparison, ...] = ()
 
 
 # -- evidence ------------------------------------------------------------------------------
@@ -246,10 +246,10 @@ def _not_worse(
 # -- tests ---------------------------------------------------------------------------------
 
 
-def paired(found: Evidence, champion: int, challenger: int, worse: bool = False) -> Test:
-    """Test one slice: whether the challenger loses less, or more, than the champion."""
+def paired(found: Evidence, champion: int, challenger: int, worse: bool = False) -> Comparison:
+    """Compare one slice: whether the challenger loses less, or more, than the champion."""
     before, after = found.values[:, champion], found.values[:, challenger]
-    return Test(
+    return Comparison(
         slice=found.slice,
         value=found.value,
         horizon=found.horizon,
@@ -290,7 +290,7 @@ def p_value(differences: Floats) -> float:
     return float(stdtr(n - 1, -mean / deviation))
 
 
-def holm(tests: Sequence[Test], level: float) -> list[Test]:
+def holm(tests: Sequence[Comparison], level: float) -> list[Comparison]:
     """Decide tests together: the family's error is at most ``level``."""
     order = sorted(range(len(tests)), key=lambda at: tests[at].p)
     out, open_ = list(tests), True

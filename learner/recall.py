@@ -1,6 +1,6 @@
 """What is read of a snapshot on demand: its champion with the facts it forecasts from, for
-questions that a forecast laid down cannot answer (what if, and why), and what it knows of
-products and plans.
+questions that a forecast laid down cannot answer (what if, and why), what it knows of products
+and plans, and what its models have lost.
 
 Only the parts that are needed are read. Leaves out: everything of a shard that only learning
 needs (``snapshot.read_shard``).
@@ -11,6 +11,7 @@ from __future__ import annotations
 import msgspec
 
 from learner.forecaster import Forecaster
+from learner.losses import Losses
 from learner.panel import RINGS, Panel
 from learner.parts import unpack
 from learner.pickles import load_models
@@ -46,6 +47,20 @@ def read_forecaster(
     panel = Panel(settings, Calendar(settings))
     take_up_panel(panel, parts)
     return Forecaster(panel, load_models(parts["models"], settings.models)[manifest.champion])
+
+
+def read_losses(store: SnapshotStore, manifest: Manifest) -> tuple[Losses, list[str]]:
+    """What a snapshot's models have lost, and its categories' names by code; it was verified.
+
+    Raises
+    ------
+    SnapshotMissing, SnapshotCorrupt
+    """
+    settings = settings_of(manifest)
+    parts = read_parts(store, manifest, ("losses", "keys"))
+    losses = Losses(len(settings.models), settings.scored_horizons, settings.bucket)
+    losses.restore(unpack(parts["losses"])[1])
+    return losses, unpack(parts["keys"])[0]["categories"]
 
 
 class Knowledge(msgspec.Struct, frozen=True):

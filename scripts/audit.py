@@ -21,7 +21,8 @@ from stream.settings import Settings
 
 #: Columns of an exported trail: a row for each partition of each operation.
 FIELDS = ("time", "id", "kind", "who", "reason", "replay", "exclude", "admit_late", "readmits",
-          "partition", "snapshot", "outcome", "outcome_time", "offset", "detail")  # fmt: skip
+          "model", "over", "about", "partition", "snapshot", "outcome", "outcome_time", "offset",
+          "detail")  # fmt: skip
 
 
 def register(app: typer.Typer) -> None:
@@ -78,7 +79,8 @@ def audit(
     else:
         table = table_of("when", "what", "who", "why", "partition", "outcome", "at offset", "id")
         for row in rows:
-            what = f"{row['kind']}{', replay' if row['replay'] else ''} {said(row['exclude'])}"
+            kind = f"{row['kind']}{', replay' if row['replay'] else ''}"
+            what = f"{kind} {said(row['exclude'])}{row['model']}"
             outcome = f"{row['outcome'] or 'pending'} {row['detail']}".strip()
             table.add_row(when(row["time"]), what.strip(), row["who"], row["reason"],
                           str(row["partition"]), outcome,

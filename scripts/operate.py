@@ -1,4 +1,5 @@
-"""`salescast freeze`, `resume`, `rollback`, `quarantine`, `readmit`: each with its reason."""
+"""`salescast freeze`, `resume`, `rollback`, `quarantine`, `readmit`, `promote`: each with its
+reason."""
 
 from __future__ import annotations
 
@@ -50,7 +51,7 @@ def register(app: typer.Typer) -> None:
     """Add the subcommands."""
     app.command()(freeze)
     app.command()(resume)
-    for command in (rollback, quarantine, readmit):
+    for command in (rollback, quarantine, readmit, promote):
         app.command()(command)
 
 
@@ -195,6 +196,24 @@ def readmit(
              {"readmits": operation})  # fmt: skip
 
 
+def promote(
+    reason: Reason,
+    model: Annotated[
+        str, typer.Argument(help="The challenger; see: salescast models", show_default=False)
+    ],
+    who: Who = None,
+    dry_run: DryRun = False,
+    config: Config = None,
+    url: Url = None,
+    json: AsJson = False,
+) -> None:
+    """Let a challenger be champion, if it forecasts better and nothing is worse off by it.
+
+    A rollback to a snapshot of before brings the former champion back.
+    """
+    _operate("promote", reason, None, None, who, dry_run, config, url, json, {"model": model})
+
+
 def _offsets(texts: list[str]) -> dict[str, list[int]]:
     """`PARTITION:FIRST-LAST` as partition → first, and the one after the last."""
     found = {}
@@ -259,6 +278,8 @@ def _show(done: dict[str, Any], dry_run: bool) -> None:
             text = _previewed(preview[partition])
         table.add_row(partition, snapshot, text)
     out.print(table)
+    if done["kind"] == "promote":
+        out.print(f"[bold]{done['model']}[/] {done['about']}")
     if done["state"] == "pending" and not dry_run:
         out.print("No learner has come to it yet; it takes effect when one runs. "
                   "See: salescast operations", style="yellow")  # fmt: skip

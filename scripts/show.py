@@ -1,4 +1,5 @@
-"""`salescast settings`, `snapshots`, `operations`, `excluded`, `status`, `shards`, in tables."""
+"""`salescast settings`, `snapshots`, `models`, `operations`, `excluded`, `status`, `shards`, in
+tables."""
 
 from __future__ import annotations
 
@@ -18,6 +19,7 @@ def register(app: typer.Typer) -> None:
     """Add the subcommands."""
     app.command("settings")(show_settings)
     app.command()(snapshots)
+    app.command()(models)
     app.command()(operations)
     app.command()(excluded)
     app.command()(status)
@@ -68,6 +70,42 @@ def snapshots(
         table.add_row(one["id"], when(one["published_at"]), when(one["as_of"]), scores,
                       f"{one['size_bytes'] / 1e6:.1f} MB", " ".join(marks))  # fmt: skip
     out.print(table if found["items"] else "no snapshots yet")
+
+
+def models(
+    config: Config = None,
+    url: Url = None,
+    model: Annotated[
+        str | None, typer.Option(help="Show the tests of this challenger", show_default=False)
+    ] = None,
+    json: AsJson = False,
+) -> None:
+    """Champion, challengers and twin, and which gates a challenger would pass now."""
+    found = _client(config, url).get("/v1/models")
+    if json:
+        print_json(found)
+        return
+    if model is not None:
+        tests = table_of("gate", "of", "horizon", "loss", "champion", "challenger", "change", "p",
+                         "decides below", "")  # fmt: skip
+        for gate in [g for one in found["items"] if one["model"] == model for g in one["gates"]]:
+            for test in gate["tests"]:
+                tests.add_row(
+                    gate["gate"], f"{test['slice']} {test['value']}".strip(), str(test["horizon"]),
+                    test["loss"], f"{test['champion']:.4f}", f"{test['challenger']:.4f}",
+                    f"{test['change']:+.1%}", f"{test['p']:.2g}", f"{test['level']:.2g}",
+                    "yes" if test["rejected"] else "",
+                )  # fmt: skip
+        out.print(tests)
+        return
+    table = table_of("model", "role", "gates")
+    for one in found["items"]:
+        gates = "\n".join(
+            f"{'passes' if gate['passed'] else 'FAILS'} {gate['gate']}: {gate['detail']}"
+            for gate in one["gates"]
+        )
+        table.add_row(one["model"], one["role"], gates)
+    out.print(table)
 
 
 def operations(config: Config = None, url: Url = None, json: AsJson = False) -> None:

@@ -35,7 +35,8 @@ def routes(context: Context) -> APIRouter:
         follows the head again; `rollback` takes the models back to a cut and keeps the facts,
         or, with `replay`, takes all back and learns again what came after, without `exclude`;
         `quarantine` passes over what comes of `exclude` from now on; `readmit` learns again,
-        with what the operation `readmits` keeps out.
+        with what the operation `readmits` keeps out; `promote` lets a challenger be champion, if
+        every gate lets it pass (409 `gate-failed` names the one that does not).
         """
         exclude = None
         if body.exclude is not None:
@@ -43,7 +44,7 @@ def routes(context: Context) -> APIRouter:
         asked = Asked(
             kind=body.kind, who=body.who, reason=body.reason, id=body.id,
             snapshots=tuple(body.snapshots), to=body.to, replay=body.replay, exclude=exclude,
-            admit_late=body.admit_late, readmits=body.readmits,
+            admit_late=body.admit_late, readmits=body.readmits, model=body.model,
         )  # fmt: skip
         if body.dry_run:
             operation = control.plan(asked)
@@ -126,6 +127,8 @@ def item(
         "exclude": meaning(operation.exclude),
         "admit_late": operation.admit_late,
         "readmits": operation.readmits,
+        "model": operation.model,
+        "over": operation.over,
         "about": operation.about,
         "progress": under_way,
         "dry_run": dry_run,
