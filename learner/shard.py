@@ -418,7 +418,8 @@ class Shard:
     def _awaited(self, bucket: int, horizon: int) -> Floats:
         """What the model that is champion now has forecast of a bucket, shape (S,)."""
         at = self.evaluation.models.index(self.champion)
-        return self.evaluation.waiting(bucket, horizon, self.panel.size)[at]
+        found: Floats = self.evaluation.waiting(bucket, horizon, self.panel.size)[at]
+        return found
 
     def traits(self, model: str) -> intervals.Traits:
         """How each series' demand comes, shape (S,): what its distribution needs beside a mean."""

@@ -45,7 +45,8 @@ def correlated(drawn: np.random.Generator, count: int, horizon: int, kept: float
     out, mood = np.empty(len(overlapping)), 0.0
     for at, shock in enumerate(overlapping):
         out[at] = mood = kept * mood + shock
-    return out[-count:]
+    kept_ones: Floats = out[-count:]
+    return kept_ones
 
 
 @pytest.mark.parametrize(

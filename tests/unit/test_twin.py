@@ -65,7 +65,7 @@ def test_the_twin_reads_the_facts_of_today() -> None:
 def test_it_goes_through_a_snapshot(market_of_months: Told) -> None:
     shard = market_of_months.shard
     parts = lay_down(shard)
-    again = take_up(shard.settings, 0, {name: b"".join(p) for name, p in parts.items()})
+    again = take_up(shard.settings, 0, parts)
     assert twin_of(again).since == twin_of(shard).since
     assert again.digest() == shard.digest()
 
