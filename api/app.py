@@ -18,6 +18,7 @@ from api.catalog import Catalog, ManifestReader
 from api.census import Censuses
 from api.context import Context, documented
 from api.control import Control
+from api.diff import Diffs
 from api.excluded import Excluded
 from api.facts import FactReader
 from api.log_watch import INTERVAL_S, LogWatch
@@ -26,6 +27,7 @@ from api.recaller import Recaller
 from api.replica import Loader, Replica
 from api.routes import (
     batch,
+    diff,
     excluded,
     forecasts,
     groups,
@@ -110,6 +112,7 @@ def create_app(
         events=events,
         replica=replica,
         recaller=Recaller(store, verifier),
+        diffs=Diffs(store, verifier, catalog, events),
         past=Past(store, verifier, catalog, replica.calendar),
         catalog=catalog,
         census=Censuses(replica),
@@ -148,7 +151,7 @@ def create_app(
     )
     app.state.context = context
     modules = (
-        event_routes, plans, products, forecasts, batch, groups, what_if, series, snapshots,
+        event_routes, plans, products, forecasts, batch, groups, what_if, diff, series, snapshots,
         models, operations, excluded, letter_routes, status, shards,
     )  # fmt: skip
     for module in modules:

@@ -15,6 +15,7 @@ from api.answers import encode
 from api.catalog import Catalog
 from api.census import Censuses
 from api.control import Control
+from api.diff import Diffs
 from api.excluded import Excluded
 from api.facts import FactReader
 from api.log_watch import LogWatch
@@ -37,6 +38,7 @@ class Context:
     replica: Replica
     recaller: Recaller
     past: Past
+    diffs: Diffs
     catalog: Catalog
     census: Censuses
     facts: FactReader

@@ -15,6 +15,7 @@ from scripts import (
     audit,
     backtest,
     demo,
+    diff,
     export,
     grafana,
     keys,
@@ -36,8 +37,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (up, demo, produce, backtest, export, serve, operate, show, audit, letters, keys,
-               grafana):  # fmt: skip
+for module in (up, demo, produce, backtest, export, serve, operate, show, diff, audit, letters,
+               keys, grafana):  # fmt: skip
     module.register(app)
 
 

@@ -27,6 +27,7 @@ PURE = {
         "evaluation", "accuracy", "shard", "operations", "snapshot", "parts", "replay", "digest",
         "pickles", "serving", "pointers", "forecaster", "products", "profiles", "usual",
         "open_bucket", "totals", "lead_time", "groups", "wholes", "twin", "losses", "gates",
+        "difference",
     ),
 }  # fmt: skip
 #: What a pure module has no use for: I/O, clocks, randomness, threads.

@@ -96,7 +96,8 @@ def test_a_better_challenger_passes() -> None:
 
 
 def wavy(count: int = 16) -> Floats:
-    return 1.0 + 0.1 * np.sin(np.arange(count) * 1.7)
+    waves: Floats = 1.0 + 0.1 * np.sin(np.arange(count) * 1.7)
+    return waves
 
 
 def first_failed(gates: list[Gate]) -> str:
