@@ -65,10 +65,10 @@ def bucket(text: str, length: str) -> str:
     """The start of a bucket.
 
     >>> bucket("2025-03-02T02:00:00+01:00", "hour"), bucket("2025-03-02T00:00:00+01:00", "day")
-    ('Sun 2 Mar, 02:00', 'Sun 2 Mar 2025')
+    ('Sun 2 Mar, 02:00', 'Sun 2 Mar')
     """
     at = datetime.fromisoformat(text)
-    return f"{at:%a} {at.day} " + (f"{at:%b, %H:%M}" if length == "hour" else f"{at:%b %Y}")
+    return f"{at:%a} {at.day} " + (f"{at:%b, %H:%M}" if length == "hour" else f"{at:%b}")
 
 
 def buckets(count: int, length: str) -> str:
@@ -163,9 +163,7 @@ def table(
     def kind(at: int) -> str:
         return ' class="num"' if at in right else ""
 
-    head = "".join(
-        f'<th scope="col"{kind(at)}>{text(one)}</th>' for at, one in enumerate(heads)
-    )
+    head = "".join(f'<th scope="col"{kind(at)}>{text(one)}</th>' for at, one in enumerate(heads))
     body = "".join(
         "<tr>"
         + "".join(
@@ -191,6 +189,4 @@ def notice(title: str, *lines: str, kind: str = "") -> str:
     """A framed notice as markup; ``lines`` are markup."""
     role = "alert" if kind == "error" else "note"
     body = "".join(f"<p>{line}</p>" for line in lines if line)
-    return (
-        f'<section class="notice {kind}" role="{role}"><h2>{text(title)}</h2>{body}</section>'
-    )
+    return f'<section class="notice {kind}" role="{role}"><h2>{text(title)}</h2>{body}</section>'
