@@ -16,6 +16,7 @@ from nicegui import app, ui
 from api.console.client import ApiDown, ApiError
 from api.console.formats import address, facts, link, notice, number, percent, table, text
 from api.console.page import Page, button, error_notice, markup
+from api.console.trail import excluded
 
 OPERATIONS, LETTERS = "/v1/operations", "/v1/dead-letters"
 #: How often the outcome of an operation is looked for, s.
@@ -171,11 +172,9 @@ class Action:
             "applied": (f"{self._title}: done", "good"),
             "refused": (f"{self._title}: refused", "error"),
         }[answer["state"]]
-        more = (
-            "It is written down, and takes effect where the learner comes to it. This can be closed."
-            if answer["state"] == "pending"
-            else ""
-        )
+        more = ""
+        if answer["state"] == "pending":
+            more = "It takes effect where the learner comes to it. This can be closed meanwhile."
         where = link(f"Operation {answer['id']}", address("/audit", {"id": answer["id"]}))
         content = notice(title, more, where, kind=kind) + outcomes_of(answer)
         if self._said is None or self._said.is_deleted:
@@ -265,27 +264,6 @@ def exclusion(what: dict[str, Any] | None) -> str:
     """What is passed over, in a sentence."""
     said = excluded(what)
     return f"<p>Without {text(said)}.</p>" if said else ""
-
-
-def excluded(what: dict[str, Any] | None) -> str:
-    """What an exclusion means, as a text; empty where there is none.
-
-    >>> excluded({"sources": ["till-2"], "since": "2025-03-01T00:00:00+00:00", "surplus": True})
-    'source till-2, since 2025-03-01T00:00:00+00:00 (the rest is whole)'
-    """
-    parts = []
-    for kind, one in (("sources", "source"), ("stores", "store"), ("products", "product"),
-                      ("categories", "category")):  # fmt: skip
-        names = (what or {}).get(kind)
-        if names:
-            parts.append(f"{one if len(names) == 1 else kind} {', '.join(names)}")
-    for kind, one in (("since", "since"), ("until", "before")):
-        if (what or {}).get(kind):
-            parts.append(f"{one} {(what or {})[kind]}")
-    for partition, (first, end) in ((what or {}).get("offsets") or {}).items():
-        parts.append(f"offsets {first} to {end - 1} of partition {partition}")
-    whole = " (the rest is whole)" if (what or {}).get("surplus") else ""
-    return ", ".join(parts) + whole if parts else ""
 
 
 def outcome_of_letters(answer: dict[str, Any]) -> str:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -14,13 +11,13 @@ from nicegui import ui
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from api.console.actions import excluded, outcomes_of
+from api.console.actions import outcomes_of
 from api.console.client import ApiDown, ApiError
 from api.console.formats import address, facts, link, moment, notice, number, table, tag, text
 from api.console.page import Console, Page, heading, markup
+from api.console.trail import FILTERS, about, as_csv, chosen
 
 PATH, EXPORT = "/audit", "/audit.export"
-FILTERS = ("kind", "who", "state", "q", "since", "until")
 
 
 def install(console: Console) -> None:
@@ -38,30 +35,6 @@ def install(console: Console) -> None:
             _Audit(page)
 
 
-def chosen(items: list[dict[str, Any]], wanted: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Entries of the trail that pass every filter that is given.
-
-    Parameters
-    ----------
-    wanted
-        ``kind`` and ``state`` equal; ``who`` and ``q`` (anywhere in the entry) contained, in any
-        letter case; ``since`` and ``until`` as days or times, the last one excluded.
-    """
-
-    def passes(one: dict[str, Any]) -> bool:
-        get = wanted.get
-        return (
-            get("kind", "") in ("", one["kind"])
-            and get("state", "") in ("", one["state"])
-            and get("who", "").lower() in one["who"].lower()
-            and get("q", "").lower() in json.dumps(one, ensure_ascii=False).lower()
-            and one["time"] >= get("since", "")
-            and (not get("until") or one["time"] < get("until", ""))
-        )
-
-    return [one for one in items if passes(one)]
-
-
 class _Audit:
     def __init__(self, page: Page) -> None:
         self.page = page
@@ -77,19 +50,27 @@ class _Audit:
         query = self.page.query
         kinds = ["", "freeze", "resume", "rollback", "quarantine", "readmit", "promote", "guard",
                  "resend", "discard"]  # fmt: skip
+        options = {
+            "kind": list(dict.fromkeys([*kinds, query["kind"]])),
+            "state": ["", "pending", "applied", "refused"],
+        }
+        words = {"who": "Who", "q": "Words", "since": "From (2025-03-01)", "until": "Before"}
         with ui.element("div").classes("filters"):
-            for name, label, options in (
-                ("kind", "Kind", list(dict.fromkeys([*kinds, query["kind"]]))),
-                ("state", "State", ["", "pending", "applied", "refused"]),
-            ):
-                ui.select({one: one or "any" for one in options}, label=label, value=query[name],
-                          on_change=lambda event, name=name: self._choose(name, event.value)
-                          ).props(f"outlined dense options-dense data-name={name}")  # fmt: skip
-            for name, label in (("who", "Who"), ("q", "Words"), ("since", "From (2025-03-01)"),
-                                ("until", "Before")):  # fmt: skip
-                ui.input(label, value=query[name],
-                         on_change=lambda event, name=name: self._choose(name, event.value)
-                         ).props(f"outlined dense clearable debounce=250 data-name={name}")  # fmt: skip
+            for name, every in options.items():
+                self._heed(
+                    name,
+                    ui.select(
+                        {one: one or "any" for one in every}, label=name.capitalize(),
+                        value=query[name],
+                    ).props("options-dense"),
+                )  # fmt: skip
+            for name, label in words.items():
+                self._heed(name, ui.input(label, value=query[name]).props("clearable debounce=250"))
+
+    def _heed(self, name: str, field: ui.select | ui.input) -> None:
+        """A filter's choice goes into the address, and into what is listed and exported."""
+        field.props(f"outlined dense data-name={name}")
+        field.on_value_change(lambda event: self._choose(name, event.value))
 
     def _choose(self, name: str, value: str | None) -> None:
         self.page.hold(**{name: value or ""})
@@ -121,7 +102,7 @@ class _Audit:
         rows = [
             [link(moment(one["time"]), address(PATH, {"id": one["id"]})), text(one["kind"]),
              text(one["who"]), f'<span class="wrap">{text(one["reason"])}</span>', _state(one),
-             f'<span class="wrap">{text(_about(one))}</span>']
+             f'<span class="wrap">{text(about(one))}</span>']
             for one in found["items"]
         ]  # fmt: skip
         markup(
@@ -135,7 +116,7 @@ class _Audit:
     def _draw_one(self, one: dict[str, Any]) -> None:
         said = [
             ("When", text(moment(one["time"]))), ("Who", text(one["who"])),
-            ("Why", text(one["reason"])), ("State", _state(one)), ("What", text(_about(one))),
+            ("Why", text(one["reason"])), ("State", _state(one)), ("What", text(about(one))),
         ]  # fmt: skip
         close = link("Close", self.page.address(id=""), class_="button quiet")
         markup(
@@ -148,48 +129,6 @@ class _Audit:
 def _state(one: dict[str, Any]) -> str:
     kind = {"applied": "active", "refused": "bad", "pending": "warn"}[one["state"]]
     return tag(one["state"], kind)
-
-
-def _about(one: dict[str, Any]) -> str:
-    """What it was about, in a few words."""
-    parts = [one["about"]] if one["about"] else []
-    if one["cut"] and one["kind"] in ("freeze", "rollback"):
-        parts.append("to " + ", ".join(one["cut"].values()))
-    if one["replay"]:
-        parts.append("learned again")
-    without = excluded(one["exclude"])
-    if without:
-        parts.append(("keeps out " if one["kind"] == "quarantine" else "without ") + without)
-    if one["readmits"]:
-        parts.append(f"what {one['readmits']} kept out")
-    if one.get("model"):
-        parts.append(str(one["model"]))
-    return "; ".join(parts)
-
-
-# -- export -------------------------------------------------------------------------------------
-
-_COLUMNS = ("time", "kind", "who", "reason", "state", "id", "about", "partition", "outcome",
-            "detail", "offset")  # fmt: skip
-
-
-def as_csv(items: list[dict[str, Any]]) -> str:
-    """The trail as CSV: a line for each partition that an operation came to, one at least."""
-    out = io.StringIO()
-    writer = csv.writer(out)
-    writer.writerow(_COLUMNS)
-    for one in items:
-        head = [one["time"], one["kind"], one["who"], one["reason"], one["state"], one["id"],
-                _about(one)]  # fmt: skip
-        for each in one["outcomes"] or [{}]:
-            tail = [each.get(name, "") for name in _COLUMNS[7:]]
-            writer.writerow([_plain(cell) for cell in (*head, *tail)])
-    return out.getvalue()
-
-
-def _plain(cell: Any) -> Any:
-    """A text that no spreadsheet takes for a formula."""
-    return f"'{cell}" if isinstance(cell, str) and cell[:1] in ("=", "+", "-", "@") else cell
 
 
 def install_export(app: FastAPI, console: Console) -> None:

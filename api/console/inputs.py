@@ -10,11 +10,11 @@ from nicegui import ui
 from starlette.requests import Request
 
 from api.console import guard, operate
-from api.console.actions import excluded
 from api.console.client import ApiDown, ApiError
 from api.console.formats import address, duration, link, notice, number, percent, table, text
 from api.console.page import Console, Page, heading, markup
 from api.console.sources import known_sources, measured, shown_outcomes
+from api.console.trail import excluded
 
 PATH = "/inputs"
 _ITEMS = 100

@@ -37,7 +37,7 @@ class _Letters:
         if query["reason"] or query["source"] or query["receipt"]:
             which = ", ".join(f"{name} {query[name]}" for name in ("receipt", "reason", "source")
                               if query[name])  # fmt: skip
-            markup(f"<h2>{text(which)}</h2>")
+            markup(f"<h2>{text(which)}</h2>", "block")
             with ui.element("div").classes("buttons"):
                 button("Mend and send again…", lambda: self._mend().open())
                 button("Discard…", lambda: self._discard().open())

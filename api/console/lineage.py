@@ -11,6 +11,7 @@ from typing import Any
 
 from api.console.formats import text
 
+_MARKED = ' class="of-active"'
 ROW, LANE = 64, 22  # height of a row, width of a lane, in pixels
 
 
@@ -43,7 +44,7 @@ def drawn(nodes: Sequence[Mapping[str, Any]], tell: Callable[[Mapping[str, Any]]
         dots.append(f'<circle class="{kind.strip()}" cx="{x}" cy="{y}" r="6"/>')
     width, height = LANE * (len(lanes) + 1), ROW * len(order)
     items = "".join(
-        f'<li id="{text(one["id"])}" class="{"of-active" if one["active"] else ""}">{tell(one)}</li>'
+        f'<li id="{text(one["id"])}"{_MARKED if one["active"] else ""}>{tell(one)}</li>'
         for one in order
     )
     return (

@@ -17,6 +17,8 @@ from api.console.page import Page, markup
 
 Collect = Callable[[], dict[str, Any]]
 _OFFSETS = re.compile(r"(\d+):(\d+)-(\d+)")
+#: What narrows an exclusion, by the query's names.
+_NARROW = ("store", "product", "category", "since", "until")
 _NAMED = {"stores": "Stores", "products": "Products", "categories": "Categories"}
 
 
@@ -47,6 +49,11 @@ def offsets(lines: str | None) -> dict[str, list[int]]:
 def _area(label: str, value: Sequence[str], name: str) -> ui.textarea:
     made = ui.textarea(label, value="\n".join(value))
     return made.props(f"outlined dense autogrow data-name={name}")
+
+
+def _time(label: str, query: dict[str, Any], name: str) -> ui.input:
+    made = ui.input(label, value=query.get(name) or "")
+    return made.props(f"outlined dense data-name={name}")
 
 
 def _cut(query: dict[str, Any], now: bool) -> Collect:
@@ -94,10 +101,10 @@ def rollback(page: Page, query: dict[str, Any], sources: Sequence[str]) -> Actio
 
     def fields() -> Collect:
         cut = _cut(query, now=False)
-        excludes = any(query.get(one) for one in ("source", "store", "product", "category",
-                                                  "since", "until"))  # fmt: skip
-        replay = ui.checkbox("Facts too: learn again what came after, without what is excluded",
-                             value=bool(excludes or query.get("replay"))).props("data-name=replay")  # fmt: skip
+        begun = any(query.get(one) for one in ("replay", "source", *_NARROW))
+        replay = ui.checkbox(
+            "Facts too: learn again what came after, without what is excluded", value=begun
+        ).props("data-name=replay")
         with ui.element("fieldset").classes("exclude") as excluding:
             excluding.bind_visibility_from(replay, "value")
             markup("<legend>Pass over what matches all of</legend>")
@@ -110,13 +117,10 @@ def rollback(page: Page, query: dict[str, Any], sources: Sequence[str]) -> Actio
                     kind: _area(f"{label}, one a line", query.get(kind_of(kind), []), kind)
                     for kind, label in _NAMED.items()
                 }
-                since = ui.input("From this event time on (ISO 8601 with zone)",
-                                 value=query.get("since") or "").props("outlined dense")  # fmt: skip
-                until = ui.input("Before this event time",
-                                 value=query.get("until") or "").props("outlined dense")  # fmt: skip
+                since = _time("From this event time on (ISO 8601 with zone)", query, "since")
+                until = _time("Before this event time", query, "until")
                 spans = _area("Offsets, PARTITION:FIRST-LAST, one a line", [], "offsets")
-            more.value = any(query.get(one) for one in ("store", "product", "category", "since",
-                                                        "until"))  # fmt: skip
+            more.value = any(query.get(one) for one in _NARROW)
             surplus = ui.checkbox("What remains is whole: sent twice, or invented")
             late = ui.checkbox("Learn late items too")
 

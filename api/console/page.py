@@ -89,7 +89,7 @@ class Section:
         self._answered: datetime | None = None
         with ui.element("section").props("aria-busy=true") as self.element:
             self._fault = markup("")
-            self.body = ui.element("div")
+            self.body = ui.element("div").classes("body")
             if not keep:
                 with self.body:
                     markup('<div class="skeleton"><span></span><span></span><span></span></div>')
