@@ -106,6 +106,12 @@ def _nothing(page: Page, sought: str) -> str:
     )
 
 
+class _Slider(ui.slider):
+    """A slider whose handle goes where the hand puts it: no echo of the server moves it back."""
+
+    LOOPBACK = False
+
+
 class _Series:
     """One series."""
 
@@ -187,14 +193,14 @@ class _Series:
             markup("<h2>What if</h2>")
             with ui.element("div").classes("sliders"):
                 self.promotion_text = ui.label("Promotion: as planned")
-                self.promotion = ui.slider(min=0, max=1, step=0.05, value=query["promotion"] or 0)
+                self.promotion = _Slider(min=0, max=1, step=0.05, value=query["promotion"] or 0)
                 self.promotion.props('aria-label="Promotion, 0 to 1" data-name=promotion')
                 self.price_text = ui.label("Price: as planned")
-                self.price = ui.slider(min=0.01, max=2, step=0.01, value=query["price"] or 1)
+                self.price = _Slider(min=0.01, max=2, step=0.01, value=query["price"] or 1)
                 self.price.props('aria-label="Price" data-name=price')
             self.answer = markup('<p class="muted">Move a slider to suppose something.</p>')
             for slider, name in ((self.promotion, "promotion"), (self.price, "price")):
-                slider.on("change", lambda _, name=name: self._suppose(name))
+                slider.on("change", lambda event, name=name: self._suppose(name, event.args))
 
     def _set_sliders(self, history: dict[str, Any]) -> None:
         prices = [one["price"] for one in history["items"] if one["price"]]
@@ -207,12 +213,11 @@ class _Series:
             self.price.disable()
             self.price_text.set_text("Price: no sale told one, so its effect is unknown")
         if self.page.query["promotion"] is not None or self.page.query["price"] is not None:
-            ui.timer(0.01, lambda: self._suppose(None), once=True)
+            ui.timer(0.01, self._suppose, once=True)
 
-    async def _suppose(self, name: str | None) -> None:
-        """Ask what would be, under what the sliders say."""
-        if name is not None:
-            value = (self.promotion if name == "promotion" else self.price).value or 0.0
+    async def _suppose(self, name: str = "", value: float = 0.0) -> None:
+        """Ask what would be, under what the sliders say; one of them was moved."""
+        if name:
             self.page.hold(**{name: round(value, 4)})
         query = self.page.query
         wanted = {

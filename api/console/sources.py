@@ -16,6 +16,8 @@ OUTCOMES = ("learned", "revised", "duplicate", "void", "late", "quarantined", "e
             "refused", "applied")  # fmt: skip
 #: Rates are over at least so long, where snapshots reach back so far, s.
 SPAN_S = 60.0
+#: A rate over less says nothing, s.
+LEAST_S = 5.0
 
 Counts = Mapping[str, Mapping[str, int]]
 
@@ -48,6 +50,8 @@ async def measured(api: Api) -> dict[str, Any]:
         if then is None:
             continue
         span_s = (_at(now) - _at(then)).total_seconds()
+        if span_s < LEAST_S:
+            continue
         spans.append(span_s)
         for source, items in rates_of(now["counts"], then["counts"], span_s).items():
             rates[source] += items  # type: ignore[assignment]
