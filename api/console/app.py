@@ -13,7 +13,7 @@ import uvicorn
 from fastapi import FastAPI
 from nicegui import app as pages
 from nicegui import ui
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from api.console import audit, forecasts, inputs, letters, models, quality, snapshots
 from api.console.client import Api
@@ -58,7 +58,11 @@ def create_app(api: Api, listens: str) -> FastAPI:
     async def first(_: object) -> Response:
         return RedirectResponse("/forecasts")
 
+    async def livez(_: object) -> Response:
+        return JSONResponse({"live": True})
+
     app.add_route("/", first)
+    app.add_route("/livez", livez)
     pages.add_static_files("/look/page", _HERE.parent / "page")
     pages.add_static_files("/look/console", _HERE / "static")
     ui.add_head_html(_HEAD, shared=True)
