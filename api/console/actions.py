@@ -217,8 +217,8 @@ def plan_of(answer: dict[str, Any]) -> str:
     if preview:
         heads += ["Records to learn again", "Passed over"]
     said = table(heads, rows, label="What it would do", numbers=(2,)) if rows else ""
-    gates = answer.get("gates")
-    return exclusion(answer.get("exclude")) + said + (gates_of(gates) if gates else "")
+    about = f"<p>{text(answer['about'])}</p>" if answer["about"] else ""
+    return exclusion(answer.get("exclude")) + about + said
 
 
 def _passed(one: dict[str, Any]) -> str:
@@ -228,13 +228,6 @@ def _passed(one: dict[str, Any]) -> str:
     more = "" if one["complete"] else "at least "
     by_source = ", ".join(f"{name} {number(n, 0)}" for name, n in sorted(one["excluded"].items()))
     return f"{more}{number(total, 0)} items ({text(by_source)})"
-
-
-def gates_of(gates: list[dict[str, Any]]) -> str:
-    """The gates of a promotion, whatever they are called."""
-    names = list(dict.fromkeys(name for gate in gates for name in gate))
-    rows = [[text(gate.get(name, "–")) for name in names] for gate in gates]
-    return table([name.capitalize() for name in names], rows, label="Gates")
 
 
 def outcomes_of(answer: dict[str, Any]) -> str:

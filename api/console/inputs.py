@@ -18,6 +18,8 @@ from api.console.trail import excluded
 
 PATH = "/inputs"
 _ITEMS = 100
+#: The source of ticks and markers, which Salescast appends itself.
+OURS = "salescast"
 
 
 def install(console: Console) -> None:
@@ -86,9 +88,9 @@ class _Inputs:
                 + link("Take back", address("/snapshots", {"do": "rollback", "source": source}))
             )
             rows.append(
-                [text(source) or "(Salescast itself)", rate,
+                [text(source), rate,
                  *(number(items.get(one, 0), 0) for one in outcomes), percent(lost, 1),
-                 act if source else ""]
+                 "" if source == OURS else act]
             )  # fmt: skip
         span = f" Rates are over the last {duration(found['span_s'])}." if found["span_s"] else ""
         markup(

@@ -12,7 +12,16 @@ from api.console.client import ApiDown, ApiError
 from api.console.formats import address, link, notice, number, percent, table, tag, text
 from api.console.page import Console, Page, choices, heading, markup
 
-PATH = "/models"
+PATH, PATHS = "/models", "/v1/models"
+#: What each gate asks.
+_GATES = {
+    "evidence": "Enough was scored",
+    "better": "Better over all series",
+    "worthwhile": "By enough to matter",
+    "floor": "Better than seasonal naive",
+    "nowhere_worse": "Worse in no slice",
+    "fair": "Told apart fairly",
+}
 _SAYS = {
     "seasonal_naive": "what was sold one season before",
     "twin": "the last good snapshot's model, its facts and weights frozen: what learning is worth",
@@ -35,6 +44,7 @@ class _Models:
         with heading("Models", "All learn from the same stream; one is served."):
             pass
         page.section(self._load, self._draw)
+        page.section(self._load_gates, self._draw_gates, every_s=60.0)
         if page.query["do"] == "promote":
             ui.timer(0.1, self._open, once=True)
 
@@ -52,6 +62,21 @@ class _Models:
         scores = await self.page.api.get("/v1/quality")
         able = await self.page.api.abilities()
         return {"rows": scores["rows"], "promote": "promote" in able.operations}
+
+    async def _load_gates(self) -> Any:
+        able = await self.page.api.abilities()
+        return (await self.page.api.get(PATHS))["items"] if PATHS in able.paths else []
+
+    def _draw_gates(self, items: list[dict[str, Any]]) -> None:
+        judged = [one for one in items if one["gates"]]
+        if judged:
+            markup("<h2>Gates of a promotion</h2>")
+        for one in judged:
+            said = "may be promoted" if one["promotable"] else "may not be promoted"
+            markup(
+                f'<h3>{text(one["model"])} <span class="muted">{said}</span></h3>'
+                + gates_of(one["gates"])
+            )
 
     def _draw(self, value: dict[str, Any]) -> None:
         rows = value["rows"]
@@ -93,6 +118,17 @@ class _Models:
             f"error is than that of what is served. {note} "
             + link("By slice and horizon", "/quality") + "</p>"
         )  # fmt: skip
+
+
+def gates_of(gates: list[dict[str, Any]]) -> str:
+    """What the gates say of one challenger, as a table."""
+    rows = [
+        [text(_GATES.get(one["gate"], one["gate"])),
+         tag("holds", "active") if one["passed"] else tag("fails", "bad"),
+         f'<span class="wrap">{text(one["detail"])}</span>']
+        for one in gates
+    ]  # fmt: skip
+    return table(["Gate", "", "Found"], rows, label="Gates")
 
 
 def _promotable(rows: list[dict[str, Any]]) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any
 from nicegui import ui
 
 from api.console import charts
-from api.console.formats import notice, number, percent, table, tag, text
+from api.console.formats import link, notice, number, percent, table, tag, text
 from api.console.page import Console, Page, choices, heading, markup
 
 PATH = "/quality"
@@ -43,6 +43,8 @@ class _Quality:
     def __init__(self, page: Page) -> None:
         self.page, self.metric = page, page.query["metric"]
         name, _, says = METRICS[self.metric]
+        value = page.query["value"]
+        of = f" of {text(value)}" if value else ""
         with heading("Quality", "Every model is scored before it learns, on what really came."):
             pass
         markup(
@@ -61,10 +63,10 @@ class _Quality:
             with self.shown:
                 with ui.element("div").classes("columns even"):
                     with ui.element("section"):
-                        markup(f"<h2>{text(name)} by horizon</h2>")
+                        markup(f"<h2>{text(name)} by horizon{of}</h2>")
                         self.chart = ui.plotly(charts.blank()).classes("chart short")
                     with ui.element("section"):
-                        markup("<h2>Calibration of what is served</h2>")
+                        markup(f"<h2>Calibration of what is served{of}</h2>")
                         self.curve = ui.plotly(charts.blank()).classes("chart short")
                 self.table = markup("", "block")
         if page.query["slice"]:
@@ -111,7 +113,8 @@ class _Quality:
         lines = []
         for one in values[:MOST]:
             href = self.page.address(value=one)
-            shown = f'<a href="{text(href)}">{text(one or "(none)")}</a>'
+            on = {"aria-current": "true"} if one == self.page.query["value"] else {}
+            shown = link(one or "(none)", href, **on)
             cells = [_cell(at.get((one, model)), self.metric) for model in models]
             n = next((at[one, model]["n"] for model in models if (one, model) in at), None)
             lines.append([shown, *cells, number(n, 0)])
@@ -125,7 +128,9 @@ class _Quality:
                                 for h in horizons])
             + table([kind, *models, "Forecasts"], lines, label=f"Scores by {kind}",
                     numbers=range(1, len(models) + 2))
-            + f'<p class="muted small">The largest demand comes first.{more}</p>'
+            + f'<p class="muted small">The largest demand comes first.{more} '
+            + (link("All of them", self.page.address(value="")) if self.page.query["value"] else "")
+            + "</p>"
         )  # fmt: skip
 
 

@@ -169,9 +169,10 @@ class _Snapshots:
             if on
         )  # fmt: skip
         rmsse, bytes_ = known or (None, 0)
-        said = [f"as of {moment(one['as_of'])}", ago(one["published_at"], now)]
+        said = [f"as of {moment(one['as_of'], year=False)}"]
         if rmsse is not None:
             said.append(f"RMSSE {number(rmsse, 3)}")
+        said.append(ago(one["published_at"], now))
         if bytes_:
             said.append(size(bytes_))
         said += [f"{each['kind']} by {each['who']}: {each['reason']}" for each in one["named_by"]]
@@ -179,9 +180,13 @@ class _Snapshots:
         back = address(PATH, {"partition": partition, "do": "rollback", "to": one["as_of"]})
         here = address(PATH, {"partition": partition, "snapshot": one["id"]})
         return (
-            f'<div class="told"><p>{link(one["id"], here, class_="mono")} {tags}</p>'
+            f'<div class="told"><p class="name">{link(one["id"], here, class_="mono")} {tags}</p>'
             f'<p class="muted small">{text(" · ".join(said))}</p></div>'
-            + (link("Roll back to here", back, class_="back") if one["as_of"] else "")
+            + (
+                link("Roll back…", back, class_="back", title=f"to {one['id']}")
+                if one["as_of"]
+                else ""
+            )
         )
 
     # -- one -------------------------------------------------------------------------------
