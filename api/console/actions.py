@@ -105,6 +105,13 @@ class Action:
             for label, act, kind in buttons:
                 button(label, act, kind)
 
+    def _wait(self) -> None:
+        """Nothing can be clicked twice."""
+        self._say("")
+        self._buttons.clear()
+        with self._buttons:
+            markup('<p class="muted">Asking the API …</p>')
+
     async def _preview(self) -> None:
         """2. Ask what it would do."""
         reason, who = (self._reason.value or "").strip(), (self._who.value or "").strip()
@@ -117,9 +124,9 @@ class Action:
             self._show_form(notice("Not yet", text(error), kind="error"))
             return
         app.storage.tab["who"] = who
-        if self._api_key.value:
-            self._key = self._api_key.value
+        self._key = self._api_key.value or self._key
         self._request = {**asked, "reason": reason, "who": who}
+        self._wait()
         answer = await self._send({**self._request, "dry_run": True})
         if answer is None:
             return
@@ -142,7 +149,7 @@ class Action:
     async def _do(self) -> None:
         """3. Do it, once: the id is the same if it is sent again."""
         self._request.setdefault("id", f"console-{secrets.token_hex(8)}")
-        self._buttons.clear()
+        self._wait()
         answer = await self._send(self._request)
         if answer is None:
             return

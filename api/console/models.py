@@ -19,8 +19,8 @@ _GATES = {
     "better": "Better over all series",
     "worthwhile": "By enough to matter",
     "floor": "Better than seasonal naive",
-    "nowhere_worse": "Worse in no slice",
-    "fair": "Told apart fairly",
+    "nowhere_worse": "Worse at no horizon",
+    "fair": "Worse in no class or category",
 }
 _SAYS = {
     "seasonal_naive": "what was sold one season before",

@@ -56,7 +56,7 @@ def button(label: str, act: Callable[[], Any], kind: str = "") -> TextElement:
     """A plain button: what it does is said by its label, for the keyboard and readers alike."""
     made = TextElement(tag="button", text=label)
     made.props("type=button").classes(kind)
-    made.on("click", act, throttle=0.3, trailing_events=False)
+    made.on("click", act)
     return made
 
 
