@@ -320,10 +320,10 @@ def test_freeze_and_resume_are_done_and_told_everywhere(
     at: Callable[[str], Browser], places: Places
 ) -> None:
     page = at("/snapshots?do=freeze")
-    fill(page, "reason", "prices look wrong")
-    click(page, "Preview")
-    says(page, "Say who you are.")
     fill(page, "who", "ada")
+    click(page, "Preview")
+    says(page, "Give the reason.")
+    fill(page, "reason", "prices look wrong")
     click(page, "Preview")
     says(page, "Nothing has been done yet.")
     assert httpx.get(f"{places.api}v1/status").json()["partitions"][0]["frozen"] is False
