@@ -34,7 +34,7 @@ demo: $(VENV)/.run ## a year of real sales: learned, served and scored while you
 demo-kafka: $(VENV)/.run ## the same on a real Apache Kafka and Redis (Java 17+, Maven, redis-server)
 	@$(BIN)/salescast demo --kafka
 
-up: $(VENV)/.run ## the embedded mode for your own sales: learner, API and page
+up: $(VENV)/.run ## the embedded mode for your own sales: learner, API, page and console
 	@$(BIN)/salescast up
 
 test: $(VENV)/.test ## install all that tests need, and test

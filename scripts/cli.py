@@ -25,6 +25,7 @@ from scripts import (
     serve,
     show,
     up,
+    web_console,
 )
 from scripts.console import complain
 from stream.errors import SalescastError
@@ -38,7 +39,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for module in (up, demo, produce, backtest, export, serve, operate, show, diff, audit, letters,
-               keys, grafana):  # fmt: skip
+               keys, grafana, web_console):  # fmt: skip
     module.register(app)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -28,7 +27,14 @@ from scripts.client import Client, Line, stream
 from scripts.console import Config, address, err, log_to_stderr, out, settings
 from scripts.serve import LeaveWithParent
 from scripts.supervise import Child, leave_with_parent
-from scripts.up import Stopping, look_after, make_children, stop_all
+from scripts.up import (
+    Stopping,
+    console_address,
+    free_port,
+    look_after,
+    make_children,
+    stop_all,
+)
 from stream.errors import SettingsError
 from stream.settings import Settings
 
@@ -127,6 +133,7 @@ def _demo(
         f"and {known.categories} categories: {known.series:,} series"
     )
     out.print(f"page     {address(chosen, None)}/")
+    out.print(f"console  {console_address(chosen, environ)}/")
     out.print(f"API      {address(chosen, None)}/docs")
     out.print(f"metrics  {address(chosen, None)}/metrics  and  "
               f"http://{chosen.host}:{environ['SALESCAST_METRICS_PORT']}/metrics")  # fmt: skip
@@ -159,9 +166,7 @@ def demo_environ(chosen: Settings, environ: dict[str, str], config: str | None) 
     for name in ("data_dir", "log", "store", "kafka_bootstrap", "redis_url"):
         environ[f"SALESCAST_{name.upper()}"] = getattr(chosen, name)
     if "SALESCAST_METRICS_PORT" not in environ:
-        with socket.socket() as probe:
-            probe.bind((chosen.host, 0))
-            environ["SALESCAST_METRICS_PORT"] = str(probe.getsockname()[1])
+        environ["SALESCAST_METRICS_PORT"] = str(free_port(chosen.host))
     return environ
 
 

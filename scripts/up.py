@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
@@ -26,7 +27,7 @@ def register(app: typer.Typer) -> None:
 
 
 def up(config: Config = None) -> None:
-    """Run learner and API together until Ctrl-C; whichever dies is started again."""
+    """Run learner, API and console together until Ctrl-C; whichever dies is started again."""
     chosen = settings(config)
     environ = dict(os.environ)
     if config is not None:
@@ -34,6 +35,7 @@ def up(config: Config = None) -> None:
     children = make_children(chosen, environ)
     stopping = Stopping()
     out.print(f"Salescast: page {address(chosen, None)}/   API {address(chosen, None)}/docs")
+    out.print(f"console    {console_address(chosen, environ)}/")
     out.print("Ctrl-C stops it; started again, it goes on where it was.", style="dim")
     try:
         while not stopping.asked:
@@ -56,14 +58,19 @@ class Stopping:
 
 
 def make_children(chosen: Settings, environ: dict[str, str], *, logs: bool = False) -> list[Child]:
-    """Learner and API, not started yet; with ``logs`` they write to files in the data folder.
+    """Learner, API and console, not started yet; with ``logs`` they write to files in the data
+    folder. The console's port is put into ``environ`` where any will do.
 
     Raises
     ------
     SettingsError
-        The API's port is taken.
+        The API's or the console's port is taken.
     """
-    check_port(chosen)
+    check_port(chosen.host, chosen.port, "port")
+    if chosen.console_port == 0:
+        environ["SALESCAST_CONSOLE_PORT"] = str(free_port(chosen.host))
+    else:
+        check_port(chosen.host, chosen.console_port, "console_port")
     folder = Path(chosen.data_dir)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     return [
@@ -73,24 +80,38 @@ def make_children(chosen: Settings, environ: dict[str, str], *, logs: bool = Fal
             environ=environ,
             log=folder / f"{name}.log" if logs else None,
         )
-        for name in ("learner", "api")
+        for name in ("learner", "api", "console")
     ]
 
 
-def check_port(chosen: Settings) -> None:
-    """Say so when somebody else listens on the API's port."""
+def console_address(chosen: Settings, environ: dict[str, str]) -> str:
+    """Where the console of ``make_children`` is."""
+    port = int(environ.get("SALESCAST_CONSOLE_PORT", chosen.console_port))
+    return address(replace(chosen, port=port), None)
+
+
+def free_port(host: str) -> int:
+    """A port that nobody listens on just now."""
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])
+
+
+def check_port(host: str, port: int, name: str) -> None:
+    """Say so when somebody else listens on the port of the setting ``name``."""
     end = time.monotonic() + LEAVING_S
     while True:
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                probe.bind((chosen.host, chosen.port))
+                probe.bind((host, port))
                 return
             except OSError as error:
                 if time.monotonic() > end:
                     raise SettingsError(
-                        f"cannot listen on {chosen.host}:{chosen.port}: {error.strerror}",
-                        remedy="Choose another port, for example SALESCAST_PORT=8001",
+                        f"cannot listen on {host}:{port}: {error.strerror}",
+                        remedy="Choose another port, for example "
+                        f"SALESCAST_{name.upper()}={port + 10}",
                     ) from None
         time.sleep(0.2)
 

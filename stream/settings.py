@@ -144,6 +144,9 @@ class Settings:
     stale_after_s: float = _s(900.0, "Age of a snapshot past which answers say stale", unit="s")
     max_body_bytes: int = _s(16_000_000, "Largest request body", unit="bytes")
 
+    # the console
+    console_port: int = _s(8001, "Port of the web console, on `host`; 0: any free one", unit="port")
+
     # others
     grafana_url: str = _s("http://127.0.0.1:3000", "Grafana, for `salescast grafana`")
     grafana_token: str = _s("", "Grafana service-account token", secret=True)
@@ -303,6 +306,7 @@ _AT_LEAST: dict[str, float] = {
     "partitions": 1, "grace_s": 0, "revise_buckets": 0, "max_future_s": 0, "tick_idle_s": 0.1,
     "live_edge_s": 0, "horizon": 0, "max_series": 1, "snapshot_interval_s": 0.05,
     "snapshots_kept": 2, "poll_records": 1, "metrics_port": 0, "port": 0,
+    "console_port": 0,
     "replica_poll_s": 0.01, "stale_after_s": 0, "max_body_bytes": 1024, "kafka_replication": 1,
     "aside_series": 0, "twin_seasons": 0, "kafka_session_s": 6,  # brokers take no less
 }  # fmt: skip
@@ -312,7 +316,8 @@ _AT_LEAST: dict[str, float] = {
 _AT_MOST: dict[str, float] = {
     "partitions": 10_000, "grace_s": 31 * 86400, "max_future_s": 366 * 86400,
     "tick_idle_s": 86400, "live_edge_s": 366 * 86400, "snapshot_interval_s": 86400,
-    "metrics_port": 65535, "port": 65535, "replica_poll_s": 3600, "stale_after_s": 366 * 86400,
+    "metrics_port": 65535, "port": 65535, "console_port": 65535,
+    "replica_poll_s": 3600, "stale_after_s": 366 * 86400,
     "poll_records": 1_000_000, "max_series": 100_000_000, "snapshots_kept": 100_000,
     "max_body_bytes": 2**31, "kafka_replication": 100,
     "kafka_session_s": 1800, "twin_seasons": 520,

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import Any
+from datetime import timedelta
 
 import httpx
 import pytest
 
+from tests.browser.parts import STORE, eventually, post, running_up, sale, today
 from tests.browser.webdriver import DOWN, ENTER, PATIENCE_S, UP, Browser, absent, browser
 
 pytestmark = [
@@ -23,7 +18,6 @@ pytestmark = [
 ]
 
 DAYS = 40
-STORE = "Main Street"
 #: A name that would run as markup, were it ever treated as such.
 EVIL = "<img src=x onerror='window.harmed=1'>"
 PRODUCTS = {"Rye bread": 9, "Rye rolls": 5, "Espresso": 7, EVIL: 2, "Half/half": 3}
@@ -36,71 +30,11 @@ TRACE = """
 """
 
 
-def sale(product: str, time_: datetime, quantity: float, number: object) -> dict[str, Any]:
-    """One sale of the made-up store."""
-    return {
-        "type": "sale", "id": f"{product}-{number}", "source": "till", "store": STORE,
-        "product": product, "time": time_.isoformat(), "quantity": quantity, "price": 2.5,
-    }  # fmt: skip
-
-
-def today() -> datetime:
-    """Midnight of the current day in UTC, the deployment's zone."""
-    return datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-
-
-def eventually(what: str, ask: Any) -> Any:
-    """The answer, once it is truthy; bounded."""
-    end = time.monotonic() + 60
-    while time.monotonic() < end:
-        try:
-            if value := ask():
-                return value
-        except httpx.TransportError:
-            pass
-        time.sleep(0.05)
-    raise TimeoutError(f"never: {what}")
-
-
-def post(url: str, events: list[dict[str, Any]]) -> None:
-    """Send events; all must be accepted."""
-    answer = httpx.post(f"{url}v1/events", params={"brief": "true"}, json=events, timeout=30)
-    assert answer.json()["accepted"] == len(events), answer.text
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @pytest.fixture(scope="module")
 def empty_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of a Salescast that has seen nothing yet."""
-    folder: Path = tmp_path_factory.mktemp("page")
-    port = free_port()
-    settings = {
-        "DATA_DIR": folder / "data", "PORT": port, "METRICS_PORT": 0, "PARTITIONS": 1,
-        "GRACE_S": 0, "SNAPSHOT_INTERVAL_S": 0.2, "REPLICA_POLL_S": 0.1,
-    }  # fmt: skip
-    environ = {name: value for name, value in os.environ.items() if "SALESCAST_" not in name}
-    environ |= {f"SALESCAST_{name}": str(value) for name, value in settings.items()}
-    url = f"http://127.0.0.1:{port}/"
-    log = folder / "up.log"
-    with log.open("wb") as out:
-        command = [sys.executable, "-m", "scripts.cli", "up"]
-        process = subprocess.Popen(command, env=environ, stdout=out, stderr=out)
-        try:
-
-            def up() -> bool:
-                assert process.poll() is None, log.read_text()
-                return httpx.get(f"{url}readyz").is_success
-
-            eventually("the API is ready", up)
-            yield url
-        finally:
-            process.terminate()
-            process.wait(60)
+    with running_up(tmp_path_factory.mktemp("page")) as (url, _):
+        yield url
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,7 @@ PATIENCE_S = 20.0
 ELEMENT = "element-6066-11e4-a52e-4f735466cecf"
 #: Keys by WebDriver's code points.
 ENTER, ESCAPE, DOWN, UP, TAB = "\ue007", "\ue00c", "\ue015", "\ue013", "\ue004"
+RIGHT = "\ue014"
 _OPTIONS = (
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",

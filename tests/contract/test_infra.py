@@ -223,7 +223,8 @@ def environment(name: str) -> dict[str, str]:
 
 
 def test_all_parts_of_the_distributed_mode_are_there() -> None:
-    wanted = {"kafka", "redis", "keys", "learner", "api", "cli", "prometheus", "grafana"}
+    wanted = {"kafka", "redis", "keys", "learner", "api", "console", "cli", "prometheus",
+              "grafana"}  # fmt: skip
     assert set(SERVICES) == wanted
 
 
@@ -232,7 +233,7 @@ def test_every_variable_is_a_known_setting_of_the_right_type(name: str) -> None:
     loaded = load(environment(name))
     given = {key for key in environment(name) if key.startswith("SALESCAST_")}
     assert {o[1:] for o in loaded.origins.values() if o.startswith("$")} == given
-    if name != "keys":
+    if name not in ("keys", "console"):
         assert (loaded.settings.log, loaded.settings.store) == ("kafka", "redis")
 
 
@@ -298,13 +299,14 @@ def test_a_service_that_stays_is_watched_and_restarted(name: str) -> None:
     assert {"interval", "timeout", "retries", "start_period"} <= set(check)
 
 
-@pytest.mark.parametrize("name", ["learner", "api"])
+@pytest.mark.parametrize("name", ["learner", "api", "console"])
 def test_a_health_check_of_ours_is_valid_python_that_asks_the_right_port(name: str) -> None:
     *python, code = services()[name]["healthcheck"]["test"]
     assert python == ["CMD", "python", "-c"]
     ast.parse(code)
     settings = load(environment(name)).settings
-    port = settings.metrics_port if name == "learner" else settings.port
+    port = {"learner": settings.metrics_port, "api": settings.port,
+            "console": settings.console_port}[name]  # fmt: skip
     assert f"http://127.0.0.1:{port}/livez" in code
 
 
@@ -340,6 +342,15 @@ def test_nothing_but_salescast_reaches_the_log_and_the_store() -> None:
     assert services()["keys"]["network_mode"] == "none"
     for name in ("learner", "api"):
         assert networks["prometheus"] <= networks[name], "Prometheus must reach it"
+
+
+def test_the_console_has_no_key_and_asks_the_api_where_it_listens() -> None:
+    service = services()["console"]
+    assert "SALESCAST_API_KEY" not in service["environment"]
+    assert "volumes" not in service
+    port = load(environment("api")).settings.port
+    assert service["command"] == ["console", "--api", f"http://api:{port}"]
+    assert set(service["networks"]) <= set(services()["api"]["networks"])
 
 
 def test_keys_are_made_once() -> None:

@@ -54,6 +54,7 @@ class Deployment:
             "SALESCAST_DATA_DIR": str(folder / "data"),
             "SALESCAST_PORT": str(self.port),
             "SALESCAST_METRICS_PORT": str(self.metrics_port),
+            "SALESCAST_CONSOLE_PORT": "0",
             "SALESCAST_SNAPSHOT_INTERVAL_S": "0.3",
             "SALESCAST_REPLICA_POLL_S": "0.05",
             **{f"SALESCAST_{name.upper()}": str(value) for name, value in settings.items()},

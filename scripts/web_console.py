@@ -1,0 +1,40 @@
+"""`salescast console`: the web console, a client of the API."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from scripts.console import Config, address, log_to_stderr, out, settings
+from scripts.serve import LeaveWithParent
+from scripts.supervise import leave_with_parent
+
+
+def register(app: typer.Typer) -> None:
+    """Add the subcommand."""
+    app.command("console")(console)
+
+
+def console(
+    config: Config = None,
+    api: Annotated[
+        str | None, typer.Option(help="Address of the API; default: from `host` and `port`",
+                                 show_default=False)
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 0: any free one")] = None,
+    with_parent: LeaveWithParent = False,
+) -> None:  # fmt: skip
+    """Show and operate everything in a browser. It acts with the key that you give it there."""
+    from api.console.app import serve
+
+    chosen = settings(config, console_port=port)
+    if with_parent:
+        leave_with_parent()
+    log_to_stderr(chosen, "console")
+
+    def started(where: str) -> None:
+        out.print(f"console  {where}")
+
+    raise typer.Exit(serve(address(chosen, api), host or chosen.host, chosen.console_port, started))

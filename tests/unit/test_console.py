@@ -1,0 +1,203 @@
+"""The console's pure parts: words, the lineage's drawing, rates, the trail, and who may come in."""
+
+from __future__ import annotations
+
+import csv
+import doctest
+import importlib
+import io
+import re
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from api.console import charts, formats, lineage, sources, trail
+from api.console.client import abilities
+from api.console.gate import refusal
+from tests.api_parts import Deployment
+
+MODULES = ("formats", "gate", "client", "sources", "trail", "operate", "letters")
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_the_examples_are_true(name: str) -> None:
+    found = doctest.testmod(importlib.import_module(f"api.console.{name}"))
+    assert found.attempted > 0
+    assert found.failed == 0
+
+
+def test_the_api_does_not_load_the_console_nor_what_draws_it() -> None:
+    said = subprocess.run(
+        [sys.executable, "-c", "import sys, api.server, scripts.cli;"
+         "print([one for one in sys.modules if one.startswith(('nicegui', 'api.console'))])"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert said.stdout.strip() == "[]"
+
+
+# -- who may come in ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("listens", "host", "origin", "let_in"),
+    [
+        ("127.0.0.1", "127.0.0.1:8001", None, True),
+        ("127.0.0.1", "[::1]:8001", "http://[::1]:8001", True),
+        ("127.0.0.1", "localhost", "http://localhost:9000", False),
+        ("127.0.0.1", "rebound.example:8001", "http://rebound.example:8001", False),
+        ("127.0.0.1", "", None, False),
+        ("0.0.0.0", "shop.lan:8001", "http://shop.lan:8001", True),
+        ("0.0.0.0", "shop.lan:8001", "null", False),
+    ],
+)
+def test_only_pages_of_the_consoles_own_address_are_let_in(
+    listens: str, host: str, origin: str | None, let_in: bool
+) -> None:
+    assert (refusal(listens, host, origin) is None) is let_in
+
+
+@pytest.mark.parametrize("key", ["", "secret"])
+def test_what_the_api_can_do_is_read_from_its_own_description(tmp_path: Any, key: str) -> None:
+    deployment = Deployment(tmp_path, api_key=key)
+    try:
+        found = abilities(deployment.app().openapi())
+    finally:
+        deployment.close()
+    assert found.keyed is bool(key)
+    assert {"freeze", "resume", "rollback", "quarantine", "readmit"} <= found.operations
+    assert "/v1/lineage" in found.paths
+
+
+# -- words -------------------------------------------------------------------------------------
+
+
+def test_a_name_that_is_markup_stays_a_name() -> None:
+    evil = "<img src=x onerror='harm()'>"
+    for made in (
+        formats.link(evil, "/x?q=" + evil, title=evil),
+        formats.table([evil], [[formats.text(evil)]], label=evil),
+        formats.notice(evil, formats.text(evil)),
+        formats.tag(evil),
+    ):
+        assert "<img" not in made
+        assert "'harm" not in made
+
+
+# -- lineage -----------------------------------------------------------------------------------
+
+
+def node(id_: str, parent: str | None, lane: int, at: int, **more: Any) -> dict[str, Any]:
+    return {"id": id_, "parent": parent, "lineage": lane, "position": at,
+            "published_at": f"2025-01-01T00:00:{at:02}+00:00", "active": False, "head": False,
+            "unfinished": False, **more}  # fmt: skip
+
+
+def test_the_newest_snapshot_is_on_top_and_a_rollback_begins_a_lane_beside() -> None:
+    nodes = [
+        node("a", None, 0, 1), node("b", "a", 0, 2), node("c", "b", 0, 3),
+        node("d", "a", 1, 4, active=True, head=True),
+    ]  # fmt: skip
+    made = lineage.drawn(nodes, lambda one: str(one["id"]))
+    assert re.findall(r'<li id="(\w)"', made) == ["d", "c", "b", "a"]
+    x = [float(one) for one in re.findall(r'cx="([\d.]+)"', made)]
+    assert x[0] > x[1] == x[2] == x[3]
+    paths = re.findall(r'd="(M[^"]+)"', made)
+    assert len(paths) == 3
+    assert sum("C" in one for one in paths) == 1, "only the branch bends"
+    assert made.count('class="active"') == 1
+
+
+def test_a_snapshot_whose_parent_is_gone_has_no_line() -> None:
+    made = lineage.drawn([node("b", "gone", 0, 2)], lambda one: "")
+    assert "<path" not in made
+
+
+# -- sources -----------------------------------------------------------------------------------
+
+
+def test_a_rate_is_over_all_that_becomes_of_items() -> None:
+    now = {"till": {"learned": 100, "duplicate": 20, "refused": 5}, "new": {"learned": 4}}
+    then = {"till": {"learned": 60, "duplicate": 20}}
+    assert sources.rates_of(now, then, 10.0) == {"till": 4.5, "new": 0.4}
+
+
+def test_outcomes_that_never_occur_are_not_shown() -> None:
+    counts = {"a": {"refused": 1, "void": 0, "learned": 3}, "b": {"late": 2}}
+    assert sources.shown_outcomes(counts) == ["learned", "late", "refused"]
+
+
+# -- the trail ---------------------------------------------------------------------------------
+
+
+def entry(**more: Any) -> dict[str, Any]:
+    return {
+        "id": "one", "kind": "rollback", "who": "ada", "reason": "bad feed", "state": "applied",
+        "time": "2025-03-01T10:00:00+00:00", "cut": {"0": "p0-l0-o5"}, "replay": True,
+        "exclude": {"sources": ["till-2"]}, "readmits": None, "about": "", "outcomes": [
+            {"partition": 0, "outcome": "applied", "detail": "", "offset": 7},
+        ], **more,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("wanted", "count"),
+    [
+        ({}, 2),
+        ({"kind": "freeze"}, 1),
+        ({"who": "ADA"}, 1),
+        ({"q": "till-2"}, 1),
+        ({"since": "2025-03-02"}, 1),
+        ({"until": "2025-03-02"}, 1),
+        ({"state": "refused"}, 0),
+    ],
+)
+def test_each_filter_lets_through_what_it_says(wanted: dict[str, str], count: int) -> None:
+    other = entry(id="two", kind="freeze", who="bo", exclude=None,
+                  time="2025-03-02T00:00:00+00:00")  # fmt: skip
+    assert len(trail.chosen([entry(), other], wanted)) == count
+
+
+def test_the_trail_as_csv_is_read_by_a_spreadsheet_as_text() -> None:
+    made = trail.as_csv([entry(reason='=HYPERLINK("x"), "quoted"\nline'), entry(outcomes=[])])
+    rows = list(csv.DictReader(io.StringIO(made)))
+    assert len(rows) == 2
+    assert rows[0]["reason"] == '\'=HYPERLINK("x"), "quoted"\nline'
+    assert rows[0]["about"] == "to p0-l0-o5; learned again; without source till-2"
+    assert (rows[0]["offset"], rows[1]["offset"]) == ("7", "")
+
+
+# -- charts ------------------------------------------------------------------------------------
+
+
+def test_a_missing_bucket_is_drawn_as_missing_and_not_as_zero() -> None:
+    def past(day: int, units: float | None, status: str) -> dict[str, Any]:
+        return {"start": f"2025-03-0{day}T00:00:00+00:00", "units": units, "status": status}
+
+    step = {"start": "2025-03-04T00:00:00+00:00", "mean": 4.0, "median": 4.0, "sold": 1.0,
+            "quantiles": {"0.1": 2.0, "0.9": 6.0}}  # fmt: skip
+    forecast = {"bucket": "day", "steps": [step], "store": "s", "product": "p"}
+    history = {"items": [past(1, 3.0, "observed"), past(2, None, "missing"),
+                         past(3, 2.0, "censored")]}  # fmt: skip
+    traces = {one["name"]: one for one in charts.series(forecast, history, None, 90)["data"]}
+    assert traces["Sold"]["y"] == [3.0]
+    assert traces["Missing"]["x"] == ["2025-03-02T00:00:00"]
+    assert traces["Stock-out: at least"]["y"] == [2.0]
+    assert traces["Sold so far"]["y"] == [1.0]
+    assert "What if" not in traces
+    what_if = charts.series(forecast, history, {"steps": [{"mean": 9.0}]}, 1)["data"]
+    assert next(one for one in what_if if one["name"] == "What if")["y"] == [9.0]
+
+
+def test_the_served_model_is_drawn_first_and_strongest() -> None:
+    rows = [
+        {"model": name, "role": role, "horizon": h, "rmsse": 0.5 + h}
+        for h in (7, 1)
+        for name, role in (("ensemble", "champion"), ("seasonal_naive", "challenger"))
+    ]
+    made = charts.scores(rows, "rmsse", ".3f", "RMSSE", "bucket")["data"]
+    assert [one["name"] for one in made] == ["ensemble", "seasonal_naive"]
+    assert made[0]["x"] == ["1", "7"]
+    assert made[0]["y"] == [1.5, 7.5]
+    assert made[0]["line"]["width"] > made[1]["line"]["width"]
