@@ -12,6 +12,7 @@ import sys
 import typer
 
 from scripts import (
+    archive,
     audit,
     backtest,
     demo,
@@ -36,8 +37,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (up, demo, produce, backtest, export, serve, operate, show, audit, letters, keys,
-               grafana):  # fmt: skip
+for module in (up, demo, produce, backtest, export, serve, operate, show, audit, letters, archive,
+               keys, grafana):  # fmt: skip
     module.register(app)
 
 
