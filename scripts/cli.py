@@ -22,6 +22,7 @@ from scripts import (
     letters,
     operate,
     produce,
+    reshard,
     serve,
     show,
     up,
@@ -38,7 +39,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for module in (up, demo, produce, backtest, export, serve, operate, show, audit, letters, archive,
-               keys, grafana):  # fmt: skip
+               reshard, keys, grafana):  # fmt: skip
     module.register(app)
 
 
