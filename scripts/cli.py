@@ -12,6 +12,7 @@ import sys
 import typer
 
 from scripts import (
+    archive,
     audit,
     backtest,
     demo,
@@ -22,6 +23,7 @@ from scripts import (
     letters,
     operate,
     produce,
+    reshard,
     serve,
     show,
     up,
@@ -39,7 +41,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for module in (up, demo, produce, backtest, export, serve, operate, show, diff, audit, letters,
-               keys, grafana, web_console):  # fmt: skip
+               archive, reshard, keys, grafana, web_console):  # fmt: skip
     module.register(app)
 
 
