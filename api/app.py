@@ -47,6 +47,7 @@ from api.routes import (
 )
 from api.routes import events as event_routes
 from api.telemetry import ApiTelemetry, MeasureRequests
+from learner.recall import read_continued
 from learner.snapshot import VERSION, Verifier, read_manifest, read_serving
 from learner.store import SnapshotStore
 from stream.dead_letters import DeadLetters, Index
@@ -103,7 +104,14 @@ def create_app(
         return -1 if origin is None else origin
 
     replica = Replica(
-        settings, store, verifier, load=load, origin_of=origin_of, telemetry=telemetry, clock=clock
+        settings,
+        store,
+        verifier,
+        load=load,
+        origin_of=origin_of,
+        telemetry=telemetry,
+        clock=clock,
+        go_on=read_continued,
     )
     operations_ = Control(control, events, catalog, clock)
     log_watch = LogWatch(events, Index(dead_letters, events), operations_, telemetry)

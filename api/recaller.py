@@ -34,6 +34,8 @@ class Recaller:
         Problem
             503: the store cannot be reached, or no longer has the snapshot.
         """
+        if view.forecaster is not None:
+            return view.forecaster
         partition, snapshot = view.serving.partition, view.serving.snapshot
         with self._lock:
             kept = self._kept.get(partition)

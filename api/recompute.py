@@ -12,6 +12,7 @@ from api import answers
 from api.asked import Asked, named, parse
 from api.problems import Problem
 from api.replica import View, view_of
+from learner.recall import read_continued
 from learner.serving import BASIS
 from learner.snapshot import Verifier, read_manifest, read_serving, settings_of
 from learner.store import SnapshotStore
@@ -61,8 +62,13 @@ def forecast(
     SnapshotMissing, SnapshotCorrupt
     """
     path, _, query = request.encode().partition(b"?")
-    settings = settings_of(read_manifest(store, partition, snapshot, verifier))
-    view = view_of(read_serving(store, partition, snapshot, verifier), Calendar(settings))
+    frozen, plus, later = snapshot.partition("+")
+    settings = settings_of(read_manifest(store, partition, frozen, verifier))
+    if plus:
+        serving, _ = read_continued(store, partition, frozen, later, verifier)
+    else:
+        serving = read_serving(store, partition, snapshot, verifier)
+    view = view_of(serving, Calendar(settings))
     asked = parse(query, settings.horizons)._replace(as_of=None)
     key = named(path, PREFIX)
     row = view.serving.rows.get(key)

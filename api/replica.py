@@ -17,6 +17,7 @@ from api import answers, search
 from api.asked import Asked
 from api.background import Trouble
 from api.updates import Updates
+from learner.forecaster import Forecaster
 from learner.intervals import GRID
 from learner.serving import Serving, bucket_times
 from learner.snapshot import Verifier
@@ -30,6 +31,10 @@ from stream.settings import Settings
 KINDS_KEPT = 64
 #: Answers that a view keeps as text: some 2.5 KB each.
 STEPS_KEPT = 16_384
+
+
+#: Reads what a frozen snapshot's model says with the head's facts: ``recall.read_continued``.
+Continuer = Callable[[SnapshotStore, int, str, str, Verifier], tuple[Serving, Forecaster]]
 
 
 class Loader(Protocol):
@@ -63,6 +68,7 @@ class View:
     origin: str | None  # start of the last closed bucket, ISO 8601
     as_of: str | None  # watermark, ISO 8601
     times: list[tuple[str, str]]  # start and end of the H buckets after the origin
+    forecaster: Forecaster | None = None  # where it had to be at hand to make the view
     _spreads: dict[answers.Levels, answers.Floats] = field(default_factory=dict)
     _sheets: dict[Asked, answers.Sheet] = field(default_factory=dict)
     _steps: dict[tuple[int, Asked], bytes] = field(default_factory=dict)
@@ -116,7 +122,7 @@ def as_of(watermark_us: int) -> str | None:
     return iso(watermark_us) if watermark_us >= FIRST_US else None
 
 
-def view_of(serving: Serving, calendar: Calendar) -> View:
+def view_of(serving: Serving, calendar: Calendar, forecaster: Forecaster | None = None) -> View:
     """Prepare a snapshot for being answered from; one before the first close has no series."""
     _ = serving.rows  # built here, and not on the first request
     first, last = serving.origin + 1, serving.origin + len(serving.mean)
@@ -126,6 +132,7 @@ def view_of(serving: Serving, calendar: Calendar) -> View:
         origin=calendar.start(serving.origin).isoformat() if closed else None,
         as_of=as_of(serving.watermark_us),
         times=[bucket_times(calendar, at) for at in range(first, last + 1)] if closed else [],
+        forecaster=forecaster,
     )
 
 
@@ -151,6 +158,9 @@ class Replica:
         Origin of a snapshot, from its manifest; asked for heads of frozen partitions.
     clock
         Seconds since 1970 UTC.
+    go_on
+        Lets a frozen snapshot's model forecast on from the head's facts, once the head is beyond
+        its last horizon.
     """
 
     def __init__(
@@ -163,6 +173,7 @@ class Replica:
         origin_of: Callable[[int, str], int],
         telemetry: Measures,
         clock: Callable[[], float] = time.time,
+        go_on: Continuer | None = None,
     ) -> None:
         self.calendar = Calendar(settings)
         self.updates = Updates()
@@ -177,6 +188,8 @@ class Replica:
         self._telemetry = telemetry
         self._clock = clock
         self._loaded: dict[int, View] = {}
+        self._go_on = go_on
+        self._beyond: dict[int, tuple[str, int, View]] = {}  # frozen snapshot, head's origin
         self._trouble = Trouble("snapshot store")
 
     def find(self, store: str, product: str) -> tuple[View, int] | None:
@@ -262,6 +275,8 @@ class Replica:
             if partition in self._loaded
         }
         present = {partition: view for partition, view in views.items() if view is not None}
+        expired = self._expired(pointers)
+        present |= self._continued(present, pointers, expired)
         # 3.
         swapped = [p for p, view in present.items() if before.views.get(p) is not view]
         gone = before.views.keys() - present.keys()
@@ -271,8 +286,7 @@ class Replica:
             homes = {store: p for p, one in servings.items() for store in dict.fromkeys(one.stores)}
             index = search.build(servings, self.calendar.season, before.index)
         # 4.
-        expired = self._expired(present, pointers)
-        self.state = State(present, pointers, homes, index, expired)
+        self.state = State(present, pointers, homes, index, frozenset(expired))
         self.polled = True
         for partition, pointer in pointers.items():
             self._telemetry.frozen(partition, pointer.frozen_by is not None)
@@ -283,14 +297,12 @@ class Replica:
             self.updates.publish(_update(present[partition]) for partition in swapped)
         return bool(swapped or gone)
 
-    def _expired(
-        self, views: Mapping[int, View], pointers: Mapping[int, Pointers]
-    ) -> frozenset[int]:
-        """Frozen partitions whose head is beyond the last horizon of what they serve."""
-        expired = set()
-        for partition, view in views.items():
-            pointer = pointers[partition]
-            if pointer.frozen_by is None or pointer.head is None:
+    def _expired(self, pointers: Mapping[int, Pointers]) -> dict[int, int]:
+        """Frozen partitions whose head is beyond the last horizon of what is frozen: its origin."""
+        expired = {}
+        for partition, view in self._loaded.items():
+            pointer = pointers.get(partition)
+            if pointer is None or pointer.frozen_by is None or pointer.head is None:
                 continue
             if pointer.head.snapshot == view.serving.snapshot:
                 continue
@@ -299,12 +311,38 @@ class Replica:
             except (SalescastError, OSError, ValueError) as error:
                 self._trouble.on(f"head of partition {partition}", error)
                 if partition in self.state.expired:
-                    expired.add(partition)
+                    expired[partition] = self._beyond.get(partition, ("", -1))[1]
                 continue
             self._trouble.off(f"head of partition {partition}")
             if head >= view.serving.origin + len(view.serving.mean):
-                expired.add(partition)
-        return frozenset(expired)
+                expired[partition] = head
+        return expired
+
+    def _continued(
+        self, views: Mapping[int, View], pointers: Mapping[int, Pointers],
+        expired: Mapping[int, int],
+    ) -> dict[int, View]:  # fmt: skip
+        """What goes on where nothing is ahead of a frozen snapshot, made once a bucket."""
+        before, self._beyond = self._beyond, {}
+        for partition, origin in expired.items():
+            pointer, frozen = pointers[partition], self._loaded[partition].serving.snapshot
+            if self._go_on is None or pointer.head is None or partition not in views:
+                continue
+            held = before.get(partition)
+            if held is not None and held[0] == frozen:
+                self._beyond[partition] = held
+                if held[1] == origin:
+                    continue
+            asked = (self._store, partition, frozen, pointer.head.snapshot, self._verifier)
+            try:
+                serving, forecaster = self._go_on(*asked)
+            except (SalescastError, OSError, ValueError) as error:
+                self._trouble.on(f"partition {partition} beyond its last horizon", error)
+                continue
+            self._trouble.off(f"partition {partition} beyond its last horizon")
+            view = view_of(serving, self.calendar, forecaster)
+            self._beyond[partition] = (frozen, origin, view)
+        return {one: view for one, (_, _, view) in self._beyond.items()}
 
     def _failed(self, what: str, error: BaseException) -> None:
         self.store_up = False

@@ -73,12 +73,17 @@ class Forecaster:
     ----------
     panel, model
         Of the snapshot; neither is changed.
+    known_as
+        Each series' row where the model learned, shape (S,), if that was elsewhere.
     """
 
-    def __init__(self, panel: Panel, model: Model) -> None:
+    def __init__(
+        self, panel: Panel, model: Model, known_as: npt.NDArray[np.intp] | None = None
+    ) -> None:
         assert panel.last is not None, "nothing has closed yet"
         self.panel = panel
         self.model = model
+        self.known_as = np.arange(panel.size) if known_as is None else known_as
         self.origin = panel.last
         self._overall = overall_level(panel, panel.last)
         self._part = lru_cache(maxsize=64)(self._category)
@@ -98,7 +103,7 @@ class Forecaster:
         batch = features(
             part, self.origin, horizon, known=self.origin + 1, wishes=wishes, at=at
         ).take(own)
-        return replace(batch, rows=np.array([row]))
+        return replace(batch, rows=self.known_as[[row]])
 
     def _mean(self, batch: Batch) -> float:
         return 0.0 if batch.closed[0] else float(self.model.predict(batch)[0])
@@ -110,6 +115,16 @@ class Forecaster:
             wish = {} if wishes is None else _wish(wishes, step)
             out[step] = self._mean(self._batch(row, step + 1, wish))
         return out
+
+    def forecast_all(self) -> npt.NDArray[np.float32]:
+        """Means of all series for all horizons, shape (H, S), in units."""
+        mean = np.zeros((self.panel.settings.horizons, self.panel.size), np.float32)
+        at = levels(self.panel, self.origin, self._overall)
+        for step in range(len(mean)):
+            batch = features(self.panel, self.origin, step + 1, known=self.origin + 1, at=at)
+            said = self.model.predict(replace(batch, rows=self.known_as))
+            mean[step] = np.where(batch.closed, 0.0, said)
+        return mean
 
     def usual_price(self, row: int) -> float:
         """The price that a series usually has; ``nan``: none was ever told."""

@@ -8,7 +8,10 @@ needs (``snapshot.read_shard``).
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import msgspec
+import numpy as np
 
 from learner.forecaster import Forecaster
 from learner.losses import Losses
@@ -16,20 +19,26 @@ from learner.panel import RINGS, Panel
 from learner.parts import unpack
 from learner.pickles import load_models
 from learner.plans import Kept
+from learner.serving import Serving
 from learner.snapshot import (
     Manifest,
     Verifier,
     read_manifest,
     read_parts,
+    read_serving,
     settings_of,
     take_up_panel,
 )
 from learner.store import SnapshotStore
 from stream.buckets import Calendar
+from stream.errors import FingerprintMismatch
 from stream.event import Plan, Product
 
 #: Parts of a snapshot that a forecast is made from.
 PARTS = ("knowledge", "keys", "columns", "models", *(f"ring.{name}" for name in RINGS))
+
+#: Row of a series that a model has never learned of.
+_UNKNOWN = 2**31
 
 
 def read_forecaster(
@@ -47,6 +56,50 @@ def read_forecaster(
     panel = Panel(settings, Calendar(settings))
     take_up_panel(panel, parts)
     return Forecaster(panel, load_models(parts["models"], settings.models)[manifest.champion])
+
+
+def read_continued(
+    store: SnapshotStore, partition: int, frozen: str, head: str, verifier: Verifier
+) -> tuple[Serving, Forecaster]:
+    """A frozen snapshot's model with the facts of the head: it forecasts beyond its last horizon.
+
+    Intervals are the frozen snapshot's too; scores, scatter of groups and traits of series are the
+    head's. It is named by both, with a plus between them.
+
+    Raises
+    ------
+    FingerprintMismatch
+        They were made under different settings.
+    SnapshotMissing, SnapshotCorrupt
+    """
+    old, new = (read_manifest(store, partition, one, verifier) for one in (frozen, head))
+    if old.settings != new.settings:
+        raise FingerprintMismatch(f"{frozen} and {head} were made under different settings")
+    settings = settings_of(new)
+    panel = Panel(settings, Calendar(settings))
+    take_up_panel(panel, read_parts(store, new, [one for one in PARTS if one != "models"]))
+    parts = read_parts(store, old, ("models", "keys"))
+    keys, _ = unpack(parts["keys"])
+    rows = {key: row for row, key in enumerate(zip(keys["stores"], keys["products"], strict=True))}
+    known_as = np.array([rows.get(key, _UNKNOWN) for key in panel.keys], np.intp)
+    model = load_models(parts["models"], settings.models)[old.champion]
+    forecaster = Forecaster(panel, model, known_as)
+    there = read_serving(store, partition, head, verifier)
+    then = read_serving(store, partition, frozen, verifier, rings=False)
+    mean = forecaster.forecast_all()
+    accuracy = there.accuracy
+    if old.champion != new.champion:  # it is of another model
+        accuracy = {name: np.zeros_like(column) for name, column in accuracy.items()}
+    return replace(
+        there,
+        snapshot=f"{frozen}+{head}",
+        champion=old.champion,
+        mean=mean,
+        remains=np.maximum(mean[: len(there.sold)] - there.sold, 0.0),
+        tables=then.tables,
+        totals=then.totals,
+        accuracy=accuracy,
+    ), forecaster
 
 
 def read_losses(store: SnapshotStore, manifest: Manifest) -> tuple[Losses, list[str]]:

@@ -281,6 +281,7 @@ def _verify_forecast(
 
 
 def _partition(store: Any, name: str) -> int:
+    name = name.partition("+")[0]  # a frozen one that goes on names the head too
     for partition in store.partitions():
         if name in store.snapshots(partition):
             return int(partition)

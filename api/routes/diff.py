@@ -129,7 +129,8 @@ def routes(context: Context) -> APIRouter:
             raise await run_sync(unknown_series, context.replica.state.index, store, product)
         serving = found[0].serving
         split = await run_sync(
-            diffs.diff, serving.partition, (store, product), earlier, later or serving.snapshot,
+            diffs.diff, serving.partition, (store, product), earlier,
+            later or serving.snapshot.rpartition("+")[2],
             horizon, limiter=diffs.limiter,
         )  # fmt: skip
         return answer(split)

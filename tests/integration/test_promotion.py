@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from tests.integration.deployment import Deployment, deployment, poisoned, until
 
@@ -37,6 +38,17 @@ def told(one: Deployment, days: range) -> list[dict[str, Any]]:
         one.send(events[at : at + 160])
     one.settle()
     return events
+
+
+def learned(one: Deployment, days: range) -> None:
+    """Wait for the head, and not for what is served."""
+    one.send(days_of_chance(days))
+
+    def folded() -> bool | None:
+        shards = one.api.get("/v1/shards").json()["items"]
+        return True if all(shard["lag"] == 0 for shard in shards) else None
+
+    until(folded, "the head")
 
 
 def heads(one: Deployment) -> list[str]:
@@ -121,3 +133,38 @@ def test_a_better_challenger_is_promoted_and_a_worse_one_refused_with_the_gate_n
         # What was before it can be had back, by going back.
         one.cli("rollback", *before, "--reason", "the old one after all")
         until(lambda: True if served(one) == CHAMPION else None, "the old champion")
+
+
+def test_what_is_frozen_forecasts_on_beyond_its_last_horizon(tmp_path: Path) -> None:
+    path = "/v1/forecasts/store-1/product-1"
+    with deployment(
+        tmp_path, "learner", "api", partitions=1, champion="ensemble", challengers="",
+        horizon=3, snapshots_kept=200,
+    ) as one:  # fmt: skip
+        told(one, range(20))
+        frozen = one.api.get(path).json()
+        one.cli("freeze", "--reason", "odd")
+        learned(one, range(20, 22))
+        answer = one.api.get(path).json()
+        assert (answer["snapshot"], answer["stale"]) == (frozen["snapshot"], False)
+        learned(one, range(22, 25))
+
+        def beyond() -> dict[str, Any] | None:
+            found: dict[str, Any] = one.api.get(path).json()
+            return found if found["snapshot"] != frozen["snapshot"] else None
+
+        answer = until(beyond, "what goes on")
+        assert answer["snapshot"].startswith(f"{frozen['snapshot']}+")
+        assert (answer["stale"], answer["frozen"]) == (True, True)
+        assert answer["origin"] > frozen["steps"][-1]["start"]
+        assert all(step["quantiles"]["0.9"] >= step["median"] > 0 for step in answer["steps"])
+        body = {"store": "store-1", "product": "product-1", "promotion": 1.0, "horizon": 3}
+        supposed = one.api.post("/v1/forecasts:what-if", json=body).raise_for_status().json()
+        base = [step["base"] for step in supposed["steps"]]
+        plain = [step["mean"] for step in answer["steps"]]
+        assert base[1:] == pytest.approx(plain[1:], abs=1e-3), "the first is being sold"
+        said = one.cli("verify", "--forecast", path, "--snapshot", answer["snapshot"])
+        assert "identical" in said
+        one.cli("resume", "--reason", "it was right")
+        assert until(lambda: None if one.api.get(path).json()["frozen"] else True, "the head")
+        assert "+" not in one.api.get(path).json()["snapshot"]

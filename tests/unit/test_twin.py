@@ -85,8 +85,8 @@ def sums(squared: float) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
 
 @pytest.mark.parametrize(
     ("bucket", "champion", "renewed"),
-    [(9, 1.0, False), (10, 1.0, True), (10, 1.5, False), (30, 0.9, True)],
-    ids=["not yet", "in time and as good", "worse", "later and better"],
+    [(9, 1.0, False), (10, 1.0, True), (10, 1.01, True), (10, 1.05, False), (30, 0.9, True)],
+    ids=["not yet", "in time and as good", "by chance", "worse", "later and better"],
 )
 def test_it_is_taken_anew_in_time_and_from_a_good_champion(
     bucket: int, champion: float, renewed: bool, make_fresh: Callable[[], Twin]
