@@ -276,7 +276,7 @@ def p_value(differences: Floats) -> float:
     Examples
     --------
     >>> round(p_value(np.array([1.0, 2.0, 1.5, 0.5, 1.0, 2.0, 1.5, 0.5])), 5)
-    0.00051
+    0.00029
     >>> p_value(np.zeros(8))
     0.5
     """
