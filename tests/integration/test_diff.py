@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from api.routes.diff import Diff
 from tests.integration.deployment import Deployment, days_of_sales, deployment
 
 PATH = "/v1/diff/store-1/product-2"
@@ -42,6 +43,7 @@ def test_a_change_is_told_by_bucket_source_and_part_and_adds_up(tmp_path: Path) 
 
         asked: dict[str, Any] = {"from": first, "to": second, "horizon": 2}
         found = one.api.get(PATH, params=asked).raise_for_status().json()
+        Diff.model_validate(found, strict=True)
         assert (found["start"], found["end"]) == (after["start"], after["end"])
         assert found["from"]["mean"] == pytest.approx(before["mean"], abs=1e-3)
         assert found["to"]["mean"] == pytest.approx(after["mean"], abs=1e-3)
