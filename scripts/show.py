@@ -85,19 +85,11 @@ def models(
     if json:
         print_json(found)
         return
-    if model is not None:
-        tests = table_of("gate", "of", "horizon", "loss", "champion", "challenger", "change", "p",
-                         "decides below", "")  # fmt: skip
-        for gate in [g for one in found["items"] if one["model"] == model for g in one["gates"]]:
-            for test in gate["tests"]:
-                tests.add_row(
-                    gate["gate"], f"{test['slice']} {test['value']}".strip(), str(test["horizon"]),
-                    test["loss"], f"{test['champion']:.4f}", f"{test['challenger']:.4f}",
-                    f"{test['change']:+.1%}", f"{test['p']:.2g}", f"{test['level']:.2g}",
-                    "yes" if test["rejected"] else "",
-                )  # fmt: skip
-        out.print(tests)
-        return
+    out.print(gates_table(found) if model is None else tests_table(found, model))
+
+
+def gates_table(found: dict[str, Any]) -> Table:
+    """Models, and which gates each challenger passes."""
     table = table_of("model", "role", "gates")
     for one in found["items"]:
         gates = "\n".join(
@@ -105,7 +97,20 @@ def models(
             for gate in one["gates"]
         )
         table.add_row(one["model"], one["role"], gates)
-    out.print(table)
+    return table
+
+
+def tests_table(found: dict[str, Any], model: str) -> Table:
+    """What the gates have tested of one challenger."""
+    table = table_of("gate", "of", "ahead", "loss", "change", "p", "sure")
+    for gate in [g for one in found["items"] if one["model"] == model for g in one["gates"]]:
+        for test in gate["tests"]:
+            table.add_row(
+                gate["gate"], f"{test['slice']} {test['value']}".strip(), str(test["horizon"]),
+                test["loss"], f"{test['change']:+.1%}", f"{test['p']:.2g}",
+                "yes" if test["rejected"] else "no",
+            )  # fmt: skip
+    return table
 
 
 def operations(config: Config = None, url: Url = None, json: AsJson = False) -> None:

@@ -16,6 +16,7 @@ from api.operation_schemas import Models
 from api.problems import Problem
 from learner.replay import START, Exclusion
 from scripts import show
+from scripts.console import out
 from stream.event import Marker, decode
 from tests.api_parts import Deployment, context_of, running
 
@@ -150,15 +151,15 @@ def test_the_command_line_tells_gates_and_the_tests_of_a_challenger(
     deployment: Deployment, heads: dict[int, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with running(deployment.app()) as client:
-        url = str(client.base_url)
-        show.models(url=url)
-        said = capsys.readouterr().out
-        assert "passes better" in said
-        assert "FAILS better" in said
-        show.models(url=url, model="river_plain")
-        tests = capsys.readouterr().out
-        assert "squared" in tests
-        assert "-10" in tests, "a tenth less is lost"
+        found = client.get("/v1/models").raise_for_status().json()
+    out.print(show.gates_table(found))
+    said = capsys.readouterr().out
+    assert "passes better" in said
+    assert "FAILS better" in said
+    out.print(show.tests_table(found, "river_plain"))
+    said = capsys.readouterr().out
+    assert "squared" in said
+    assert "-10" in said, "a tenth less is lost"
 
 
 def dry(client: httpx.Client, model: str) -> dict[str, Any]:
