@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from learner.replay import START, Effect, Exclusion, Quarantine, Rule, Turn, fit
+from learner.replay import START, Effect, Exclusion, Promote, Quarantine, Resolve, Rule, Turn, fit
 from learner.serving import CENSORED, MISSING, OBSERVED
 from learner.shard import Shard
 from learner.snapshot import lay_down, take_up
@@ -63,7 +63,9 @@ def meant(
     )
 
 
-def never_saw(shard: Shard, records: list[Record], what: Exclusion, end: int) -> Shard:
+def never_saw(
+    shard: Shard, records: list[Record], what: Exclusion, end: int, resolve: Resolve | None = None
+) -> Shard:
     """A shard that never sees what is meant of offsets before ``end``, and is told of the gaps."""
     categories = {
         key: one.category for key, one in shard.panel.products.told.items() if one.category
@@ -76,7 +78,7 @@ def never_saw(shard: Shard, records: list[Record], what: Exclusion, end: int) ->
                     feed = not (what.products or what.categories)
                     shard.window.miss(event.store, event.product, time_us(event.time), feed=feed)
                 continue
-            shard.fold([record._replace(value=encode(event))])
+            shard.fold([record._replace(value=encode(event))], resolve)
             if isinstance(event, Product):
                 categories.pop((event.store, event.product), None)
                 if event.category is not None:
@@ -98,8 +100,17 @@ def test_a_replay_ends_as_one_that_never_saw_what_is_excluded(
     world, records = drawn
     if len(records) < 4:
         return
+    place = data.draw(st.integers(0, len(records)), "promotion")
+    up = encode(Marker(id="up", source="salescast", time=world.start))
+    near = records[min(place, len(records) - 1)]
+    later = [record._replace(offset=record.offset + 1) for record in records[place:]]
+    first = near.offset + (place == len(records))
+    records = [*records[:place], near._replace(value=up, offset=first), *later]
     cut = data.draw(st.integers(0, len(records) - 2), "cut")
     until = data.draw(st.integers(cut + 1, len(records) - 1), "marker")
+    # Control's order is the markers'.
+    models, order = world.settings.models, 0 if place < until else 2
+    effects: dict[str, Effect] = {"up": Promote(order=order, model=models[1], over=models[0])}
     what = excluding(data, kind, world, records)
     at = records[until]
     marker = at._replace(
@@ -107,12 +118,13 @@ def test_a_replay_ends_as_one_that_never_saw_what_is_excluded(
     )
     log = [*records[:until], marker, *(r._replace(offset=r.offset + 1) for r in records[until:])]
     before = Shard(world.settings, world.partition)
-    before.fold(log[:cut])
+    before.fold(log[:cut], effects.__getitem__)
     base = copy(before)
     turn = Turn(
         order=1, snapshot="s", shard=copy(base), exclude=what, readmits=None, admit_late=False
     )
-    folded = before.fold(log[cut:], {"op": turn}.__getitem__)
+    effects["op"] = turn
+    folded = before.fold(log[cut:], effects.__getitem__)
     assert folded.turn is turn
     assert before.position == marker.offset + 1, "what comes after is not folded by the old one"
     shard = turn.shard
@@ -120,9 +132,12 @@ def test_a_replay_ends_as_one_that_never_saw_what_is_excluded(
     shard.fold(log[cut : until + 1])
     assert shard.replay is None
     shard = copy(shard)
-    folded = shard.fold(log[until + 1 :])
+    folded = shard.fold(log[until + 1 :], effects.__getitem__)
     assert folded.turn is None
-    plain = never_saw(base, log[cut:until] + log[until + 1 :], what, marker.offset)
+    plain = never_saw(
+        base, log[cut:until] + log[until + 1 :], what, marker.offset, effects.__getitem__
+    )
+    assert shard.champion == plain.champion == models[1]
     assert shard.digest() == plain.digest()
     assert shard.forecast().tobytes() == plain.forecast().tobytes()
     items = sum(len(decode(record.value)) for record in log)
