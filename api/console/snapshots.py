@@ -31,7 +31,10 @@ from api.console.sources import counts_of, known_sources
 PATH = "/snapshots"
 _ACTIONS = ("rollback", "freeze", "resume")
 #: What the form of a rollback can be given: one of each, and any number.
-_ONE, _MANY = ("to", "since", "until"), ("snapshots", "source", "store", "product", "category")
+_ONE, _MANY = (
+    ("to", "since", "until", "replay", "reason"),
+    ("snapshots", "source", "store", "product", "category"),
+)
 
 
 def install(console: Console) -> None:

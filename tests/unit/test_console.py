@@ -10,15 +10,16 @@ import re
 import subprocess
 import sys
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from api.console import charts, formats, lineage, sources, trail
+from api.console import charts, diff, formats, guard, lineage, sources, trail
 from api.console.client import abilities
 from api.console.gate import refusal
 from tests.api_parts import Deployment
 
-MODULES = ("formats", "gate", "client", "sources", "trail", "operate", "letters")
+MODULES = ("formats", "gate", "client", "sources", "trail", "operate", "letters", "guard")
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -166,6 +167,43 @@ def test_the_trail_as_csv_is_read_by_a_spreadsheet_as_text() -> None:
     assert rows[0]["reason"] == '\'=HYPERLINK("x"), "quoted"\nline'
     assert rows[0]["about"] == "to p0-l0-o5; learned again; without source till-2"
     assert (rows[0]["offset"], rows[1]["offset"]) == ("7", "")
+
+
+# -- the guard's commands ----------------------------------------------------------------------
+
+
+def test_every_command_that_the_api_gives_opens_a_form_filled_alike() -> None:
+    command = (
+        "salescast rollback --to 2025-03-01T10:00:00+01:00 --replay --exclude-source 'till 2' "
+        "--reason 'units 12 times the usual'"
+    )
+    where = urlsplit(str(guard.form_of(command)))
+    assert where.path == "/snapshots"
+    assert parse_qs(where.query) == {
+        "do": ["rollback"], "to": ["2025-03-01T10:00:00+01:00"], "replay": ["1"],
+        "source": ["till 2"], "reason": ["units 12 times the usual"],
+    }  # fmt: skip
+
+
+# -- why a forecast moved ----------------------------------------------------------------------
+
+
+def test_the_parts_of_a_change_are_told_with_who_sent_them() -> None:
+    side = {"mean": 4.0, "as_of": "2025-03-01T00:00:00+00:00"}
+    sender = {"source": "<till>", "units": 3.0, "items": 2, "passed_over": True}
+    closed = {"start": "2025-03-01T00:00:00+00:00", "demand": None, "effect": -1.0,
+              "sources": [sender]}  # fmt: skip
+    made = diff.told(
+        {
+            "start": "2025-03-03T00:00:00+00:00", "from": side, "to": {**side, "mean": 5.5},
+            "change": 1.5, "parts": {"plans": 2.5, "closed": -1.0}, "closed": [closed],
+            "amended": [], "log": {"complete": False, "detail": "only the first records"},
+        }
+    )  # fmt: skip
+    for said in ("Plans known since", "+2.5", "−1", "+1.5", "&lt;till&gt; 3 (2 items, kept out)",
+                 "only the first records"):  # fmt: skip
+        assert said in made
+    assert "<till>" not in made
 
 
 # -- charts ------------------------------------------------------------------------------------
