@@ -64,7 +64,7 @@ class Diff:
             )
             partition = found["partition"]
         except ApiError as error:
-            if error.status not in (404, 409):
+            if error.status not in (404, 409, 422):
                 raise
             why = f"{error.detail or error.title}. {error.remedy}"
         kept = await api.get("/v1/snapshots", partition=partition, limit=_OFFERED)
