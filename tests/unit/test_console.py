@@ -15,8 +15,9 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from api.console import charts, diff, formats, guard, lineage, sources, trail
-from api.console.client import abilities
+from api.console.client import Api, abilities
 from api.console.gate import refusal
+from stream.errors import SettingsError
 from tests.api_parts import Deployment
 
 MODULES = ("formats", "gate", "client", "sources", "trail", "operate", "letters", "guard")
@@ -69,6 +70,12 @@ def test_what_the_api_can_do_is_read_from_its_own_description(tmp_path: Any, key
     assert found.keyed is bool(key)
     assert {"freeze", "resume", "rollback", "quarantine", "readmit"} <= found.operations
     assert "/v1/lineage" in found.paths
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:8000", "ftp://shop", "http://", "http://[::1"])
+def test_what_is_no_address_is_refused_at_the_start(url: str) -> None:
+    with pytest.raises(SettingsError, match="not an address"):
+        Api(url)
 
 
 # -- words -------------------------------------------------------------------------------------
