@@ -5,11 +5,15 @@ from __future__ import annotations
 import shlex
 from typing import Any
 
-from api.console.formats import address, link, moment, number, table, tag, text
+from api.console.formats import address, link, moment, notice, table, tag, text
 from api.console.page import Page, markup
 
 PATH = "/v1/guard"
-_KINDS = {"ok": "active", "suspect": "bad", "quarantined": "warn", "silent": "warn"}
+_MODES = {
+    "off": "off: nothing is judged",
+    "warn": "warn: who is outside the usual band is named, and learned from",
+    "quarantine": "quarantine: who is outside the usual band is kept out before it is learned from",
+}
 #: A command's options, by the names that a form's address has for them.
 _OPTIONS = {"--to": "to", "--exclude-source": "source", "--exclude-store": "store",
             "--exclude-product": "product", "--exclude-category": "category",
@@ -64,52 +68,49 @@ async def _ask(page: Page) -> Any:
 
 
 def _draw_sources(found: dict[str, Any] | None) -> None:
-    if found is None or not found["sources"]:
-        return
-    rows = [
-        [text(one["source"]), str(one["partition"]), _state(one), _measured(one),
-         f'<span class="wrap">{text(one["text"])}</span>', _ways(one["commands"])]
-        for one in found["sources"]
-    ]  # fmt: skip
-    markup(
-        "<h2>Guard</h2>"
-        + table(["Source", "Partition", "Is", "Found, usually", "Why", "What helps"], rows,
-                label="Guard of inputs")
-        + f'<p class="muted small">Mode: {text(found["mode"])}.</p>'
-    )  # fmt: skip
+    if found is not None and found["sources"]:
+        mode = _MODES.get(found["mode"], found["mode"])
+        markup("<h2>Guard</h2>" + told(found["sources"], "source")
+               + f'<p class="muted small">Mode: {text(mode)}.</p>')  # fmt: skip
 
 
 def _draw_champions(found: dict[str, Any] | None) -> None:
-    if found is None or not found["champions"]:
-        return
-    rows = [
-        [text(one["model"]), str(one["partition"]), _state(one), _measured(one),
-         f'<span class="wrap">{text(one["text"])}</span>', _ways(one["commands"])]
-        for one in found["champions"]
+    if found is not None and found["champions"]:
+        markup("<h2>Guard</h2>" + told(found["champions"], "model"))
+
+
+def told(rows: list[dict[str, Any]], what: str) -> str:
+    """What the guard found, as markup: who is off with what helps, then all the others.
+
+    Parameters
+    ----------
+    rows
+        Of the guard's answer.
+    what
+        The field that names one: ``source`` or ``model``.
+    """
+    off = "".join(_notice(one, what) for one in rows if one["state"] != "ok")
+    calm = [
+        [text(one[what]), str(one["partition"]), tag("ok", "active"),
+         f'<span class="wrap">{text(one["text"])}</span>']
+        for one in rows
+        if one["state"] == "ok"
     ]  # fmt: skip
-    markup(
-        "<h2>Guard</h2>"
-        + table(["Model", "Partition", "Is", "Found, usually", "Why", "What helps"], rows,
-                label="Guard of models")
-    )  # fmt: skip
+    heads = [what.capitalize(), "Partition", "", "Looked at"]
+    return off + (table(heads, calm, label=f"Guard: every {what} as usual") if calm else "")
 
 
-def _state(one: dict[str, Any]) -> str:
+def _notice(one: dict[str, Any], what: str) -> str:
     since = f" since {moment(one['since'], year=False)}" if one["since"] else ""
-    return tag(one["state"], _KINDS.get(one["state"], "bad")) + text(since)
-
-
-def _measured(one: dict[str, Any]) -> str:
-    statistic = f"{one['statistic']}: " if one.get("statistic") else ""
-    return text(f"{statistic}{number(one['found'], 3)}, {number(one['usual'], 3)}")
-
-
-def _ways(commands: list[str]) -> str:
-    """Forms that do what the guard advises, and the commands for a terminal."""
-    said = []
-    for command in commands:
-        where = form_of(command)
-        kind = command.split()[1] if len(command.split()) > 1 else command
-        shown = link(f"{kind.capitalize()}…", where, class_="button") if where else ""
-        said.append(f'<p>{shown}</p><code class="bytes">{text(command)}</code>')
-    return "".join(said)
+    buttons = "".join(
+        link(f"{command.split()[1].capitalize()}…", where, class_="button")
+        for command in one["commands"]
+        if (where := form_of(command))
+    )
+    commands = text("\n".join(one["commands"]))
+    return notice(
+        f"{one[what]} is {one['state']}",
+        f"{text(one['text'])}, partition {one['partition']}{text(since)}.",
+        f'<span class="buttons">{buttons}</span>' if buttons else "",
+        kind="error" if one["state"] == "suspect" else "warn",
+    ) + (f'<pre class="bytes" tabindex="0">{commands}</pre>' if commands else "")

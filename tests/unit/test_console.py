@@ -192,6 +192,21 @@ def test_every_command_that_the_api_gives_opens_a_form_filled_alike() -> None:
     }  # fmt: skip
 
 
+def test_a_suspect_stands_first_with_the_form_and_the_command_that_mend_it() -> None:
+    def row(source: str, state: str, *commands: str) -> dict[str, Any]:
+        return {"source": source, "partition": 0, "state": state, "since": None,
+                "text": "units a sale 247, usually 8", "commands": list(commands)}  # fmt: skip
+
+    made = guard.told(
+        [row("till-1", "ok"), row("<b>", "suspect", "salescast quarantine --source '<b>'")],
+        "source",
+    )
+    assert made.index("&lt;b&gt; is suspect") < made.index("till-1")
+    assert 'href="/inputs?do=quarantine&amp;source=%3Cb%3E"' in made
+    assert "salescast quarantine --source &#x27;&lt;b&gt;&#x27;" in made
+    assert "<b>" not in made
+
+
 # -- why a forecast moved ----------------------------------------------------------------------
 
 
