@@ -133,9 +133,9 @@ def told(diff: dict[str, Any]) -> str:
 
 
 def _senders(sources: list[dict[str, Any]]) -> str:
-    said = [
-        f"{one['source']} {units(one['units'])} ({number(one['items'], 0)} items"
-        + (", kept out)" if one["passed_over"] else ")")
-        for one in sources
-    ]
+    said = []
+    for one in sources:
+        items = "1 item" if one["items"] == 1 else f"{number(one['items'], 0)} items"
+        out = ", kept out" if one["passed_over"] else ""
+        said.append(f"{one['source']} {units(one['units'])} ({items}{out})")
     return f'<span class="wrap">{text(", ".join(said) or "–")}</span>'
