@@ -7,8 +7,6 @@ import os
 # One BLAS thread makes sums come out the same to the last bit; it must be said before numpy loads.
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
-import sys
-
 import typer
 
 from scripts import (
@@ -29,8 +27,7 @@ from scripts import (
     up,
     web_console,
 )
-from scripts.console import complain
-from stream.errors import SalescastError
+from scripts.console import run
 
 app = typer.Typer(
     name="salescast",
@@ -46,14 +43,8 @@ for module in (up, demo, produce, backtest, export, serve, operate, show, diff, 
 
 
 def main() -> None:
-    """Run a subcommand; errors that Salescast names are shown without a traceback."""
-    try:
-        app()
-    except SalescastError as error:
-        complain(str(error))
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    """Run a subcommand."""
+    run(app)
 
 
 if __name__ == "__main__":

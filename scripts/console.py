@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from stream.errors import SalescastError
 from stream.settings import Loaded, Settings, load
 
 out = Console(highlight=False)
@@ -48,6 +49,17 @@ def address(config: Settings, url: str | None) -> str:
 def complain(message: str) -> None:
     """Say what went wrong, on standard error."""
     err.print("[bold red]salescast:[/]", message, markup=True, soft_wrap=True)
+
+
+def run(app: typer.Typer) -> None:
+    """Run a command; errors that Salescast names are shown without a traceback."""
+    try:
+        app()
+    except SalescastError as error:
+        complain(str(error))
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 def print_json(value: Any) -> None:

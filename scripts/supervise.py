@@ -25,11 +25,15 @@ STOP_S = 30.0
 
 @dataclass(slots=True, kw_only=True)
 class Child:
-    """A `salescast` subcommand to be kept running; ``once``: until it ends with status 0."""
+    """A program to be kept running; ``once``: until it ends with status 0.
+
+    It is `salescast` with a subcommand, or another ``module`` of ours.
+    """
 
     name: str
     arguments: Sequence[str]
     environ: Mapping[str, str]
+    module: str = "scripts.cli"
     log: Path | None = None
     once: bool = False
     process: subprocess.Popen[bytes] | None = None
@@ -45,7 +49,7 @@ class Child:
         out = None if self.log is None else self.log.open("ab")
         try:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "scripts.cli", *self.arguments, "--leave-with-parent"],
+                [sys.executable, "-m", self.module, *self.arguments, "--leave-with-parent"],
                 stdin=subprocess.PIPE,
                 stdout=out,
                 stderr=subprocess.STDOUT if out is not None else None,

@@ -76,11 +76,16 @@ def make_children(chosen: Settings, environ: dict[str, str], *, logs: bool = Fal
     return [
         Child(
             name=name,
-            arguments=[name],
+            arguments=arguments,
+            module=module,
             environ=environ,
             log=folder / f"{name}.log" if logs else None,
         )
-        for name in ("learner", "api", "console")
+        for name, arguments, module in (
+            ("learner", ["learner"], "scripts.cli"),
+            ("api", ["api"], "scripts.cli"),
+            ("console", [], "scripts.web_console"),
+        )
     ]
 
 

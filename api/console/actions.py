@@ -60,9 +60,9 @@ class Action:
             self._form = ui.element("div").classes("form")
             with self._form:
                 self._collect = fields()
-                self._reason = ui.input("Reason (kept in the audit trail)").props(
-                    "outlined dense data-name=reason"
-                )
+                self._reason = ui.input(
+                    "Reason (kept in the audit trail)", value=page.query.get("reason") or ""
+                ).props("outlined dense data-name=reason")
                 self._who = ui.input("Who you are").props("outlined dense data-name=who")
                 self._api_key = ui.input("API key", password=True).props(
                     "outlined dense autocomplete=off data-name=key"

@@ -48,22 +48,14 @@ class _Audit:
 
     def _filters(self) -> None:
         query = self.page.query
-        kinds = ["", "freeze", "resume", "rollback", "quarantine", "readmit", "promote", "guard",
-                 "resend", "discard"]  # fmt: skip
-        options = {
-            "kind": list(dict.fromkeys([*kinds, query["kind"]])),
-            "state": ["", "pending", "applied", "refused"],
-        }
         words = {"who": "Who", "q": "Words", "since": "From (2025-03-01)", "until": "Before"}
         with ui.element("div").classes("filters"):
-            for name, every in options.items():
-                self._heed(
-                    name,
-                    ui.select(
-                        {one: one or "any" for one in every}, label=name.capitalize(),
-                        value=query[name],
-                    ).props("options-dense"),
-                )  # fmt: skip
+            self.kind = ui.select(_any([query["kind"]]), label="Kind", value=query["kind"])
+            state = ui.select(
+                _any(["pending", "applied", "refused"]), label="State", value=query["state"]
+            )
+            for name, field in (("kind", self.kind), ("state", state)):
+                self._heed(name, field.props("options-dense"))
             for name, label in words.items():
                 self._heed(name, ui.input(label, value=query[name]).props("clearable debounce=250"))
 
@@ -89,9 +81,12 @@ class _Audit:
 
     async def _load(self) -> Any:
         items = (await self.page.api.get("/v1/operations"))["items"]
-        return {"all": len(items), "items": chosen(items, self.page.query)}
+        kinds = sorted({one["kind"] for one in items})
+        return {"all": len(items), "kinds": kinds, "items": chosen(items, self.page.query)}
 
     def _draw(self, found: dict[str, Any]) -> None:
+        kind = self.page.query["kind"]
+        self.kind.set_options(_any([*found["kinds"], kind]), value=kind)
         if not found["all"]:
             markup(notice("Nothing was done yet", "Freezes, rollbacks, quarantines, promotions and "
                           "what becomes of dead letters will stand here."))  # fmt: skip
@@ -126,9 +121,14 @@ class _Audit:
         )
 
 
+def _any(names: list[str]) -> dict[str, str]:
+    """Options of a filter, the first of which lets everything through."""
+    return {"": "any", **{one: one for one in names if one}}
+
+
 def _state(one: dict[str, Any]) -> str:
-    kind = {"applied": "active", "refused": "bad", "pending": "warn"}[one["state"]]
-    return tag(one["state"], kind)
+    kinds = {"applied": "active", "refused": "bad", "pending": "warn"}
+    return tag(one["state"], kinds.get(one["state"], ""))
 
 
 def install_export(app: FastAPI, console: Console) -> None:

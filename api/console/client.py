@@ -14,6 +14,8 @@ from urllib.parse import quote
 
 import httpx
 
+from stream.errors import SettingsError
+
 TIMEOUT_S = 20.0
 #: How long what the API can do is believed, s.
 KNOWN_S = 30.0
@@ -59,16 +61,29 @@ def abilities(document: dict[str, Any]) -> Abilities:
 
 
 class Api:
-    """Asks the API at ``url``."""
+    """Asks the API at ``url``.
+
+    Raises
+    ------
+    SettingsError
+        It is no address.
+    """
 
     def __init__(self, url: str, timeout_s: float = TIMEOUT_S) -> None:
         self.url = url.rstrip("/")
-        host = httpx.URL(self.url).host
+        try:
+            where = httpx.URL(self.url)
+        except httpx.InvalidURL as error:
+            raise SettingsError(f"{url} is not an address: {error}") from None
+        if where.scheme not in ("http", "https") or not where.host:
+            raise SettingsError(
+                f"{url} is not an address", remedy="Start it with http:// or https://"
+            )
         self.http = httpx.AsyncClient(
             base_url=self.url,
             timeout=timeout_s,
             # a proxy of the environment cannot reach this machine's own loopback
-            trust_env=not _is_loopback(host),
+            trust_env=not _is_loopback(where.host),
         )
         self._abilities: Abilities | None = None
         self._asked_s = 0.0

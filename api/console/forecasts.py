@@ -9,9 +9,10 @@ from nicegui import ui
 
 from api.console import charts
 from api.console.client import ApiDown, ApiError, series_path
-from api.console.diff import add_diff
+from api.console.diff import Diff
 from api.console.formats import (
     address,
+    bar,
     bucket,
     buckets,
     duration,
@@ -21,6 +22,7 @@ from api.console.formats import (
     notice,
     number,
     percent,
+    signed,
     table,
     text,
     units,
@@ -136,7 +138,7 @@ class _Series:
                 with ui.element("div"):
                     self.why = page.section(self._load_why, self._draw_why, every_s=30.0)
                     self.where = markup("", "block")
-        add_diff(page, store, product)
+        Diff(page, store, product)
 
     # -- past and forecast -----------------------------------------------------------------
 
@@ -260,7 +262,7 @@ class _Series:
         step = found["horizon"]
         most = max([abs(one) for one in found["parts"].values()] + [1e-9])
         rows = [
-            [text(name.capitalize()), bar(value / most), units_signed(value)]
+            [text(name.capitalize()), bar(value / most), signed(value)]
             for name, value in found["parts"].items()
         ]
         rows.append(["<strong>Mean</strong>", "", f"<strong>{units(found['mean'])}</strong>"])
@@ -283,17 +285,6 @@ class _Series:
 
 def _start(found: dict[str, Any]) -> str:
     return text(bucket(found["start"], "day" if found["start"][11:16] == "00:00" else "hour"))
-
-
-def bar(share: float) -> str:
-    """A bar from the middle, as markup; ``share`` in [-1, 1]."""
-    side = "right" if share >= 0 else "left"
-    return f'<span class="bar {side}" style="--share:{abs(share):.3f}" aria-hidden="true"></span>'
-
-
-def units_signed(value: float) -> str:
-    """Units with a plus before what adds."""
-    return ("+" if value > 5e-3 else "") + units(0.0 if abs(value) < 5e-3 else value)
 
 
 _SKELETON = '<div class="skeleton"><span></span><span></span></div>'

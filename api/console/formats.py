@@ -37,6 +37,15 @@ def units(value: float | None) -> str:
     return number(value, 0 if abs(value) >= 1000 else 1 if abs(value) >= 1 else 2)
 
 
+def signed(value: float) -> str:
+    """Units with a plus before what adds.
+
+    >>> signed(2.0), signed(-0.001), signed(-3.25)
+    ('+2', '0', '−3.2')
+    """
+    return ("+" if value > 5e-3 else "") + units(0.0 if abs(value) < 5e-3 else value)
+
+
 def percent(share: float | None, digits: int = 0, sign: bool = False) -> str:
     """A share as a percentage.
 
@@ -143,6 +152,12 @@ def link(label: str, href: str, **attributes: str) -> str:
 def tag(label: str, kind: str = "") -> str:
     """A small label as markup."""
     return f'<span class="tag {kind}">{text(label)}</span>'
+
+
+def bar(share: float) -> str:
+    """A bar from the middle, as markup; ``share`` in [-1, 1]."""
+    side = "right" if share >= 0 else "left"
+    return f'<span class="bar {side}" style="--share:{abs(share):.3f}" aria-hidden="true"></span>'
 
 
 def table(

@@ -26,8 +26,8 @@ def install(console: Console) -> None:
     """Add the page."""
 
     @ui.page(PATH)
-    def inputs(request: Request, do: str = "", operation: str = "") -> None:
-        query: dict[str, Any] = {"do": do, "operation": operation}
+    def inputs(request: Request, do: str = "", operation: str = "", reason: str = "") -> None:
+        query: dict[str, Any] = {"do": do, "operation": operation, "reason": reason}
         query |= {one: request.query_params.getlist(one) for one in ("source", "store", "product")}
         page = Page(console, "Inputs", PATH, query)
         with page.main:
@@ -42,7 +42,7 @@ class _Inputs:
                 link("Quarantine…", address(PATH, {"do": "quarantine"}), class_="button")
                 + link("Dead letters", "/letters", class_="button quiet"), "buttons",
             )  # fmt: skip
-        guard.add(page)
+        guard.add_sources(page)
         page.section(self._load_sources, self._draw_sources, every_s=10.0)
         page.section(self._load_letters, self._draw_letters, every_s=5.0)
         page.section(self._load_rules, self._draw_rules, every_s=5.0)
@@ -58,11 +58,11 @@ class _Inputs:
         with self.page.main:
             action = (
                 operate.quarantine(self.page, query, sources) if query["do"] == "quarantine"
-                else operate.readmit(self.page, query["operation"])
+                else operate.readmit(self.page, query)
             )  # fmt: skip
         action.open()
         action.dialog.on("hide", lambda: self.page.hold(
-            do="", source=[], store=[], product=[], operation=""
+            do="", source=[], store=[], product=[], operation="", reason=""
         ))  # fmt: skip
 
     # -- sources ---------------------------------------------------------------------------

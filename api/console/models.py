@@ -24,7 +24,7 @@ _GATES = {
 }
 _SAYS = {
     "seasonal_naive": "what was sold one season before",
-    "twin": "the last good snapshot's model, its facts and weights frozen: what learning is worth",
+    "twin": "the champion as it was, learning nothing since: what learning is worth",
 }
 
 
@@ -103,7 +103,7 @@ class _Models:
             if value["promote"] and row["model"] in promotable:
                 act = link("Promote…", address(PATH, {"do": "promote", "model": row["model"]}))
             lines.append(
-                [name + (f'<br><span class="muted small">{text(says)}</span>' if says else ""),
+                [name + (f'<br><span class="muted small wrap">{text(says)}</span>' if says else ""),
                  number(row["rmsse"], 3), percent(worse, 1, sign=True), percent(row["wape"], 1),
                  percent(row["bias"], 1, sign=True), number(row["pinball"], 3),
                  number(row["n"], 0), act]

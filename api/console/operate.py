@@ -51,7 +51,7 @@ def _area(label: str, value: Sequence[str], name: str) -> ui.textarea:
     return made.props(f"outlined dense autogrow data-name={name}")
 
 
-def _time(label: str, query: dict[str, Any], name: str) -> ui.input:
+def _line(label: str, query: dict[str, Any], name: str) -> ui.input:
     made = ui.input(label, value=query.get(name) or "")
     return made.props(f"outlined dense data-name={name}")
 
@@ -117,8 +117,8 @@ def rollback(page: Page, query: dict[str, Any], sources: Sequence[str]) -> Actio
                     kind: _area(f"{label}, one a line", query.get(kind_of(kind), []), kind)
                     for kind, label in _NAMED.items()
                 }
-                since = _time("From this event time on (ISO 8601 with zone)", query, "since")
-                until = _time("Before this event time", query, "until")
+                since = _line("From this event time on (ISO 8601 with zone)", query, "since")
+                until = _line("Before this event time", query, "until")
                 spans = _area("Offsets, PARTITION:FIRST-LAST, one a line", [], "offsets")
             more.value = any(query.get(one) for one in _NARROW)
             surplus = ui.checkbox("What remains is whole: sent twice, or invented")
@@ -204,11 +204,13 @@ def quarantine(page: Page, query: dict[str, Any], sources: Sequence[str]) -> Act
                   "Quarantine", fields)  # fmt: skip
 
 
-def readmit(page: Page, operation: str) -> Action:
+def readmit(page: Page, query: dict[str, Any]) -> Action:
     """Learn after all what an operation keeps out."""
 
     def fields() -> Collect:
-        named = ui.input("Operation whose items to learn after all", value=operation)
+        named = ui.input(
+            "Operation whose items to learn after all", value=query.get("operation") or ""
+        )
         named.props("outlined dense data-name=operation")
         return lambda: {"kind": "readmit", "readmits": (named.value or "").strip()}
 

@@ -184,7 +184,7 @@ class Page:
         )
         with ui.element("header").classes("top"), ui.element("div").classes("top-inner console"):
             markup('<a class="wordmark" href="/">Salescast</a>')
-            markup(f'<nav aria-label="Pages">{links}</nav>')
+            ui.html(links, tag="nav").props("aria-label=Pages")
             self._state = TextElement(tag="p", text="Connecting")
             self._state.classes("live").props("role=status data-state=off")
         # Quasar's page is the `main` around it.

@@ -6,7 +6,7 @@ from typing import Any
 
 from nicegui import ui
 
-from api.console import charts
+from api.console import charts, guard
 from api.console.formats import link, notice, number, percent, table, tag, text
 from api.console.page import Console, Page, choices, heading, markup
 
@@ -69,6 +69,7 @@ class _Quality:
                         markup(f"<h2>Calibration of what is served{of}</h2>")
                         self.curve = ui.plotly(charts.blank()).classes("chart short")
                 self.table = markup("", "block")
+        guard.add_champions(page)
         if page.query["slice"]:
             page.section(self._load_slices, self._draw_slices)
 

@@ -31,7 +31,10 @@ from api.console.sources import counts_of, known_sources
 PATH = "/snapshots"
 _ACTIONS = ("rollback", "freeze", "resume")
 #: What the form of a rollback can be given: one of each, and any number.
-_ONE, _MANY = ("to", "since", "until"), ("snapshots", "source", "store", "product", "category")
+_ONE, _MANY = (
+    ("to", "since", "until", "replay", "reason"),
+    ("snapshots", "source", "store", "product", "category"),
+)
 
 
 def install(console: Console) -> None:
@@ -165,7 +168,7 @@ class _Snapshots:
         tags = "".join(
             tag(label, kind)
             for label, kind, on in (("active", "active", one["active"]), ("head", "", one["head"]),
-                                    ("learning again", "warn", one["unfinished"]))
+                                    ("half-way", "warn", one["unfinished"]))
             if on
         )  # fmt: skip
         rmsse, bytes_ = known or (None, 0)
@@ -175,6 +178,8 @@ class _Snapshots:
         said.append(ago(one["published_at"], now))
         if bytes_:
             said.append(size(bytes_))
+        if one.get("promotions"):
+            said.append(f"serves {one['champion']}, by promotion")
         said += [f"{each['kind']} by {each['who']}: {each['reason']}" for each in one["named_by"]]
         partition = query["partition"]
         back = address(PATH, {"partition": partition, "do": "rollback", "to": one["as_of"]})

@@ -240,6 +240,25 @@ def test_the_parts_of_a_forecast_add_up_to_its_mean(at: Callable[[str], Browser]
     assert sum(numbers[:-1]) == pytest.approx(numbers[-1], abs=0.5)
 
 
+def test_why_a_forecast_moved_is_told_between_any_two_snapshots(
+    at: Callable[[str], Browser], places: Places
+) -> None:
+    page = at(SERIES)
+    says(page, "Buckets closed since")
+    kept = httpx.get(f"{places.api}v1/snapshots?limit=200").json()["items"]
+    first = [one["id"] for one in kept if one["origin"]][-1]
+    page = at(f"{SERIES}&since={first}")
+    page.wait("document.querySelector('[aria-label=\"Parts of the change\"]')")
+    rows = page.run(
+        "return [...document.querySelectorAll('[aria-label=\"Parts of the change\"] tbody tr')]"
+        ".map((row) => row.lastElementChild.innerText)"
+    )
+    numbers = [float(one.replace("−", "-").replace(",", "")) for one in rows]
+    assert sum(numbers[:-1]) == pytest.approx(numbers[-1], abs=0.5)
+    assert "till-2" in page.text("[aria-label='Buckets closed since']")
+    assert page.complaints() == []
+
+
 def test_a_new_sale_shows_without_a_reload(at: Callable[[str], Browser], places: Places) -> None:
     page = at(f"/forecasts?store={STORE.replace(' ', '+')}&product=Rye+bread")
     page.run("window.same = true")

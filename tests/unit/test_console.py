@@ -10,15 +10,17 @@ import re
 import subprocess
 import sys
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from api.console import charts, formats, lineage, sources, trail
-from api.console.client import abilities
+from api.console import charts, diff, formats, guard, lineage, sources, trail
+from api.console.client import Api, abilities
 from api.console.gate import refusal
+from stream.errors import SettingsError
 from tests.api_parts import Deployment
 
-MODULES = ("formats", "gate", "client", "sources", "trail", "operate", "letters")
+MODULES = ("formats", "gate", "client", "sources", "trail", "operate", "letters", "guard")
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -68,6 +70,12 @@ def test_what_the_api_can_do_is_read_from_its_own_description(tmp_path: Any, key
     assert found.keyed is bool(key)
     assert {"freeze", "resume", "rollback", "quarantine", "readmit"} <= found.operations
     assert "/v1/lineage" in found.paths
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:8000", "ftp://shop", "http://", "http://[::1"])
+def test_what_is_no_address_is_refused_at_the_start(url: str) -> None:
+    with pytest.raises(SettingsError, match="not an address"):
+        Api(url)
 
 
 # -- words -------------------------------------------------------------------------------------
@@ -166,6 +174,58 @@ def test_the_trail_as_csv_is_read_by_a_spreadsheet_as_text() -> None:
     assert rows[0]["reason"] == '\'=HYPERLINK("x"), "quoted"\nline'
     assert rows[0]["about"] == "to p0-l0-o5; learned again; without source till-2"
     assert (rows[0]["offset"], rows[1]["offset"]) == ("7", "")
+
+
+# -- the guard's commands ----------------------------------------------------------------------
+
+
+def test_every_command_that_the_api_gives_opens_a_form_filled_alike() -> None:
+    command = (
+        "salescast rollback --to 2025-03-01T10:00:00+01:00 --replay --exclude-source 'till 2' "
+        "--reason 'units 12 times the usual'"
+    )
+    where = urlsplit(str(guard.form_of(command)))
+    assert where.path == "/snapshots"
+    assert parse_qs(where.query) == {
+        "do": ["rollback"], "to": ["2025-03-01T10:00:00+01:00"], "replay": ["1"],
+        "source": ["till 2"], "reason": ["units 12 times the usual"],
+    }  # fmt: skip
+
+
+def test_a_suspect_stands_first_with_the_form_and_the_command_that_mend_it() -> None:
+    def row(source: str, state: str, *commands: str) -> dict[str, Any]:
+        return {"source": source, "partition": 0, "state": state, "since": None,
+                "text": "units a sale 247, usually 8", "commands": list(commands)}  # fmt: skip
+
+    made = guard.told(
+        [row("till-1", "ok"), row("<b>", "suspect", "salescast quarantine --source '<b>'")],
+        "source",
+    )
+    assert made.index("&lt;b&gt; is suspect") < made.index("till-1")
+    assert 'href="/inputs?do=quarantine&amp;source=%3Cb%3E"' in made
+    assert "salescast quarantine --source &#x27;&lt;b&gt;&#x27;" in made
+    assert "<b>" not in made
+
+
+# -- why a forecast moved ----------------------------------------------------------------------
+
+
+def test_the_parts_of_a_change_are_told_with_who_sent_them() -> None:
+    side = {"mean": 4.0, "as_of": "2025-03-01T00:00:00+00:00"}
+    sender = {"source": "<till>", "units": 3.0, "items": 2, "passed_over": True}
+    closed = {"start": "2025-03-01T00:00:00+00:00", "demand": None, "effect": -1.0,
+              "sources": [sender]}  # fmt: skip
+    made = diff.told(
+        {
+            "start": "2025-03-03T00:00:00+00:00", "from": side, "to": {**side, "mean": 5.5},
+            "change": 1.5, "parts": {"plans": 2.5, "closed": -1.0}, "closed": [closed],
+            "amended": [], "log": {"complete": False, "detail": "only the first records"},
+        }
+    )  # fmt: skip
+    for said in ("Plans known since", "+2.5", "−1", "+1.5", "&lt;till&gt; 3 (2 items, kept out)",
+                 "only the first records"):  # fmt: skip
+        assert said in made
+    assert "<till>" not in made
 
 
 # -- charts ------------------------------------------------------------------------------------
