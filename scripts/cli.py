@@ -12,6 +12,7 @@ import sys
 import typer
 
 from scripts import (
+    archive,
     audit,
     backtest,
     demo,
@@ -38,7 +39,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (up, demo, produce, backtest, export, serve, operate, show, diff, audit, letters,
+for module in (up, demo, produce, backtest, export, serve, operate, show, diff, audit, letters, archive,
                keys, grafana, web_console):  # fmt: skip
     module.register(app)
 

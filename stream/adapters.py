@@ -9,8 +9,10 @@ from stream.errors import LogUnavailable
 from stream.log import EventLog
 from stream.settings import Settings
 
+Name = Literal["events", "control", "dead_letters"]
 
-def open_log(settings: Settings, name: Literal["events", "control", "dead_letters"]) -> EventLog:
+
+def open_log(settings: Settings, name: Name) -> EventLog:
     """Open one of the deployment's three topics, made if it is not there.
 
     Parameters
@@ -28,6 +30,21 @@ def open_log(settings: Settings, name: Literal["events", "control", "dead_letter
     TopicMismatch
         The topic is there, with settings or a partition count that would lose events.
     """
+    live = open_live(settings, name)
+    if not settings.archive:
+        return live
+    # Imported here, as below: only who has an archive should pay for it.
+    from stream.archived_log import ArchivedLog
+
+    try:
+        return ArchivedLog(live, settings.archive)
+    except BaseException:
+        live.close()
+        raise
+
+
+def open_live(settings: Settings, name: Name) -> EventLog:
+    """The same, without the archive behind it."""
     topic = f"{settings.topic_prefix}.{name}"
     partitions = 1 if name == "control" else settings.partitions
     if settings.log == "sqlite":
@@ -56,4 +73,5 @@ def open_log(settings: Settings, name: Literal["events", "control", "dead_letter
         password=settings.kafka_password,
         # A dead letter is an event's record with its reasons added.
         record_bytes=(4 if name == "dead_letters" else 1) << 20,
+        archived=bool(settings.archive),
     )

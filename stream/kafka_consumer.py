@@ -87,7 +87,7 @@ class KafkaLogConsumer:
 
     def pause(self, partition: int) -> None:
         """Read no more of a partition until it is sought."""
-        with suppress(kafka_errors.IllegalStateError):  # it has just been taken away
+        with suppress(kafka_errors.IllegalStateError, KeyError):  # it has just been taken away
             self._consumer.pause(self._place(partition))
 
     def commit(self, positions: Mapping[int, int]) -> None:

@@ -44,6 +44,8 @@ _REQUIRED = {
     "retention.bytes": "-1",
     "unclean.leader.election.enable": "false",
 }
+#: Those that an archive makes up for.
+_RETENTION = ("retention.ms", "retention.bytes")
 _DENIED = (
     kafka_errors.AuthorizationError,
     kafka_errors.SaslAuthenticationFailedError,
@@ -71,6 +73,8 @@ class KafkaLog:
 
     record_bytes
         Largest record of a topic that is made here.
+    archived
+        Whether an archive keeps what the topic may drop: then its retention may be limited.
 
     Raises
     ------
@@ -95,6 +99,7 @@ class KafkaLog:
         username: str = "",
         password: str = "",
         record_bytes: int = 1 << 20,
+        archived: bool = False,
     ) -> None:
         self._bootstrap = bootstrap
         self._topic = topic
@@ -118,6 +123,7 @@ class KafkaLog:
         self._producer: Any = None
         self._reader: Any = None
         self._reading: tuple[int, int] | None = None
+        self._wanted = {n: v for n, v in _REQUIRED.items() if not (archived and n in _RETENTION)}
         with self._unavailable():
             self._admin: Any = KafkaAdminClient(
                 **self._options, request_timeout_ms=int(ASK_S * 1000)
@@ -319,7 +325,7 @@ class KafkaLog:
         found = {
             name: config["value"] for name, config in answer["topic"].get(self._topic, {}).items()
         }
-        wrong = {n: v for n, v in _REQUIRED.items() if n in found and found[n] != v}
+        wrong = {n: v for n, v in self._wanted.items() if n in found and found[n] != v}
         in_sync = int(found.get("min.insync.replicas", min(2, replicas)))
         if not min(2, replicas) <= in_sync <= replicas:
             wrong["min.insync.replicas"] = str(min(2, replicas))

@@ -62,6 +62,10 @@ class Settings:
     redis_prefix: str = _s("salescast", "Prefix of every key in Redis")
     topic_prefix: str = _s("sales", "Prefix of the topics: events, control, dead_letters")
     partitions: int = _s(4, "Partitions of a topic that Salescast creates", fold=True)
+    archive: str = _s(
+        "",
+        "Folder or URL (s3://…) of the archive, read where the log no longer reaches; empty: none",
+    )
     signing_key_file: str = _s("", "Ed25519 private key (PEM); empty: made in data_dir/keys")
     verify_key_file: str = _s("", "Ed25519 public key (PEM); empty: the one in data_dir/keys")
 

@@ -1,4 +1,5 @@
-"""The contract of EventLog, on SQLite, Apache Kafka and Tansu (Kafka's small stand-in)."""
+"""The contract of EventLog: on SQLite, Apache Kafka, Tansu (Kafka's small stand-in), and Apache
+Kafka with an archive from which all that was appended has to be read."""
 
 from __future__ import annotations
 
@@ -26,6 +27,8 @@ from kafka.admin import (  # type: ignore[import-untyped]
 from infra.kafka.cluster import Cluster
 from stream import kafka_log, sqlite_log
 from stream.adapters import open_log
+from stream.archive import keep
+from stream.archived_log import ArchivedLog
 from stream.errors import AlreadyOwned, LogUnavailable, OffsetExpired, TopicMismatch
 from stream.kafka_log import KafkaLog
 from stream.log import Consumer, Entry, EventLog, Moves, Record, here
@@ -35,6 +38,29 @@ from stream.sqlite_log import SqliteLog
 WAIT_S = 20.0
 
 
+class Aged(ArchivedLog):
+    """A log all of whose records are archived and dropped by Kafka as soon as they are there."""
+
+    _one = threading.Lock()
+
+    def append(self, entries: Sequence[Entry]) -> list[int]:
+        offsets = super().append(entries)
+        with self._one:
+            age(self)
+        return offsets
+
+
+def age(log: ArchivedLog) -> None:
+    """Archive all there is, and have Kafka drop it."""
+    keep(log.live, log.kept)
+    kept = {p: log.kept.index(p).end for p in range(log.partitions)}
+    assert isinstance(log.live, KafkaLog)
+    with log.live._admin_lock:
+        log.live._admin.delete_records(
+            {TopicPartition(log.topic, p): at for p, at in kept.items() if at}
+        )
+
+
 class Place:
     """Where a topic is kept, and how to open it, again and again."""
 
@@ -42,6 +68,7 @@ class Place:
         self.kind = kind
         self.topic = topic
         self.where = where
+        self.archive = ""
         self._opened: list[EventLog] = []
 
     def open(self, partitions: int = 3, topic: str | None = None) -> EventLog:
@@ -51,8 +78,10 @@ class Place:
         else:
             log = KafkaLog(
                 self.where, topic or self.topic, partitions=partitions,
-                group=self.topic, session_s=6.0,
+                group=self.topic, session_s=6.0, archived=self.kind == "archived",
             )  # fmt: skip
+        if self.kind == "archived":
+            log = Aged(log, self.archive)
         self._opened.append(log)
         return log
 
@@ -68,15 +97,23 @@ class Place:
             log.close()
 
 
-@pytest.fixture(params=["sqlite", pytest.param("kafka", marks=pytest.mark.kafka), "tansu"])
+@pytest.fixture(
+    params=[
+        "sqlite",
+        pytest.param("kafka", marks=pytest.mark.kafka),
+        "tansu",
+        pytest.param("archived", marks=pytest.mark.kafka),
+    ]
+)
 def place(request: pytest.FixtureRequest, tmp_path: Path, unique_topic: str) -> Iterator[Place]:
     """A topic nobody has used."""
     kind = request.param
     if kind == "sqlite":
         where = str(tmp_path / "log.db")
     else:
-        where = request.getfixturevalue({"kafka": "apache_kafka", "tansu": "tansu_kafka"}[kind])
+        where = request.getfixturevalue("tansu_kafka" if kind == "tansu" else "apache_kafka")
     opened = Place(kind, unique_topic, where)
+    opened.archive = str(tmp_path / "archive")
     yield opened
     opened.close()
 
