@@ -84,7 +84,8 @@ def check_topic(settings: Settings, events: EventLog) -> None:
         raise TopicMismatch(
             f"topic {events.topic} has {events.partitions} partitions, "
             f"the setting `partitions` says {settings.partitions}",
-            remedy=f"Set `partitions` to {events.partitions}, or choose another `topic_prefix`",
+            remedy=f"Set `partitions` to {events.partitions}, or change it with: "
+            "salescast reshard --help",
         )
 
 

@@ -23,6 +23,7 @@ from scripts import (
     letters,
     operate,
     produce,
+    reshard,
     serve,
     show,
     up,
@@ -40,7 +41,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for module in (up, demo, produce, backtest, export, serve, operate, show, diff, audit, letters, archive,
-               keys, grafana, web_console):  # fmt: skip
+               reshard, keys, grafana, web_console):  # fmt: skip
     module.register(app)
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from stream.errors import LogUnavailable
 from stream.log import EventLog
 from stream.settings import Settings
+
+if TYPE_CHECKING:
+    from stream.resharding import Target
 
 Name = Literal["events", "control", "dead_letters"]
 
@@ -50,28 +53,63 @@ def open_live(settings: Settings, name: Name) -> EventLog:
     if settings.log == "sqlite":
         from stream.sqlite_log import SqliteLog
 
-        folder = Path(settings.data_dir)
-        try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError as error:
-            raise LogUnavailable(f"cannot make the folder {folder}: {error.strerror}") from error
-        return SqliteLog(folder / "log.db", topic, partitions)
+        return SqliteLog(_file(settings), topic, partitions)
     # Imported here: an embedded process should not pay for a client it does not use.
     from stream.kafka_log import KafkaLog
 
+    # A dead letter is an event's record with its reasons added.
+    record_bytes = (4 if name == "dead_letters" else 1) << 20
     return KafkaLog(
-        settings.kafka_bootstrap,
-        topic,
-        partitions=partitions,
-        replication=settings.kafka_replication,
-        group=settings.kafka_group,
-        session_s=settings.kafka_session_s,
-        security_protocol=settings.kafka_security_protocol,
-        ssl_cafile=settings.kafka_ssl_cafile,
-        sasl_mechanism=settings.kafka_sasl_mechanism,
-        username=settings.kafka_username,
-        password=settings.kafka_password,
-        # A dead letter is an event's record with its reasons added.
-        record_bytes=(4 if name == "dead_letters" else 1) << 20,
-        archived=bool(settings.archive),
+        topic=topic, partitions=partitions, record_bytes=record_bytes, **_kafka(settings)
     )
+
+
+def open_target(settings: Settings) -> tuple[Target, EventLog]:
+    """The events' topic of a deployment to be, to copy into, and the log of how far it has come.
+
+    Raises
+    ------
+    LogUnavailable
+    TopicMismatch
+        There is such a topic already, and it is no unfinished copy.
+    """
+    from stream.loading import KafkaTarget, SqliteTarget
+
+    topic, notes = f"{settings.topic_prefix}.events", f"{settings.topic_prefix}.reshard"
+    if settings.log == "sqlite":
+        from stream.sqlite_log import SqliteLog
+
+        path = _file(settings)
+        return SqliteTarget(path, topic, settings.partitions), SqliteLog(path, notes, 1)
+    from stream.kafka_log import KafkaLog
+
+    return (
+        KafkaTarget(topic=topic, partitions=settings.partitions, **_kafka(settings)),
+        KafkaLog(topic=notes, partitions=1, **_kafka(settings)),
+    )
+
+
+def _file(settings: Settings) -> Path:
+    """The embedded log's file, in its folder."""
+    folder = Path(settings.data_dir)
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise LogUnavailable(f"cannot make the folder {folder}: {error.strerror}") from error
+    return folder / "log.db"
+
+
+def _kafka(settings: Settings) -> dict[str, Any]:
+    """How the settings have Kafka talked to."""
+    return {
+        "bootstrap": settings.kafka_bootstrap,
+        "replication": settings.kafka_replication,
+        "group": settings.kafka_group,
+        "session_s": settings.kafka_session_s,
+        "security_protocol": settings.kafka_security_protocol,
+        "ssl_cafile": settings.kafka_ssl_cafile,
+        "sasl_mechanism": settings.kafka_sasl_mechanism,
+        "username": settings.kafka_username,
+        "password": settings.kafka_password,
+        "archived": bool(settings.archive),
+    }

@@ -96,7 +96,9 @@ class SnapshotCorrupt(StoreError):
 class FingerprintMismatch(StoreError):
     """State was made under other settings than these."""
 
-    remedy = "Set the settings back, or start a new lineage in a new data folder"
+    remedy = (
+        "Set the settings back, or learn anew under these from the log: salescast reshard --help"
+    )
 
 
 class OperationRefused(SalescastError):

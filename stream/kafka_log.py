@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition  # type: ignore[import-untyped]
 from kafka import errors as kafka_errors
@@ -37,7 +37,7 @@ MAX_POLL_MS = 300_000
 MAX_REQUEST_BYTES = 8 << 20
 
 #: What a topic must be set to, or events would be lost or their time be the producer's.
-_REQUIRED = {
+REQUIRED = {
     "message.timestamp.type": "LogAppendTime",
     "cleanup.policy": "delete",
     "retention.ms": "-1",
@@ -84,6 +84,8 @@ class KafkaLog:
         The topic's settings would lose events; the message says which, and how to mend them.
     """
 
+    _required: ClassVar[dict[str, str]] = REQUIRED
+
     def __init__(
         self,
         bootstrap: str,
@@ -123,7 +125,9 @@ class KafkaLog:
         self._producer: Any = None
         self._reader: Any = None
         self._reading: tuple[int, int] | None = None
-        self._wanted = {n: v for n, v in _REQUIRED.items() if not (archived and n in _RETENTION)}
+        self._wanted = {
+            n: v for n, v in self._required.items() if not (archived and n in _RETENTION)
+        }
         with self._unavailable():
             self._admin: Any = KafkaAdminClient(
                 **self._options, request_timeout_ms=int(ASK_S * 1000)
@@ -299,7 +303,7 @@ class KafkaLog:
             "num_partitions": partitions,
             "replication_factor": replication,
             "configs": {
-                **_REQUIRED,
+                **self._required,
                 "min.insync.replicas": str(min(2, replication)),
                 "max.message.bytes": str(record_bytes),
             },
@@ -352,7 +356,7 @@ class KafkaLog:
                 f"the topic {self._topic} was given {len(about['partitions'])} partitions while "
                 f"it has {self._partitions}: stores would move to others",
                 remedy="Stop producers that hash over all of them; topics do not shrink, so "
-                "replay into a new one",
+                "replay into a new one with: salescast reshard --help",
             )
 
     def _expired(self, positions: Mapping[int, int]) -> LogError:

@@ -59,7 +59,7 @@ WHERE position >= coalesce(
   (SELECT max(position) FROM batch WHERE position >= :base AND position <= :start), :start)
 AND position < :stop ORDER BY position"""
 
-_encode = msgspec.msgpack.Encoder().encode
+encode_batch = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(list[Record]).decode
 
 
@@ -104,7 +104,7 @@ class SqliteLog:
         self._pending_lock = threading.Lock()
         self._writing = threading.Lock()
         self._reading = threading.Lock()
-        self._writer = _open(self._path)
+        self._writer = open_file(self._path)
         try:
             with _unavailable(self._path):
                 self._number, self._id = _topic(self._writer, self._path, topic, partitions)
@@ -231,7 +231,7 @@ class SqliteLog:
             "INSERT INTO batch VALUES (?, ?, ?, ?)",
             [
                 (self._position(partition, records[0].offset), len(records), records[0].append_us,
-                 _encode(records))
+                 encode_batch(records))
                 for partition, batch in batches.items()
                 for records in batch.done
             ],
@@ -505,7 +505,7 @@ def _connect(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _open(path: Path) -> sqlite3.Connection:
+def open_file(path: Path) -> sqlite3.Connection:
     """Open the file, in WAL mode and with our tables; many processes may do so at once."""
     connection = _connect(path)
     try:
@@ -577,8 +577,8 @@ def _topic(
     if there != partitions:
         raise TopicMismatch(
             f"the topic {topic} in {path} has {there} partitions, not {partitions}",
-            remedy=f"Set `partitions` back to {there}, or start afresh in another data folder: "
-            "stores would move to other partitions",
+            remedy=f"Set `partitions` back to {there}; stores would move to other partitions, so "
+            "change it with: salescast reshard --help",
         )
     return number, topic_id
 
