@@ -103,26 +103,49 @@ class Envelope(msgspec.Struct, frozen=True):
 
 
 class Signer:
-    """Signs manifests; owners hold one."""
+    """Signs manifests; owners hold one. ``verifier`` takes its key, and others if it is given."""
 
-    def __init__(self, key: Ed25519PrivateKey) -> None:
+    def __init__(self, key: Ed25519PrivateKey, verifier: Verifier | None = None) -> None:
         self._key = key
-        self.verifier = Verifier(key.public_key())
+        self.verifier = verifier or Verifier(key.public_key())
+
+    def key(self) -> Ed25519PrivateKey:
+        """The key to sign with now."""
+        return self._key
 
     def seal(self, manifest: Manifest) -> bytes:
         """A signed manifest, as it is kept."""
-        body = msgspec.json.encode(manifest)
-        envelope = Envelope(self.verifier.name, self._key.sign(body), body)
-        return msgspec.msgpack.encode(envelope)
+        body, key = msgspec.json.encode(manifest), self.key()
+        return msgspec.msgpack.encode(Envelope(name_of(key.public_key()), key.sign(body), body))
+
+
+def name_of(key: Ed25519PublicKey) -> str:
+    """What a key is called: the beginning of its SHA-256."""
+    return hashlib.sha256(key.public_bytes(Encoding.Raw, PublicFormat.Raw)).hexdigest()[:16]
+
+
+def signed_by(envelope: bytes) -> str:
+    """The name of the key that a manifest says it is signed by; empty if it is none."""
+    try:
+        return msgspec.msgpack.decode(envelope, type=Envelope).key
+    except msgspec.MsgspecError:
+        return ""
 
 
 class Verifier:
-    """Checks manifests' signatures; replicas hold no more than this."""
+    """Checks manifests' signatures by any of some keys; replicas hold no more than this."""
 
-    def __init__(self, key: Ed25519PublicKey) -> None:
-        self._key = key
-        raw = key.public_bytes(Encoding.Raw, PublicFormat.Raw)
-        self.name = hashlib.sha256(raw).hexdigest()[:16]
+    def __init__(self, *keys: Ed25519PublicKey) -> None:
+        self._keys = {name_of(key): key for key in keys}
+
+    def known(self) -> Mapping[str, Ed25519PublicKey]:
+        """The keys that are taken now, by name."""
+        return self._keys
+
+    @property
+    def name(self) -> str:
+        """Names of the keys that are taken now."""
+        return ", ".join(self.known())
 
     def open(self, envelope: bytes, partition: int, snapshot: str) -> Manifest:
         """The manifest in an envelope, if it is signed, whole, and the one asked for.
@@ -133,9 +156,10 @@ class Verifier:
         """
         try:
             sealed = msgspec.msgpack.decode(envelope, type=Envelope)
-            if sealed.key != self.name:
+            key = self.known().get(sealed.key)
+            if key is None:
                 raise InvalidSignature
-            self._key.verify(sealed.signature, sealed.manifest)
+            key.verify(sealed.signature, sealed.manifest)
             manifest = msgspec.json.decode(sealed.manifest, type=Manifest)
         except InvalidSignature:
             raise SnapshotCorrupt(

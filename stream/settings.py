@@ -67,7 +67,7 @@ class Settings:
         "Folder or URL (s3://…) of the archive, read where the log no longer reaches; empty: none",
     )
     signing_key_file: str = _s("", "Ed25519 private key (PEM); empty: made in data_dir/keys")
-    verify_key_file: str = _s("", "Ed25519 public key (PEM); empty: the one in data_dir/keys")
+    verify_key_file: str = _s("", "Ed25519 public keys (PEM), one or several; empty: data_dir/keys")
 
     # time
     timezone: str = _s("UTC", "The one time zone of buckets", fold=True)

@@ -17,8 +17,20 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
-from learner.keys import ensure_keys, key_files, load_signer, load_verifier, make_keys
-from stream.errors import SettingsError
+from learner.keys import (
+    ensure_keys,
+    forget_key,
+    key_files,
+    load_signer,
+    load_verifier,
+    make_keys,
+    read_public,
+    rotate_keys,
+    switch_keys,
+)
+from learner.shard import Shard
+from learner.snapshot import Manifest, describe, name_of, signed_by
+from stream.errors import SettingsError, SnapshotCorrupt
 from stream.settings import Settings
 
 LOADERS: list[Callable[[Settings], object]] = [load_signer, load_verifier]
@@ -147,3 +159,88 @@ def test_a_key_appears_whole_to_who_waits_for_it(
     make_keys(*files)
     assert written == [(False, False), (False, True)]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["signing.pem", "verify.pem"]
+
+
+# -- rotation ------------------------------------------------------------------------------
+
+
+def manifest() -> Manifest:
+    return describe(Shard(Settings(partitions=1), 0), {}, topic_id="t", lineage=1, parent=None,
+                    created_us=0)  # fmt: skip
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> tuple[Path, Path]:
+    ensure_keys(chosen(tmp_path))
+    return key_files(chosen(tmp_path))
+
+
+def test_a_new_key_is_taken_before_anything_is_signed_with_it(
+    tmp_path: Path, files: tuple[Path, Path]
+) -> None:
+    """By verifiers and signers that were loaded before, at each step of a rotation."""
+    settings, one = chosen(tmp_path), manifest()
+    signer, verifier = load_signer(settings), load_verifier(settings)
+    first = signer.seal(one)
+    name, following = rotate_keys(*files)
+    assert mode(following) == 0o600
+    assert signer.seal(one) == first, "it waits until it is switched to"
+    assert name in verifier.known()
+    assert switch_keys(*files) == name
+    second = signer.seal(one)
+    assert (signed_by(first), signed_by(second)) == (next(iter(verifier.known())), name)
+    for envelope in (first, second):
+        for takes in (verifier, signer.verifier, load_verifier(settings)):
+            assert takes.open(envelope, 0, one.snapshot) == one
+    forget_key(*files, signed_by(first))
+    for takes in (verifier, signer.verifier, load_verifier(settings)):
+        with pytest.raises(SnapshotCorrupt, match=f"not signed by the key {name}"):
+            takes.open(first, 0, one.snapshot)
+        assert takes.open(second, 0, one.snapshot) == one
+
+
+def test_steps_of_a_rotation_come_in_their_order(files: tuple[Path, Path]) -> None:
+    with pytest.raises(SettingsError, match="no key waits"):
+        switch_keys(*files)
+    (old,) = map(name_of, read_public(files[1]))
+    with pytest.raises(SettingsError, match="rotate first"):
+        forget_key(*files, old)
+    new, _ = rotate_keys(*files)
+    with pytest.raises(SettingsError, match="waits already"):
+        rotate_keys(*files)
+    forget_key(*files, new)
+    with pytest.raises(SettingsError, match=f"does not hold the key {new} that waits"):
+        switch_keys(*files)
+    with pytest.raises(SettingsError, match=f"holds no key {new}"):
+        forget_key(*files, new)
+
+
+def test_a_signing_key_that_replicas_do_not_know_is_not_signed_with(
+    tmp_path: Path, files: tuple[Path, Path]
+) -> None:
+    settings, one = chosen(tmp_path), manifest()
+    signer = load_signer(settings)
+    first = signer.seal(one)
+    make_keys(tmp_path / "other.pem", tmp_path / "other-public.pem")
+    (tmp_path / "other.pem").replace(files[0])
+    assert signer.seal(one) == first
+    with pytest.raises(SettingsError, match="does not hold the public half"):
+        load_signer(settings)
+
+
+def test_keys_stay_as_they_were_while_their_file_cannot_be_read(
+    tmp_path: Path, files: tuple[Path, Path]
+) -> None:
+    verifier = load_verifier(chosen(tmp_path))
+    before = verifier.name
+    good = files[1].read_bytes()
+    files[1].write_bytes(good[:-40])
+    assert verifier.name == before
+    files[1].unlink()
+    assert verifier.name == before
+    files[1].write_bytes(good + b"\n" + good)
+    assert verifier.name == before
+    for bad in (b"", good + b"-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n"):
+        files[1].write_bytes(bad)
+        with pytest.raises(SettingsError, match="not an Ed25519 public key"):
+            load_verifier(chosen(tmp_path))
