@@ -40,8 +40,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (up, demo, produce, backtest, export, serve, operate, show, diff, audit, letters, archive,
-               reshard, keys, grafana, web_console):  # fmt: skip
+for module in (up, demo, produce, backtest, export, serve, operate, show, diff, audit, letters,
+               archive, reshard, keys, grafana, web_console):  # fmt: skip
     module.register(app)
 
 
