@@ -19,6 +19,7 @@ from learner.shard import Shard
 from learner.snapshot import (
     LEARNED,
     Verifier,
+    outdated,
     read_manifest,
     read_parts,
     read_shard,
@@ -115,7 +116,9 @@ class Effects:
         parts = read_parts(self._store, manifest, ["models", *LEARNED])
         return Rollback(
             order=order,
-            models=load_models(parts["models"], self._settings.models),
+            models=read_shard(self._store, manifest, self._settings).models
+            if outdated(manifest)
+            else load_models(parts["models"], self._settings.models),
             learned=take_up_learned(self._settings, parts)._asdict(),
             champion=manifest.champion,
             promotions=manifest.promotions,

@@ -6,6 +6,7 @@ Leaves out: who gets which (the log's consumers say), and when one goes (``worke
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,10 +16,24 @@ from learner.operations import Entry
 from learner.parts import Known
 from learner.replay import START, Turn
 from learner.shard import Folded, Shard
-from learner.snapshot import Verifier, read_manifest, read_shard
-from learner.store import SnapshotStore
+from learner.snapshot import (
+    Manifest,
+    Verifier,
+    outdated,
+    reaches_back,
+    read_manifest,
+    read_shard,
+)
+from learner.store import Pointer, SnapshotStore
 from stream.dead_letters import DeadLetter, DeadLetters
-from stream.errors import OffsetExpired, TopicMismatch
+from stream.errors import (
+    OffsetExpired,
+    SnapshotCorrupt,
+    SnapshotForeign,
+    SnapshotMissing,
+    StoreError,
+    TopicMismatch,
+)
 from stream.log import EventLog, Record
 from stream.settings import Settings
 
@@ -45,6 +60,8 @@ class Owned:
     closes: int = 0  # buckets closed since the last snapshot
     taken_at: int = 0  # position when it was taken up
     caught_up_at: int = 0  # end of the log then
+    #: Position of a head that could not be taken up: nothing older is published in its place.
+    unread: int = 0
     aside: Aside[Any] | None = None  # a snapshot on its way
     published: int = 0  # position of the last one
     publishing_s: float = 0.0  # monotonic: when the one on its way was begun
@@ -52,6 +69,11 @@ class Owned:
     publish_s: float = 0.0  # how long the last publication took
     last_record_s: float = 0.0  # monotonic
     stopped: str = ""  # why it stands still, if it does
+
+    @property
+    def behind(self) -> bool:
+        """Whether it has yet to come to where a head stands that could not be taken up."""
+        return self.shard.position < self.unread
 
     def let_go(self) -> None:
         """Give up a snapshot that is on its way: it will not become head."""
@@ -102,8 +124,8 @@ def take(
     ------
     TopicMismatch, OffsetExpired
         The log is not the one that the snapshot's position belongs to.
-    SnapshotMissing, SnapshotCorrupt, FingerprintMismatch
-        The head cannot be taken up; it is never replaced by an empty one.
+    SnapshotCorrupt, FingerprintMismatch
+        The head cannot be taken up, and is not ours to replace, or nothing leads back to it.
     """
     head = store.pointers(partition).head
     first, end = events.begin()[partition], events.end()[partition]
@@ -114,24 +136,16 @@ def take(
                 "and no snapshot covers what came before"
             )
         return Owned(shard=Shard(settings, partition), head=None, lineage=1, caught_up_at=end)
-    manifest = read_manifest(store, partition, head.snapshot, verifier)
-    if manifest.topic_id != events.topic_id:
-        raise TopicMismatch(
-            f"snapshot {head.snapshot} belongs to another topic than {events.topic} as it is now",
-            remedy="Restore the topic, or start anew with an empty store and log",
-        )
-    if manifest.position < first:
-        raise OffsetExpired(
-            f"partition {partition} of {events.topic} begins at offset {first}, "
-            f"its snapshot ends at {manifest.position}"
-        )
-    if manifest.position > end:
-        raise TopicMismatch(
-            f"partition {partition} of {events.topic} ends at offset {end}, "
-            f"its snapshot has folded up to {manifest.position}",
-            remedy="The log has lost records; restore it before starting",
-        )
-    shard = read_shard(store, manifest, settings)
+    try:
+        manifest = read_manifest(store, partition, head.snapshot, verifier)
+        _check_position(manifest, events, first, end)
+        if outdated(manifest) and not reaches_back(store, manifest, settings) and first == 0:
+            return _from_start(settings, partition, head, end, _made_otherwise(manifest))
+        shard = _read(store, manifest, settings)
+    except SnapshotForeign:
+        raise
+    except (SnapshotCorrupt, SnapshotMissing) as error:
+        return _recover(settings, events, store, verifier, partition, head, error)
     logger.info(
         "partition %d: restored %s, %d series, %d records to fold",
         partition, manifest.snapshot, manifest.series, end - manifest.position,
@@ -145,6 +159,103 @@ def take(
         taken_at=manifest.position,
         caught_up_at=end,
     )
+
+
+def _check_position(manifest: Manifest, events: EventLog, first: int, end: int) -> None:
+    """Refuse a log that is not the one that a snapshot's position belongs to."""
+    if manifest.topic_id != events.topic_id:
+        raise TopicMismatch(
+            f"snapshot {manifest.snapshot} belongs to another topic than {events.topic} as it is "
+            "now",
+            remedy="Restore the topic, or start anew with an empty store and log",
+        )
+    where = f"partition {manifest.partition} of {events.topic}"
+    if manifest.position < first:
+        raise OffsetExpired(
+            f"{where} begins at offset {first}, its snapshot ends at {manifest.position}"
+        )
+    if manifest.position > end:
+        raise TopicMismatch(
+            f"{where} ends at offset {end}, its snapshot has folded up to {manifest.position}",
+            remedy="The log has lost records; restore it before starting",
+        )
+
+
+def _made_otherwise(manifest: Manifest) -> str:
+    said = ", ".join(f"{name} {then}" for name, then in outdated(manifest).items())
+    return f"{manifest.snapshot} was made with {said}"
+
+
+def _read(store: SnapshotStore, manifest: Manifest, settings: Settings) -> Shard:
+    """The shard of a snapshot; says so if its models had to be made anew."""
+    started = time.monotonic()
+    shard = read_shard(store, manifest, settings)
+    if outdated(manifest):
+        whole = reaches_back(store, manifest, settings)
+        logger.warning(
+            "partition %d: %s: its models were made anew from its facts in %.1f s%s",
+            manifest.partition, _made_otherwise(manifest), time.monotonic() - started,
+            "" if whole else "; those reach back over the newest buckets only, and the log does "
+            "not reach back to its beginning (see the setting `archive`)",
+        )  # fmt: skip
+    return shard
+
+
+def _recover(
+    settings: Settings, events: EventLog, store: SnapshotStore, verifier: Verifier,
+    partition: int, head: Pointer, error: StoreError,
+) -> Owned:  # fmt: skip
+    """Go on from an older snapshot of the same lineage, or from the log's beginning.
+
+    The fold is deterministic, so either comes to where the head stands with what it holds. Nothing
+    older is published meanwhile: what is served stays.
+
+    Raises
+    ------
+    SnapshotCorrupt
+        There is no way back.
+    """
+    first, end = events.begin()[partition], events.end()[partition]
+    for name in reversed(store.snapshots(partition)):
+        if name == head.snapshot:
+            continue
+        try:
+            manifest = read_manifest(store, partition, name, verifier)
+            at = (manifest.lineage, manifest.topic_id)
+            if at != (head.lineage, events.topic_id) or not first <= manifest.position <= end:
+                continue
+            shard = _read(store, manifest, settings)
+        except (SnapshotCorrupt, SnapshotMissing) as also:
+            logger.error("partition %d: %s", partition, also)
+            continue
+        logger.error(
+            "partition %d: %s; going on from %s, %d records before it",
+            partition, error, name, head.position - manifest.position,
+        )  # fmt: skip
+        return Owned(
+            shard=shard, head=head.snapshot, lineage=head.lineage + 1, parent=name,
+            taken_at=manifest.position, caught_up_at=end, unread=head.position,
+        )  # fmt: skip
+    if first == 0:
+        return _from_start(settings, partition, head, end, str(error))
+    raise SnapshotCorrupt(
+        f"partition {partition}: {error} No older snapshot of its lineage can be read, and the log "
+        f"begins at offset {first}",
+        remedy="Put the store back from a backup, or set `archive` to where the log is kept",
+    ) from error
+
+
+def _from_start(settings: Settings, partition: int, head: Pointer, end: int, why: str) -> Owned:
+    """Learn all again from the log's beginning, in the place of a head that cannot be taken up."""
+    logger.error(
+        "partition %d: %s; all is learned again from the log's beginning: %d records. What is "
+        "served stays until it has come to offset %d",
+        partition, why, end, head.position,
+    )  # fmt: skip
+    return Owned(
+        shard=Shard(settings, partition), head=head.snapshot, lineage=head.lineage + 1,
+        caught_up_at=end, unread=head.position,
+    )  # fmt: skip
 
 
 def following(owned: Owned, turn: Turn, events: EventLog, dead_letters: DeadLetters) -> Owned:
@@ -167,6 +278,7 @@ def following(owned: Owned, turn: Turn, events: EventLog, dead_letters: DeadLett
         lineage=owned.lineage + 1,
         parent=None if turn.snapshot == START else turn.snapshot,
         written=written,
+        unread=owned.unread,
         told=(owned.shard.counts(), dict(owned.shard.window.refused)),
     )
     # 2.

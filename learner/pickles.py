@@ -11,7 +11,7 @@ import pickle
 from collections.abc import Collection
 from typing import Any
 
-from stream.errors import SnapshotCorrupt
+from stream.errors import SnapshotCorrupt, SnapshotForeign
 
 _ALLOWED = {
     ("learner.ensemble", "Ensemble"),
@@ -51,7 +51,7 @@ class _Unpickler(pickle.Unpickler):
             or (module, name) in _ALLOWED_FOREIGN
         )
         if (module, name) not in _ALLOWED and not foreign:
-            raise SnapshotCorrupt(f"a snapshot's models name `{module}.{name}`, which no model is")
+            raise SnapshotForeign(f"a snapshot's models name `{module}.{name}`, which no model is")
         return super().find_class(module, name)
 
 
@@ -66,8 +66,13 @@ def load_models(data: bytes | bytearray, names: Collection[str] = ()) -> dict[st
     Raises
     ------
     SnapshotCorrupt
-        The pickle names a class that is no model's.
+        They cannot be unpickled; ``SnapshotForeign``: they name a class that is no model's.
     """
     packages = {name.replace(":", ".").partition(".")[0] for name in names if "." in name}
-    models: dict[str, Any] = _Unpickler(io.BytesIO(data), frozenset(packages)).load()
+    try:
+        models: dict[str, Any] = _Unpickler(io.BytesIO(data), frozenset(packages)).load()
+    except SnapshotForeign:
+        raise
+    except Exception as error:
+        raise SnapshotCorrupt(f"a snapshot's models cannot be read: {error!r}") from error
     return models

@@ -23,6 +23,7 @@ from learner.serving import Serving
 from learner.snapshot import (
     Manifest,
     Verifier,
+    outdated,
     read_manifest,
     read_parts,
     read_serving,
@@ -49,8 +50,16 @@ def read_forecaster(
     Raises
     ------
     SnapshotMissing, SnapshotCorrupt
+    FingerprintMismatch
+        Its models were made with another River.
     """
     manifest = read_manifest(store, partition, snapshot, verifier)
+    if outdated(manifest):
+        said = ", ".join(f"{name} {version}" for name, version in outdated(manifest).items())
+        raise FingerprintMismatch(
+            f"the models of {snapshot} were made with {said}, which is not what is installed here",
+            remedy="A learner of this release makes them anew with its next snapshot",
+        )
     parts = read_parts(store, manifest, PARTS)
     settings = settings_of(manifest)
     panel = Panel(settings, Calendar(settings))

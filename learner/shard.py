@@ -41,7 +41,7 @@ from learner.replay import (
 from learner.serving import OBSERVED
 from learner.spread import Spread
 from learner.totals import Totals, demand
-from learner.twin import make_models, renew
+from learner.twin import make_models, renew, take_anew
 from stream.buckets import Calendar
 from stream.event import MICRO, AnyEvent, Availability, Marker, Plan, Product, Refusal
 from stream.gaps import Passed
@@ -329,8 +329,7 @@ class Shard:
         self.evaluation.skip_to(bucket)
         self.spread.see(panel.units(bucket))
         retired = usual.retired(panel)
-        observed = (np.asarray(panel.of("status", bucket)) == OBSERVED) & ~retired
-        actual = np.where(observed, panel.units(bucket), np.nan)
+        actual = self._observed(bucket, retired)
         self._score(bucket, actual)
         self.open_bucket.learn(
             panel, closed, self.window.early, self._awaited(bucket, 1), actual,
@@ -383,12 +382,37 @@ class Shard:
                 self.totals.learn(length, mean, total, traits)
         self.groups.learn(panel, came, traits.whole)
 
-    def _learn(self, bucket: int, actual: Floats) -> None:
+    def _observed(self, bucket: int, retired: npt.NDArray[np.bool_]) -> Floats:
+        """Demand to learn from and to score by, shape (S,); ``nan`` elsewhere."""
+        observed = (np.asarray(self.panel.of("status", bucket)) == OBSERVED) & ~retired
+        return np.where(observed, self.panel.units(bucket), np.nan)
+
+    def relearn(self) -> int:
+        """Make all models anew from what the rings hold; how many buckets were learned.
+
+        Near to what they had learned, if the rings reach back to the first bucket; else they have
+        learned the newest only. The twin is taken anew: nobody knows when the champion was good.
+        """
+        self.models, self._mean = make_models(self.settings), None
+        first, last = self.panel.first, self.panel.last
+        if first is None or last is None:
+            return 0
+        # An older ring's first origins lack what their levels were made of.
+        oldest = self.panel.oldest
+        start = first if first >= oldest else oldest + self.panel.short
+        retired = usual.retired(self.panel)
+        for bucket in range(start + 1, last + 1):
+            self._learn(bucket, self._observed(bucket, retired), start)
+        take_anew(self.models, self.champion, last)
+        return max(last - start, 0)
+
+    def _learn(self, bucket: int, actual: Floats, start: int | None = None) -> None:
         """Let each model learn the bucket, as seen from each scored horizon's origin."""
         batches = []
+        start = self.panel.first if start is None else start
         for horizon in self.scored:
             origin = bucket - horizon
-            if self.panel.first is None or origin < self.panel.first:
+            if start is None or origin < start:
                 continue
             batch = features(self.panel, origin, horizon)
             rows = batch.known & ~batch.closed & np.isfinite(actual)

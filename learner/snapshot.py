@@ -31,7 +31,7 @@ from learner.evaluation import MOST_SLICES, VOLUME_NAMES, seasonal_difference
 from learner.groups import Groups
 from learner.intervals import Tables, Traits
 from learner.open_bucket import OpenBucket
-from learner.panel import COLUMNS, RINGS, Panel
+from learner.panel import COLUMNS, RINGS, Panel, ring_length
 from learner.parts import Array, Part, Pieces, joined, pack, restored, unpack
 from learner.pickles import load_models
 from learner.plans import Kept
@@ -44,7 +44,7 @@ from learner.spread import Spread
 from learner.store import SnapshotStore
 from learner.totals import Totals
 from stream.buckets import Calendar
-from stream.errors import FingerprintMismatch, SnapshotCorrupt
+from stream.errors import FingerprintMismatch, SnapshotCorrupt, SnapshotForeign
 from stream.event import Product
 from stream.settings import Settings
 from stream.window import OUTCOMES, Open
@@ -153,6 +153,7 @@ class Verifier:
         Raises
         ------
         SnapshotCorrupt
+            It cannot be read; ``SnapshotForeign``: it is not what an owner has signed.
         """
         try:
             sealed = msgspec.msgpack.decode(envelope, type=Envelope)
@@ -162,13 +163,13 @@ class Verifier:
             key.verify(sealed.signature, sealed.manifest)
             manifest = msgspec.json.decode(sealed.manifest, type=Manifest)
         except InvalidSignature:
-            raise SnapshotCorrupt(
+            raise SnapshotForeign(
                 f"snapshot {snapshot} is not signed by the key {self.name}"
             ) from None
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise SnapshotCorrupt(f"snapshot {snapshot} cannot be read: {error}") from None
         if (manifest.partition, manifest.snapshot) != (partition, snapshot):
-            raise SnapshotCorrupt(f"snapshot {snapshot} holds another one, {manifest.snapshot}")
+            raise SnapshotForeign(f"snapshot {snapshot} holds another one, {manifest.snapshot}")
         if manifest.format != FORMAT:
             raise SnapshotCorrupt(
                 f"snapshot {snapshot} is of format {manifest.format}, this release reads {FORMAT}"
@@ -364,10 +365,14 @@ def take_up_panel(panel: Panel, parts: Mapping[str, bytearray | Pieces]) -> None
     panel.rings = {name: unpack(parts[f"ring.{name}"])[1][name] for name in RINGS}
 
 
-def take_up(settings: Settings, partition: int, parts: Mapping[str, bytearray | Pieces]) -> Shard:
+def take_up(
+    settings: Settings, partition: int, parts: Mapping[str, bytearray | Pieces], *,
+    relearn: bool = False,
+) -> Shard:  # fmt: skip
     """The shard that ``lay_down`` was given.
 
-    The caller has verified where the parts come from: this unpickles the models.
+    The caller has verified where the parts come from: this unpickles the models, or with
+    ``relearn`` makes new ones from the facts.
     """
     shard = Shard(settings, partition)
     window = shard.window
@@ -383,8 +388,11 @@ def take_up(settings: Settings, partition: int, parts: Mapping[str, bytearray | 
         setattr(shard, name, one)
     for horizon in shard.scored:
         shard.evaluation.pending[horizon] = unpack(parts[f"pending.{horizon}"])[1]["waiting"]
-    shard.models = load_models(joined(parts["models"]), settings.models)
-    shard.restore_forecast(unpack(parts["forecast"])[1]["mean"])
+    if relearn:
+        shard.relearn()
+    else:
+        shard.models = load_models(joined(parts["models"]), settings.models)
+        shard.restore_forecast(unpack(parts["forecast"])[1]["mean"])
 
     shard.position, shard.operations = state["position"], state["operations"]
     shard.order = state.get("order", -1)  # the first release knew of none, nor of rules
@@ -508,12 +516,13 @@ def read_parts(
 
 
 def read_shard(store: SnapshotStore, manifest: Manifest, settings: Settings) -> Shard:
-    """The shard of a verified manifest.
+    """The shard of a verified manifest; its models are made anew if another River made them.
 
     Raises
     ------
+    SnapshotMissing, SnapshotCorrupt
     FingerprintMismatch
-        It was made under other settings, or by another River.
+        It was made under other settings.
     """
     ours, theirs = settings.fingerprint(), manifest.settings
     changed = sorted(name for name in ours.keys() | theirs.keys()
@@ -521,14 +530,22 @@ def read_shard(store: SnapshotStore, manifest: Manifest, settings: Settings) -> 
     if changed:
         shown = ", ".join(f"{n}: {theirs.get(n)!r}, now {ours.get(n)!r}" for n in changed)
         raise FingerprintMismatch(f"snapshot {manifest.snapshot} was made with {shown}")
-    if manifest.versions["river"] != river_version:
-        raise FingerprintMismatch(
-            f"snapshot {manifest.snapshot} was made with River {manifest.versions['river']}, "
-            f"this is {river_version}",
-            remedy="Install the River it was made with",
-        )
     parts = read_parts(store, manifest, list(manifest.parts))
-    return take_up(settings, manifest.partition, parts)
+    return take_up(settings, manifest.partition, parts, relearn=bool(outdated(manifest)))
+
+
+def outdated(manifest: Manifest) -> dict[str, str]:
+    """Versions by which models are not to be unpickled here: River's, and numpy's major."""
+    theirs, ours = manifest.versions, versions()
+    found = {"river": theirs["river"] != ours["river"],
+             "numpy": theirs["numpy"].split(".")[0] != ours["numpy"].split(".")[0]}  # fmt: skip
+    return {name: theirs[name] for name, differs in found.items() if differs}
+
+
+def reaches_back(store: SnapshotStore, manifest: Manifest, settings: Settings) -> bool:
+    """Whether a snapshot's facts reach back to its first bucket: models made anew miss none."""
+    known, _ = unpack(read_parts(store, manifest, ["knowledge"])["knowledge"])
+    return known["first"] is None or known["last"] - known["first"] < ring_length(settings) - 1
 
 
 def read_serving(

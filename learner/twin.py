@@ -88,6 +88,12 @@ def renew(
         return
     since = first if twin.since is None else twin.since
     if bucket - since >= every and no_worse(sums[champion], sums[TWIN]):
+        take_anew(models, champion, bucket)
+
+
+def take_anew(models: dict[str, Model], champion: str, bucket: int) -> None:
+    """Let the twin, if there is one, be the champion as it is at a bucket's close."""
+    if TWIN in models:
         models[TWIN] = Twin(copy.deepcopy(models[champion]), bucket)
 
 

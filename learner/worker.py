@@ -198,7 +198,7 @@ class Worker:
         owned.let_go()
         logger.info("partition %d: %s", partition, "handed over" if publish else "lost")
         self.telemetry.dropped(partition)
-        if publish and owned.folded and not owned.stopped:
+        if publish and owned.folded and not owned.stopped and not owned.behind:
             try:
                 self.publish(owned)
             except (LogUnavailable, StoreUnavailable) as error:
@@ -210,8 +210,9 @@ class Worker:
         try:
             owned = take(self.settings, self.events, self.store, self.signer.verifier, partition)
             replay = owned.shard.replay
-            if replay is not None:
-                owned.written = self.dead_letters.written(partition, replay.until)
+            again = max(owned.unread, 0 if replay is None else replay.until)
+            if again:
+                owned.written = self.dead_letters.written(partition, again)
         except (LogUnavailable, StoreUnavailable) as error:
             logger.warning("partition %d: %s", partition, error)
             self._postpone(partition, consumer)
@@ -356,7 +357,7 @@ class Worker:
         )
 
     def _publish_if(self, owned: Owned, consumer: Consumer, *, due: bool) -> None:
-        if owned.aside is None and (not due or owned.stopped):
+        if owned.aside is None and (not due or owned.stopped or owned.behind):
             return
         try:
             if owned.aside is not None:

@@ -11,7 +11,8 @@ SalescastError
 ├── StoreError
 │   ├── StoreUnavailable     retriable: the snapshot store cannot be reached now
 │   ├── SnapshotMissing      not retriable: no such snapshot or chunk
-│   └── SnapshotCorrupt      not retriable: signature, digest or format is wrong
+│   └── SnapshotCorrupt      not retriable: digest or format is wrong; an older one may do
+│       └── SnapshotForeign  not retriable: not what its owner signed; a person has to look
 ├── FingerprintMismatch      not retriable: the state was made under other settings
 ├── OperationRefused         not retriable: the request cannot be carried out as asked
 └── ShardStopped             not retriable: the fold met something no reason names
@@ -91,6 +92,15 @@ class SnapshotCorrupt(StoreError):
     """A snapshot's signature, digest or format is wrong; nothing of it was unpickled."""
 
     remedy = "Roll back to an older snapshot, and find out who can write to the store"
+
+
+class SnapshotForeign(SnapshotCorrupt):
+    """A snapshot is not what its owner signed, or names what no model is; it was not unpickled."""
+
+    remedy = (
+        "Check `verify_key_file`, and find out who can write to the store. Once its manifest is "
+        "deleted there, a learner goes on from an older snapshot"
+    )
 
 
 class FingerprintMismatch(StoreError):

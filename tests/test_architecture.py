@@ -50,9 +50,9 @@ LONGER = {
     "stream/sqlite_log.py": (630, "one adapter: file, appenders, consumer share one lock order"),
     "stream/kafka_log.py": (470, "one adapter: producer, consumer and topic checks"),
     "stream/window.py": (525, "one state machine; calls are spared on the way of a sale"),
-    "learner/shard.py": (520, "one fold: a close's steps, and what an operation does to them"),
+    "learner/shard.py": (560, "one fold: a close's steps, and what an operation does to them"),
     "learner/worker.py": (520, "one loop: what may happen between two polls, in its order"),
-    "learner/snapshot.py": (625, "one format: what is laid down is taken up beside it"),
+    "learner/snapshot.py": (640, "one format: what is laid down is taken up beside it"),
 }
 
 

@@ -100,8 +100,10 @@ class Rig:
 
     # -- learners ------------------------------------------------------------------------------
 
-    def start(self, *names: str, **changed: Any) -> subprocess.Popen[bytes]:
-        """Start learners; ``changed`` are settings of theirs alone, such as a proxy's address.
+    def start(
+        self, *names: str, command: str = "learner", **changed: Any
+    ) -> subprocess.Popen[bytes]:
+        """Start learners, or what ``command`` says; ``changed`` are settings of theirs alone.
 
         Returns the last one's process.
         """
@@ -113,7 +115,7 @@ class Rig:
         for name in names:
             with (self.folder / f"{name}.log").open("ab") as log:
                 self.running[name] = subprocess.Popen(
-                    [sys.executable, "-m", "scripts.cli", "learner"],
+                    [sys.executable, "-m", "scripts.cli", command],
                     env=environ, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
                     preexec_fn=die_with_parent,
                 )  # fmt: skip
@@ -210,6 +212,12 @@ class Rig:
             out += more
             offset = more[-1].offset + 1
         return out
+
+    def head_moved(self, partition: int, snapshot: str) -> bool:
+        """Whether the head is another one than this."""
+        self.alive()
+        head = self.store.pointers(partition).head
+        return head is not None and head.snapshot != snapshot
 
     def head(self, partition: int) -> tuple[Manifest, Shard]:
         """The published head, read as its next owner would."""

@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import os
 import resource
+import signal
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from kafka import TopicPartition  # type: ignore[import-untyped]
-from kafka.admin import KafkaAdminClient  # type: ignore[import-untyped]
+from kafka.admin import (  # type: ignore[import-untyped]
+    KafkaAdminClient,
+)
 
 from infra.kafka.cluster import Cluster
+from infra.redis_server import RedisServer
+from learner.shard import Shard
+from stream.adapters import open_log
+from stream.event import Sale, Tick, decode, encode, time_us
+from stream.log import Entry, partition_of
 from stream.sqlite_log import SqliteLog
 from tests.chaos.corpus import days
-from tests.chaos.rig import PARTITIONS, SHORT, Rig, rigged, seed_of, until
+from tests.chaos.rig import PARTITIONS, SHORT, Rig, on_kafka, rigged, seed_of, until
 
 kafka = pytest.mark.kafka
 
@@ -111,6 +120,86 @@ def test_a_topic_that_is_not_what_it_was_is_refused(rig: Rig, what: str, said: s
     assert rig.running.pop("a").returncode == 2
     assert said in rig.said("a")
     assert rig.heads() == heads
+
+
+@kafka
+@pytest.mark.redis
+def test_nothing_is_published_ahead_of_its_dead_letters(rig: Rig) -> None:
+    """Their topic is gone for a while, which the learner meets with its first letters."""
+    seed = seed_of("dead letters")
+    rig.start("a")
+    rig.shared("a")
+    for entries in days(seed, 4, PARTITIONS, hostile=False):
+        rig.send(entries)
+    rig.settle()
+    client = KafkaAdminClient(bootstrap_servers=rig.settings.kafka_bootstrap)
+    client.delete_topics([rig.letters.topic])
+    client.close()
+    rig.letters.close()
+    before = rig.heads()
+    world = days(seed + 1, 10, PARTITIONS)
+    for _ in range(4):
+        rig.send(next(world))
+    until(lambda: "not published" in rig.said("a"), "it to wait for the letters")
+    assert rig.heads() == before
+    rig.alive()
+    rig.letters = open_log(rig.settings, "dead_letters")
+    for entries in world:
+        rig.send(entries)
+    rig.settle()
+    rig.verify()
+
+
+@kafka
+@pytest.mark.redis
+def test_time_passes_in_an_idle_partition_that_was_live_and_in_no_other(
+    apache_kafka: str, redis_server: RedisServer, tmp_path: Path
+) -> None:
+    """Beside a busy one: 0 goes on selling, 1 was live and falls silent, 2 has old history only."""
+    with rigged(
+        tmp_path, **on_kafka(apache_kafka, redis_server.url), tick_idle_s=0.5, grace_s=0,
+        bucket="hour", max_series=60,
+    ) as rig:  # fmt: skip
+        stores = {partition_of(f"s{n}", PARTITIONS): f"s{n}" for n in range(40)}
+
+        def sell(partition: int, n: int, at: datetime) -> None:
+            sold = Sale(id=f"{partition}/{n}", source="till", time=at, store=stores[partition],
+                        product="p", quantity=1.0, price=1.0)  # fmt: skip
+            rig.send([Entry(partition, None, encode(sold))])
+
+        rig.start("a")
+        rig.shared("a")
+        now = datetime.now(UTC)
+        for hours in range(30, 0, -3):
+            sell(0, hours, now - timedelta(hours=hours))
+            sell(1, hours, now - timedelta(hours=hours))
+            sell(2, hours, now - timedelta(days=400, hours=hours))
+        for n in range(100, 130):
+            sell(0, n, datetime.now(UTC))
+            time.sleep(0.1)
+
+        def ticks(partition: int) -> list[float]:
+            return [
+                event.time.timestamp()
+                for record in rig.records(partition)
+                for event in decode(record.value)
+                if isinstance(event, Tick)
+            ]
+
+        until(lambda: len(ticks(1)) >= 3, "ticks in the idle partition")
+        rig.end("a", signal.SIGTERM)
+        assert ticks(2) == ticks(3) == [], "history is not idleness, nor is nothing at all"
+        assert rig.head(2)[1].window.watermark_us < time_us(now - timedelta(days=399))
+        assert rig.head(1)[1].window.watermark_us == round(1e6 * ticks(1)[-1])
+        assert ticks(1)[-1] <= time.time() + 0.1, "it does not run ahead"
+        rig.start("b")
+        until(lambda: rig.owners().get("b") == PARTITIONS, "b to take over")
+        rig.end("b", signal.SIGTERM)
+        for partition in range(3):
+            plain = Shard(rig.settings, partition)
+            manifest, published = rig.head(partition)
+            plain.fold([r for r in rig.records(partition) if r.offset < manifest.position])
+            assert published.digest() == plain.digest()
 
 
 def test_an_embedded_log_has_one_owner_and_the_clock_may_jump(tmp_path: Path) -> None:

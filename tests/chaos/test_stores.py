@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import re
 import time
@@ -81,6 +82,63 @@ def test_redis_without_memory_is_waited_for(rig: Rig, redis_server: RedisServer)
     rig.verify()
 
 
+def test_redis_that_cannot_save_is_waited_for(rig: Rig, redis_server: RedisServer) -> None:
+    """A folder where its dump would be: it refuses writes (MISCONF) until it is gone."""
+    world = days(seed_of("MISCONF"), 12, PARTITIONS)
+    rig.start("a")
+    rig.shared("a")
+    for _ in range(4):
+        rig.send(next(world))
+    rig.settle()
+    with redis.Redis.from_url(redis_server.url) as client:
+        blocked = (
+            Path(client.config_get("dir")["dir"]) / client.config_get("dbfilename")["dbfilename"]
+        )
+        (blocked / "full").mkdir(parents=True)
+        client.config_set("save", "3600 1")
+        client.bgsave()
+        until(lambda: client.info("persistence")["rdb_last_bgsave_status"] == "err", "no dump")
+        before = rig.heads()
+        for _ in range(4):
+            rig.send(next(world))
+        until(lambda: "MISCONF" in rig.said("a"), "a refusal")
+        assert rig.heads() == before
+        rig.alive()
+        client.config_set("save", "")
+        (blocked / "full").rmdir()
+        blocked.rmdir()
+    for entries in world:
+        rig.send(entries)
+    rig.settle()
+    rig.verify()
+
+
+@pytest.mark.parametrize("share", [0.5, 0.9])
+def test_redis_that_has_lost_its_tail_is_brought_up_again(
+    rig: Rig, redis_server: RedisServer, share: float
+) -> None:
+    """Its append-only file is cut short in the midst of a command: heads go back, or are gone."""
+    world = days(seed_of("AOF"), 16, PARTITIONS)
+    rig.start("a")
+    rig.shared("a")
+    for _ in range(8):
+        rig.send(next(world))
+        time.sleep(0.3)
+    rig.settle()
+    with redis.Redis.from_url(redis_server.url) as client:
+        folder = Path(client.config_get("dir")["dir"])
+    before = rig.heads()
+    redis_server.kill()
+    (log,) = folder.glob("appendonlydir/*.incr.aof")
+    os.truncate(log, int(log.stat().st_size * share))
+    redis_server.start()
+    assert rig.heads() != before, "something was lost"
+    for entries in world:
+        rig.send(entries)
+    rig.settle()
+    rig.verify()
+
+
 def test_chunks_deleted_under_a_learner_are_put_again(rig: Rig, redis_server: RedisServer) -> None:
     world = days(seed_of("chunks"), 60, PARTITIONS)
     rig.start("a")
@@ -145,8 +203,15 @@ def test_a_malicious_snapshot_is_never_unpickled(rig: Rig, how: str, tmp_path: P
             0, manifest.snapshot, Pointer(bad.snapshot, bad.lineage, shard.position)
         )
     rig.start("b")
+    if how == "flipped chunk":
+        # No accident is worth an end: it is come to again from an older one, or from the log.
+        until(lambda: rig.head_moved(0, manifest.snapshot), lambda: rig.trace("b"), 60)
+        assert "does not match its digest" in rig.said("b")
+        rig.settle()
+        rig.verify()
+        return
     until(lambda: rig.running["b"].poll() is not None, lambda: rig.trace("b"), 60)
     assert rig.running.pop("b").returncode != 0
-    assert re.search(r"is not signed by|does not match|holds another one|no model is",
+    assert re.search(r"is not signed by|holds another one|no model is",
                      rig.said("b")), rig.said("b")  # fmt: skip
     assert not canary.exists()

@@ -1,0 +1,312 @@
+"""Snapshots of another release or River, and such as cannot be read: it never starts empty."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from learner import snapshot
+from learner import worker as module
+from learner.digest import facts
+from learner.effects import Effects
+from learner.file_store import FileStore
+from learner.keys import KeyFile, load_signer
+from learner.ownership import take
+from learner.recall import read_forecaster
+from learner.replay import Rollback
+from learner.shard import Shard
+from learner.snapshot import (
+    FORMAT,
+    Manifest,
+    Signer,
+    Verifier,
+    outdated,
+    reaches_back,
+    read_manifest,
+    read_shard,
+)
+from stream.errors import FingerprintMismatch, SnapshotCorrupt, SnapshotForeign
+from tests.golden.make import HERE, SETTINGS, story
+from tests.learner_parts import sale
+from tests.unit.test_worker import Place, home, running, two_stores, until
+
+GOLDEN = sorted(HERE.glob("*.zip"))
+
+
+@pytest.fixture(autouse=True)
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RETRY_S", "MIN_INTERVAL_S", "POLL_S"):
+        monkeypatch.setattr(module, name, 0.02)
+
+
+# -- golden snapshots ----------------------------------------------------------------------
+
+
+class Golden:
+    """A golden snapshot, unpacked."""
+
+    def __init__(self, file: Path, folder: Path) -> None:
+        shutil.unpack_archive(file, folder)
+        self.said = json.loads((folder / "said.json").read_text())
+        self.store = FileStore(folder / "store")
+        self.verifier: Verifier = KeyFile(folder / "verify.pem")
+
+    def manifest(self) -> Manifest:
+        return read_manifest(self.store, 0, self.said["snapshot"], self.verifier)
+
+    def forged(self, **versions: str) -> Manifest:
+        """The same, as if other versions had made it."""
+        manifest = self.manifest()
+        return msgspec.structs.replace(manifest, versions=manifest.versions | versions)
+
+
+@pytest.fixture
+def golden(tmp_path: Path) -> Golden:
+    return Golden(HERE / f"format-{FORMAT}.zip", tmp_path)
+
+
+@pytest.mark.parametrize("file", GOLDEN, ids=lambda file: file.stem)
+def test_a_golden_snapshot_restores_as_it_was_or_says_that_it_cannot(
+    file: Path, tmp_path: Path
+) -> None:
+    """If this fails, the format has changed: give it a new number if it was ever released, and
+    make a golden snapshot of it by `python -m tests.golden.make`."""
+    one = Golden(file, tmp_path)
+    if file.stem != f"format-{FORMAT}":
+        with pytest.raises(SnapshotCorrupt, match=r"is of format \d+, this release reads"):
+            one.manifest()
+        return
+    shard = read_shard(one.store, one.manifest(), SETTINGS)
+    assert shard.digest() == one.said["digest"] == one.manifest().digest
+    assert shard.counts() == one.said["counts"]
+    assert [list(key) for key in shard.panel.keys] == one.said["keys"]
+    assert np.array_equal(shard.forecast(), np.array(one.said["mean"], np.float32))
+    last = shard.position
+    again = story()
+    assert list(facts(again)) == list(facts(shard)), "a fold of the same sales knows the same"
+    assert again.position == last
+
+
+@pytest.mark.parametrize("versions", [{"river": "0.22.0"}, {"numpy": "1.26.4"}], ids=str)
+def test_models_of_another_river_are_made_anew_from_facts(
+    golden: Golden, versions: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are not unpickled, and say nearly what those before said."""
+    whole = read_shard(golden.store, golden.manifest(), SETTINGS)
+    manifest = golden.forged(**versions)
+    assert outdated(manifest) == versions
+    assert reaches_back(golden.store, manifest, SETTINGS)
+
+    def refuse(*args: Any) -> Any:
+        raise AssertionError("unpickled")
+
+    monkeypatch.setattr(snapshot, "load_models", refuse)
+    anew = read_shard(golden.store, manifest, SETTINGS)
+    assert list(facts(anew)) == list(facts(whole))
+    assert list(anew.models) == list(whole.models)
+    before, after = whole.forecast(), anew.forecast()
+    assert before.min() > 0.3 and np.abs(after - before).max() < 0.25 * before.max()
+    assert np.abs(after.sum() / before.sum() - 1) < 0.05
+    fresh = Shard(SETTINGS, 0)
+    fresh.panel = whole.panel
+    assert np.abs(fresh.forecast() - before).max() > 0.0, "models that know nothing say otherwise"
+    anew.fold([])
+    assert anew.position == whole.position
+
+
+def test_a_numpy_of_the_same_kind_is_no_reason_to_learn_anew(golden: Golden) -> None:
+    assert outdated(golden.forged(numpy="2.0.0", python="3.12.1", holidays="0.1")) == {}
+
+
+# -- the worker ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    one = Place.at(tmp_path, snapshots_kept=1000)
+    yield one
+    one.close()
+
+
+def other_river(monkeypatch: pytest.MonkeyPatch, version: str = "0.99.0") -> None:
+    """From here on another River is installed, as far as manifests say."""
+    monkeypatch.setattr(snapshot, "river_version", version)
+
+
+def test_a_worker_with_another_river_learns_anew_from_facts_and_says_so(
+    place: Place, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    place.put(*two_stores(20))
+    place.fold()
+    head, before = place.head(home()), place.shard(home())
+    other_river(monkeypatch)
+    verifier = load_signer(place.settings).verifier
+    with pytest.raises(FingerprintMismatch, match=r"made with river 0\.26.*next snapshot"):
+        read_forecaster(place.store, home(), head.snapshot, verifier)
+    place.put(*two_stores(2, first=20))
+    with caplog.at_level(logging.WARNING):
+        place.fold()
+    assert f"{head.snapshot} was made with river 0.26" in caplog.text
+    assert "models were made anew from its facts in" in caplog.text
+    manifest = read_manifest(place.store, home(), place.head(home()).snapshot, verifier)
+    assert manifest.versions["river"] == "0.99.0" and manifest.parent == head.snapshot
+    after = place.shard(home())
+    assert list(facts(after)) == list(facts(place.undisturbed(home())))
+    assert before.forecast().max() > 1 and after.forecast().max() > 1
+    read_forecaster(place.store, home(), place.head(home()).snapshot, verifier)
+
+
+def test_where_facts_do_not_reach_back_the_log_is_learned_again(
+    place: Place, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is served stays until it has caught up, and it ends as if nothing had been."""
+    monkeypatch.setattr(snapshot, "ring_length", lambda settings: 10)
+    place.put(*two_stores(20))
+    place.fold()
+    before = place.store.pointers(home())
+    other_river(monkeypatch)
+    with caplog.at_level(logging.ERROR):
+        place.put(sale(20))
+        place.fold()
+    assert "all is learned again from the log's beginning: 61 records" in caplog.text
+    assert place.shard(home()).digest() == place.undisturbed(home()).digest()
+    assert before.head is not None and place.head(home()).lineage == before.head.lineage + 1
+
+
+def test_where_neither_reaches_the_newest_facts_do_and_that_is_said(
+    place: Place, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(snapshot, "ring_length", lambda settings: 10)
+    place.put(*two_stores(20))
+    place.fold()
+    other_river(monkeypatch)
+    monkeypatch.setattr(type(place.events), "begin", lambda self: {0: 1, 1: 1})
+    with caplog.at_level(logging.WARNING):
+        owned = take(place.settings, place.events, place.store,
+                     load_signer(place.settings).verifier, home())  # fmt: skip
+    assert "over the newest buckets only" in caplog.text and "`archive`" in caplog.text
+    assert owned.shard.position == place.head(home()).position
+
+
+def test_a_rollback_to_models_of_another_river_makes_them_anew(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.put(*two_stores(20))
+    place.fold()
+    place.operate("rollback", {home(): place.head(home()).snapshot})
+    other_river(monkeypatch)
+    effects = Effects(
+        place.settings, events=place.events, control=place.control, store=place.store,
+        verifier=load_signer(place.settings).verifier,
+    )  # fmt: skip
+    found = effects.of(home())("op")
+    assert isinstance(found, Rollback) and list(found.models) == list(place.settings.models)
+
+
+# -- snapshots that cannot be read ---------------------------------------------------------
+
+
+def chunk(place: Place, snapshot: str, part: str) -> Path:
+    verifier = load_signer(place.settings).verifier
+    digest = read_manifest(place.store, home(), snapshot, verifier).parts[part].chunks[0]
+    return Path(place.settings.data_dir) / "snapshots" / "chunks" / digest[:2] / digest
+
+
+def manifest_file(place: Place, snapshot: str) -> Path:
+    folder = Path(place.settings.data_dir) / "snapshots" / f"p{home()}"
+    (found,) = folder.glob(f"*.{snapshot}.manifest")
+    return found
+
+
+SPOILS: dict[str, Callable[[Place, str], Any]] = {
+    "a chunk is gone": lambda place, name: chunk(place, name, "window").unlink(),
+    "a chunk is cut short": lambda place, name: chunk(place, name, "window").write_bytes(b"x"),
+    "the manifest is gone": lambda place, name: manifest_file(place, name).unlink(),
+    "the manifest is cut short": lambda place, name: manifest_file(place, name).write_bytes(b"x"),
+}
+
+
+@pytest.mark.parametrize("spoil", SPOILS.values(), ids=SPOILS)
+def test_a_head_that_cannot_be_read_is_come_to_again_from_an_older_one(
+    place: Place, spoil: Callable[[Place, str], Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    place.put(*two_stores(6))
+    place.fold()
+    older = place.head(home()).snapshot
+    place.put(*two_stores(3, first=6))
+    place.fold()
+    head = place.head(home())
+    spoil(place, head.snapshot)
+    seen: list[tuple[int, int]] = []
+    move = place.store.move_head
+
+    def watched(partition: int, parent: Any, to: Any, replaying: Any = None) -> bool:
+        seen.append((partition, to.position))
+        return move(partition, parent, to, replaying)
+
+    place.store.move_head = watched  # type: ignore[method-assign]
+    with caplog.at_level(logging.ERROR):
+        worker = place.worker()
+        with running(worker):
+            until(lambda: place.head(home()) != head, "another head")
+    assert f"going on from {older}" in caplog.text
+    assert all(position >= head.position for partition, position in seen if partition == home())
+    assert place.shard(home()).digest() == place.undisturbed(home()).digest()
+    place.put(*two_stores(1, first=9))
+    place.fold()
+    assert place.shard(home()).digest() == place.undisturbed(home()).digest()
+    assert place.kept_aside() == []
+
+
+def test_where_no_older_one_can_be_read_all_is_learned_again(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    place.put(*two_stores(6))
+    place.fold()
+    head = place.head(home())
+    for name in place.store.snapshots(home()):
+        manifest_file(place, name).write_bytes(b"x")
+    with caplog.at_level(logging.ERROR), running(place.worker()):
+        until(lambda: place.head(home()) != head, "another head")
+    assert "all is learned again from the log's beginning" in caplog.text
+    assert place.shard(home()).digest() == place.undisturbed(home()).digest()
+
+
+def test_where_nothing_leads_back_the_way_out_is_named(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.put(*two_stores(6))
+    place.fold()
+    head = place.head(home())
+    for name in place.store.snapshots(home()):
+        manifest_file(place, name).write_bytes(b"x")
+    monkeypatch.setattr(type(place.events), "begin", lambda self: {0: 1, 1: 1})
+    with pytest.raises(SnapshotCorrupt, match=r"No older .* can be read.*backup, or set `archive`"):
+        place.worker().run(threading.Event())
+    assert place.head(home()) == head
+
+
+def test_a_head_that_its_owner_did_not_sign_is_for_a_person_to_look_at(place: Place) -> None:
+    place.put(*two_stores(6))
+    place.fold()
+    head = place.head(home())
+    verifier = load_signer(place.settings).verifier
+    foreign = Signer(Ed25519PrivateKey.generate())
+    envelope = foreign.seal(read_manifest(place.store, home(), head.snapshot, verifier))
+    place.store.put_manifest(home(), head.snapshot, envelope)
+    with pytest.raises(SnapshotForeign, match=r"Check `verify_key_file`"):
+        place.worker().run(threading.Event())
+    assert place.head(home()) == head
+    manifest_file(place, head.snapshot).unlink()
+    with running(place.worker()):
+        until(lambda: place.head(home()) != head, "another head")
