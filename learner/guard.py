@@ -48,6 +48,8 @@ WARM_SEASONS, WARM = 4, 8
 COMMON = 3
 #: A band is at least so much wider than the furthest that the past went out, which fades.
 MARGIN, FADE = 1.5, 0.995
+#: Deviation of recent units a sale about their level, to that of a bucket's, as ``RECENT`` has it.
+FOLLOWS = 0.35
 #: Share of a new bucket in a level, a deviation, a phase, and the recent and earlier size.
 LEVEL, SPREAD, PHASE, RECENT, EARLIER = 0.05, 0.03, 0.25, 0.2, 0.02
 #: Deviations to which what is learned of one bucket is cut.
@@ -65,6 +67,7 @@ ARRAYS: dict[str, tuple[type[np.generic], float, bool]] = {
     "level": (np.float64, 0.0, True),
     "spread": (np.float64, 0.0, True),
     "furthest": (np.float64, 0.0, True),
+    "size": (np.float64, np.nan, False),  # units a sale when last seen, as a logarithm
     "recent": (np.float64, 0.0, False),
     "earlier": (np.float64, 0.0, False),
     "before": (np.float64, 0.0, True),  # scores of the last two buckets, with their sign
@@ -144,6 +147,7 @@ class Guard:
         off -= _common(off, warm)
         level, spread, furthest = self._lent(warm, off)
         off[:, MODEL] -= level
+        spread[:, DRIFT] = FOLLOWS * spread[:, SIZE]
         width = np.maximum(spread, seen.least) * np.array(list(BANDS.values()))
         width = np.maximum(width, MARGIN * furthest)
         score = np.abs(off) / width
@@ -339,19 +343,34 @@ class Guard:
         keep[:, DRIFT] = False
         a["level"] = np.where(keep, moved, level)
         spread = a["spread"] + narrow * (_NORMAL * np.abs(cut) - a["spread"])
+        spread[:, SIZE] = self._learn_size(seen.values[:, SIZE], deviation[:, SIZE], use[:, SIZE])
         a["spread"] = np.where(use & ~new, spread, a["spread"])
         a["furthest"] = np.where(use, np.maximum(a["furthest"] * FADE, far), a["furthest"])
-        self._learn_size(seen.values[:, SIZE], cut[:, SIZE], use[:, SIZE], first[:, SIZE])
         a["count"] = a["count"] + use
 
-    def _learn_size(self, size: Floats, cut: Floats, use: Any, first: Any) -> None:
-        """Let recent and earlier units a sale follow."""
+    def _learn_size(self, size: Floats, deviation: Floats, use: npt.NDArray[np.bool_]) -> Floats:
+        """Let recent and earlier units a sale follow; the new deviation of a bucket's, shape (n,).
+
+        The deviation is that from bucket to bucket: a drift must not widen its own band.
+
+        Reference: J. von Neumann et al., "The mean square successive difference", 1941.
+        """
         a = self.arrays
-        size = np.where(np.isfinite(cut) & ~first, a["level"][:, SIZE] + cut, size)
         count = a["count"][:, SIZE].astype(np.float64)
+        step = np.where(np.isfinite(a["size"]), np.abs(size - a["size"]), np.nan)
+        step = np.where(count < self.warm / 2, step, np.minimum(step, CUT * deviation))
+        spread, narrow = a["spread"][:, SIZE], np.maximum(SPREAD, 1.0 / (count + 1))
+        told = spread + narrow * (_NORMAL / np.sqrt(2.0) * step - spread)
+        a["size"] = np.where(use, size, a["size"])
         for name, least in (("recent", RECENT), ("earlier", EARLIER)):
             rate = np.maximum(least, 1.0 / (count + 1))
-            a[name] = np.where(use, a[name] + rate * (size - a[name]), a[name])
+            off = size - a[name]
+            off = np.where(
+                count < self.warm / 2, off, np.clip(off, -CUT * deviation, CUT * deviation)
+            )
+            a[name] = np.where(use, a[name] + rate * off, a[name])
+        out: Floats = np.where(np.isfinite(told), told, spread)
+        return out
 
     # -- telling ---------------------------------------------------------------------------
 

@@ -119,7 +119,7 @@ def _prices(
     judged = np.isfinite(usual) & (usual > 0) & (paid > 0)
     if judged.any():
         values[PRICE] = np.median(np.log(paid[judged] / usual[judged]))
-        least[PRICE] = 0.2 / np.sqrt(judged.sum())
+        least[PRICE] = 0.5 / np.sqrt(judged.sum())
     judged = np.isfinite(before)
     if judged.any():
         same = paid[judged].astype(np.float32) == before[judged].astype(np.float32)
