@@ -169,6 +169,18 @@ FAULTS: dict[str, Callable[[], Fault]] = {
 }
 
 
+#: What is done to the champion, not to a source.
+CORRUPTED = "champion with corrupted weights"
+
+
+def corrupt(shard: Shard) -> None:
+    """Let every regression of the champion take each column's weight for another's."""
+    champion: Any = shard.models[shard.champion]
+    for expert in champion.experts.values():
+        if getattr(expert, "scales", None) is not None:
+            expert.scales = expert.scales[::-1].copy()
+
+
 def _of(sale: Sale, **changed: Any) -> Sale:
     return msgspec.structs.replace(sale, **changed)
 
@@ -260,7 +272,7 @@ def _span(start: dt.date, n: int) -> Iterator[dt.date]:
 def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--cache", type=Path, default=Path("data/journey"))
-    parser.add_argument("--faults", nargs="*", help="only these", default=list(FAULTS))
+    parser.add_argument("--faults", nargs="*", help="only these", default=[*FAULTS, CORRUPTED])
     parser.add_argument("--calm", action="store_true", help="only the calm year")
     asked = parser.parse_args(arguments)
     every = days(asked.cache)
@@ -282,6 +294,11 @@ def main(arguments: Sequence[str]) -> None:
         print(f"  {day}{' holiday' if hard else ''} {one.source}: {one.text} ({one.score:.2f})")
     if asked.calm:
         return
+    for start, fork in forks.items() if CORRUPTED in asked.faults else ():
+        broken = fork.fork()
+        corrupt(broken.shard)
+        delay, statistic, others = follow(broken, every, start, "", lambda sales, after: sales)
+        print(f"{CORRUPTED} | {start} | {delay} | {statistic} | {others}", flush=True)
     for name, make in FAULTS.items():
         if name not in asked.faults:
             continue
