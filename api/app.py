@@ -31,6 +31,7 @@ from api.routes import (
     excluded,
     forecasts,
     groups,
+    guard,
     models,
     operations,
     page,
@@ -160,7 +161,7 @@ def create_app(
     app.state.context = context
     modules = (
         event_routes, plans, products, forecasts, batch, groups, what_if, diff, series, snapshots,
-        models, operations, excluded, letter_routes, status, shards,
+        models, operations, excluded, guard, letter_routes, status, shards,
     )  # fmt: skip
     for module in modules:
         app.include_router(module.routes(context))

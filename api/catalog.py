@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
 from learner.operations import Candidate
-from learner.replay import Rule
+from learner.replay import Rule, passing
 from learner.snapshot import Manifest, Verifier
 from learner.store import Pointer, Pointers, SnapshotStore
 from stream.errors import SnapshotCorrupt, SnapshotMissing
@@ -96,7 +96,7 @@ class Catalog:
     def rules(self, pointers: Mapping[int, Pointers]) -> dict[int, tuple[Rule, ...]]:
         """What is passed over, by partition that has a head, as the head has it."""
         return {
-            partition: self.manifest(partition, one.head.snapshot).rules
+            partition: passing(self.manifest(partition, one.head.snapshot).rules)
             for partition, one in sorted(pointers.items())
             if one.head is not None
         }

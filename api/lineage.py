@@ -8,6 +8,7 @@ from typing import Any
 from api.catalog import Catalog
 from api.replica import as_of, iso
 from learner.operations import Entry, Operation
+from learner.replay import passing
 from learner.snapshot import Manifest
 
 
@@ -50,7 +51,7 @@ def _nodes(catalog: Catalog, partition: int, entries: Mapping[str, Entry]) -> li
                 "made_by": made_by.id if made_by else None,
                 "champion": manifest.champion,
                 "promotions": [one.operation for one in manifest.promotions],
-                "excluded": [rule.operation for rule in manifest.rules],
+                "excluded": [rule.operation for rule in passing(manifest.rules)],
                 "named_by": [
                     {"id": one.id, "kind": one.kind, "who": one.who, "reason": one.reason}
                     for one in named.get(manifest.snapshot, ())

@@ -9,9 +9,17 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, NonNegativeInt
 from api.schemas import ShortName, Text
 
 OperationKind = Literal["freeze", "resume", "rollback", "quarantine", "readmit", "promote"]
-#: What the trail holds beside: what was done with dead letters.
+#: What the trail holds beside: what was done with dead letters, and whom the guard named.
 TrailKind = Literal[
-    "freeze", "resume", "rollback", "quarantine", "readmit", "promote", "resend", "discard"
+    "freeze",
+    "resume",
+    "rollback",
+    "quarantine",
+    "readmit",
+    "promote",
+    "resend",
+    "discard",
+    "suspect",
 ]
 
 
@@ -316,6 +324,49 @@ class PartitionStatus(BaseModel):
     frozen_by: str | None
     replaying: Replaying | None = Field(description="The head learns again, and is not served yet")
     series: int
+
+
+class GuardedSource(BaseModel):
+    """Where a source stands with the guard of a partition."""
+
+    partition: int
+    source: str
+    state: Literal["ok", "suspect", "quarantined", "silent"] = Field(
+        description="suspect: out of its band, and learned from; quarantined: withheld; silent: "
+        "it sends nothing"
+    )
+    learning: bool = Field(description="Its past is too short to judge it by")
+    since: str | None = Field(description="Start of the bucket that the state began in")
+    statistic: str = Field(description="The one that is nearest to its band's edge, or past it")
+    found: float = Field(description="What it was, when last judged")
+    usual: float
+    score: float = Field(description="Distance from what is usual; 1 is the band's edge")
+    text: str
+    operation: str | None = Field(description="The finding, in the audit trail")
+    commands: list[str] = Field(description="What to run about it")
+
+
+class GuardedChampion(BaseModel):
+    """Where the champion of a partition stands beside seasonal naive and the twin."""
+
+    partition: int
+    model: str
+    state: Literal["ok", "suspect"]
+    since: str | None = Field(description="Start of the bucket that the state began in")
+    found: float = Field(description="Its absolute error over that of seasonal naive, last bucket")
+    usual: float
+    score: float = Field(description="Distance from what is usual; 1 is the band's edge")
+    text: str
+    operation: str | None = Field(description="The finding, in the audit trail")
+    commands: list[str] = Field(description="What to run about it")
+
+
+class GuardStatus(BaseModel):
+    """What the guard says of all sources."""
+
+    mode: Literal["off", "warn", "quarantine"]
+    sources: list[GuardedSource]
+    champions: list[GuardedChampion]
 
 
 class Status(BaseModel):

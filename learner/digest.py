@@ -60,6 +60,8 @@ def learned(shard: Shard) -> Iterator[tuple[str, npt.NDArray[Any]]]:
         shard.open_bucket.arrays().values(),
         shard.totals.digest(size),
         shard.groups.digest({"category": order}),
+        shard.guard.digest(),
+        shard.watch.arrays.values(),
     )
     for arrays in rest:
         yield from (("", array) for array in arrays)
@@ -70,15 +72,20 @@ def facts(shard: Shard) -> Iterator[bytes]:
     window, panel = shard.window, shard.panel
     yield repr((window.watermark_us, window.open_from)).encode()
     for bucket in sorted(window.seen_in):
-        there = window.seen_in[bucket]
+        there = [one for ones in window.seen_in[bucket].values() for one in ones]
+        if not there:
+            continue
         identities = np.frombuffer(b"".join(there), np.uint64).reshape(-1, 2)
         entries = np.fromiter(map(window.seen.__getitem__, there), np.uint64, len(there))
         ascending = np.lexsort((identities[:, 1], identities[:, 0]))
         yield repr(bucket).encode()
         yield identities[ascending].tobytes() + entries[ascending].tobytes()
     for bucket in sorted(window.open):
-        yield repr((bucket, sorted(window.open[bucket].cells.items()))).encode()
-        yield repr(sorted(window.open[bucket].heard.items())).encode()
+        for source, mine in sorted(window.open[bucket].by.items()):
+            yield repr((bucket, source, sorted(mine.cells.items()))).encode()
+            yield repr(sorted(mine.heard.items())).encode()
+    for bucket in sorted(window.again):
+        yield repr((bucket, sorted(window.again[bucket].items()))).encode()
     for bucket in sorted(window.revisions):
         yield repr((bucket, sorted(window.revisions[bucket].items()))).encode()
     yield repr((sorted(window.last_day.items()), sorted(window.complete_us.items()))).encode()

@@ -11,13 +11,15 @@ from datetime import datetime
 
 import msgspec
 
-from learner.operations import Entry, Operation, Outcome, history
+from learner.findings import Finding
+from learner.operations import Entry, Kind, Operation, Outcome, history
 from learner.ownership import Owned
 from learner.pickles import load_models
-from learner.replay import START, Effect, Promote, Quarantine, Rollback, Turn
+from learner.replay import START, Effect, Exclusion, Promote, Quarantine, Rollback, Turn
 from learner.shard import Shard
 from learner.snapshot import (
     LEARNED,
+    Manifest,
     Verifier,
     outdated,
     read_manifest,
@@ -25,14 +27,18 @@ from learner.snapshot import (
     read_shard,
     take_up_learned,
 )
-from learner.store import SnapshotStore
+from learner.store import Pointer, SnapshotStore
 from learner.telemetry import Telemetry
+from stream.buckets import Calendar
 from stream.errors import SalescastError, StoreUnavailable, TopicMismatch
 from stream.log import Entry as LogEntry
 from stream.log import EventLog
 from stream.settings import Settings
 
 logger = logging.getLogger(__name__)
+
+#: Who names suspects.
+GUARD = "guard"
 
 
 def read_operations(control: EventLog) -> dict[str, Entry]:
@@ -86,7 +92,7 @@ class Effects:
                 return "the control log holds no such operation"
             operation = entry.operation
             snapshot = operation.cut.get(partition)
-            if operation.kind in ("freeze", "resume") or snapshot is None:
+            if operation.kind in ("freeze", "resume", "suspect") or snapshot is None:
                 return "the operation does not concern this partition"
             try:
                 return self._effect(operation, entry.offset, partition, snapshot)
@@ -139,6 +145,104 @@ class Effects:
                 f"the log begins at offset {first}, a replay needs it from {shard.position} on"
             )
         return shard
+
+
+class Suspects:
+    """Writes down what the guard found, and lets it take effect, once for each finding.
+
+    A fold that is repeated, here or by another owner, finds the same and finds it written.
+
+    Parameters
+    ----------
+    settings
+        Of the deployment.
+    control
+        The audit trail.
+    store, verifier
+        Where the snapshots are that a champion gone wrong is frozen on.
+    """
+
+    def __init__(
+        self, settings: Settings, control: EventLog, store: SnapshotStore, verifier: Verifier,
+        telemetry: Telemetry,
+    ) -> None:  # fmt: skip
+        self._calendar = Calendar(settings)
+        self._control = control
+        self._store = store
+        self._verifier = verifier
+        self._telemetry = telemetry
+
+    def name(self, owned: Owned, at: datetime) -> None:
+        """Tell what was found of a shard's sources and champion.
+
+        1. The operation is written down. 2. It takes effect: what was withheld is so already, a
+        freeze moves what is served. 3. Its outcome is written.
+
+        Raises
+        ------
+        LogUnavailable, StoreUnavailable
+        """
+        for finding, offset in owned.findings:
+            # 1.
+            entry = read_operations(self._control).get(finding.id)
+            if entry is not None and entry.outcomes:
+                continue
+            if entry is None:
+                self._write(self._operation(finding, owned, at))
+                entry = read_operations(self._control)[finding.id]
+                logger.warning("partition %d: %s", finding.partition, entry.operation.reason)
+                self._telemetry.suspected(finding.partition, finding.state, finding.statistic)
+            # 2.
+            operation, detail = entry.operation, ""
+            if operation.kind == "freeze":
+                manifest = self._manifest(finding.partition, operation.cut[finding.partition])
+                to = Pointer(manifest.snapshot, manifest.lineage, manifest.position)
+                self._store.move_active(finding.partition, to, operation.id, entry.offset)
+            # 3.
+            self._write(
+                Outcome(
+                    operation=finding.id, partition=finding.partition, outcome="applied", time=at,
+                    detail=detail, offset=None if operation.kind == "freeze" else offset,
+                )
+            )  # fmt: skip
+        owned.findings = []
+
+    def _operation(self, finding: Finding, owned: Owned, at: datetime) -> Operation:
+        start_us, _ = self._calendar.span(finding.bucket)
+        start = datetime.fromtimestamp(start_us / 1e6, self._calendar.zone).isoformat()
+        kind: Kind = "quarantine" if finding.held else "suspect"
+        cut = owned.head or START
+        exclude = None if finding.champion else Exclusion(sources=(finding.source,))
+        if finding.champion:
+            good = self._last_good(finding) if finding.held else None
+            kind, cut = ("suspect", cut) if good is None else ("freeze", good)
+        return Operation(
+            id=finding.id,
+            kind=kind,
+            who=GUARD,
+            reason=f"{finding.source or 'the champion'}, from {start} on: {finding.text}",
+            time=at,
+            cut={finding.partition: cut},
+            exclude=exclude,
+        )
+
+    def _last_good(self, finding: Finding) -> str | None:
+        """The newest snapshot that made no forecast of the first bucket gone wrong."""
+        good = [
+            one
+            for name in self._store.snapshots(finding.partition)
+            if (one := self._manifest(finding.partition, name)).origin is not None
+            and one.origin < finding.bucket - 1
+            and one.replay is None
+        ]
+        best = max(good, key=lambda one: (one.lineage, one.position), default=None)
+        return None if best is None else best.snapshot
+
+    def _manifest(self, partition: int, snapshot: str) -> Manifest:
+        return read_manifest(self._store, partition, snapshot, self._verifier)
+
+    def _write(self, item: Operation | Outcome) -> None:
+        self._control.append([LogEntry(0, None, msgspec.json.encode(item))])
 
 
 def report(control: EventLog, owned: Owned, at: datetime, telemetry: Telemetry) -> None:

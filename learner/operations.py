@@ -18,7 +18,15 @@ from learner.replay import Exclusion
 from stream.event import Name, Time
 
 Kind = Literal[
-    "freeze", "resume", "rollback", "quarantine", "readmit", "promote", "resend", "discard"
+    "freeze",
+    "resume",
+    "rollback",
+    "quarantine",
+    "readmit",
+    "promote",
+    "resend",
+    "discard",
+    "suspect",
 ]
 Text = Annotated[str, Meta(min_length=1, max_length=1000)]
 
@@ -35,6 +43,7 @@ class Operation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="op
     cut's snapshots; ``about`` says what the gates found. ``replay.START`` in a cut is the log's
     beginning. ``resend`` and ``discard`` are about dead letters: their cut is empty, and ``about``
     says which letters, and how they were mended.
+    ``suspect`` is the guard's: it names a source, and does nothing.
     """
 
     id: Name

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from learner.aside import Aside
+from learner.findings import Finding
 from learner.operations import Entry
 from learner.parts import Known
 from learner.replay import START, Turn
@@ -56,6 +57,7 @@ class Owned:
     known: Known = field(default_factory=dict)  # what the head's chunks hold
     letters: list[DeadLetter] = field(default_factory=list)  # to be kept before publishing
     finished: list[tuple[str, int, str | None]] = field(default_factory=list)  # operations
+    findings: list[tuple[Finding, int]] = field(default_factory=list)  # of the guard
     folded: int = 0  # records since the last snapshot
     closes: int = 0  # buckets closed since the last snapshot
     taken_at: int = 0  # position when it was taken up
@@ -328,6 +330,7 @@ def take_in(
     owned.folded += len(records)
     owned.closes += folded.closes
     owned.finished += folded.operations
+    owned.findings += folded.findings
 
 
 def pinned(operations: dict[str, Entry]) -> set[str]:

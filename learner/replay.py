@@ -65,10 +65,13 @@ class Exclusion(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
 
 
 class Rule(msgspec.Struct, frozen=True, kw_only=True):
-    """An exclusion or quarantine in force in one partition over the offsets [start, end)."""
+    """An exclusion or quarantine in force in one partition over the offsets [start, end).
+
+    ``readmitted``: nothing is passed over; the guard does not judge the sources.
+    """
 
     operation: str
-    kind: Literal["excluded", "quarantined"]
+    kind: Literal["excluded", "quarantined", "readmitted"]
     what: Exclusion
     start: int
     end: int | None = None
@@ -182,6 +185,22 @@ def matches(
     return True
 
 
+def passing(rules: Iterable[Rule]) -> tuple[Rule, ...]:
+    """The rules by which something is passed over."""
+    return tuple(rule for rule in rules if rule.kind != "readmitted")
+
+
+def names(rules: Iterable[Rule], kinds: Sequence[str], source: str, offset: int) -> bool:
+    """Whether a rule of some kinds is about all that a source sends, at an offset."""
+    return any(
+        rule.kind in kinds
+        and rule.covers(offset)
+        and source in rule.what.sources
+        and rule.what in (Exclusion(sources=rule.what.sources, surplus=s) for s in (False, True))
+        for rule in rules
+    )
+
+
 def category_of(event: AnyEvent, of: Callable[[str, str], str | None]) -> str | None:
     """The category an event is about: its own, or that of (store, product), which ``of`` knows."""
     own: str | None = getattr(event, "category", None)
@@ -199,6 +218,7 @@ def judge(
 ) -> Callable[[AnyEvent, Record, int], Passed | None] | None:
     """The question that the window asks of every item; ``None``: nothing can be passed over."""
     admitted = frozenset(replay.admitted if replay is not None else ())
+    rules = passing(rules)
     if not rules and not admitted:
         return None
 
@@ -245,6 +265,6 @@ def fit(before: Sequence[Rule], position: int, standing: Sequence[Rule]) -> bool
     """
 
     def in_force(rules: Sequence[Rule]) -> set[str]:
-        return {rule.operation for rule in rules if rule.start < position}
+        return {rule.operation for rule in passing(rules) if rule.start < position}
 
     return in_force(before) == in_force(standing)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,10 @@ import numpy.typing as npt
 from learner import intervals, lead_time
 from learner.intervals import Tables, Traits
 from stream.buckets import Calendar
+
+if TYPE_CHECKING:
+    from learner.findings import Standing
+    from learner.watch import Watched
 
 Singles = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
@@ -114,6 +118,8 @@ class Serving:
     price: Singles  # ring (R, S)
     promotion: Singles  # ring (R, S)
     status: npt.NDArray[np.int8]  # ring (R, S)
+    sources: Sequence[Standing] = ()  # where they stand with the guard, by name
+    watched: Watched | None = None  # where the champion stands beside others
     # Parts as they were read, by name: what a newer snapshot shares is not read again.
     parts: Mapping[str, Any] = field(default_factory=dict, repr=False)
 

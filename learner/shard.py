@@ -19,13 +19,16 @@ from learner.accuracy import Accuracy
 from learner.digest import digest_of
 from learner.evaluation import Evaluation, learn_difference, seasonal_difference, slices_of
 from learner.features import features
+from learner.findings import Finding, identity
 from learner.groups import Came, Groups
+from learner.guard import Guard
 from learner.levels import levels
 from learner.losses import Losses
 from learner.open_bucket import OpenBucket, OpenPart, open_part
 from learner.panel import Panel, ring_length
 from learner.replay import (
     Effect,
+    Exclusion,
     Promote,
     Promotion,
     Replay,
@@ -36,12 +39,15 @@ from learner.replay import (
     category_of,
     fit,
     judge,
+    names,
     only,
 )
 from learner.serving import OBSERVED
 from learner.spread import Spread
 from learner.totals import Totals, demand
 from learner.twin import make_models, renew, take_anew
+from learner.watch import Watch
+from stream.brought import Open
 from stream.buckets import Calendar
 from stream.event import MICRO, AnyEvent, Availability, Marker, Plan, Product, Refusal
 from stream.gaps import Passed
@@ -58,13 +64,14 @@ class Folded:
     """What came of some records: items to keep aside, buckets closed, operations carried out.
 
     ``operations`` pairs each operation's id with its marker's offset and ``None``, or why it
-    was refused. ``turn`` says that another shard takes over, here; later records were not
-    folded.
+    was refused. ``findings`` are the guard's, with the offset at which each was made. ``turn``
+    says that another shard takes over, here; later records were not folded.
     """
 
     letters: Sequence[Letter]
     closes: int
     operations: Sequence[tuple[str, int, str | None]]
+    findings: Sequence[tuple[Finding, int]] = ()
     turn: Turn | None = None
 
 
@@ -103,6 +110,9 @@ class Shard:
         self.open_bucket = OpenBucket(self.calendar)
         self.totals = Totals(self.scored[1:], settings.bucket)
         self.groups = Groups(len(self.scored) + len(self.totals.lengths), settings.bucket)
+        self.guard = Guard(self.calendar, partition)
+        self.watch = Watch(self.calendar, partition)
+        self._findings: list[tuple[Finding, int]] = []
         self.position = 0  # next offset to fold
         self.operations: dict[str, int] = {}  # id → offset of its marker
         self.order = -1  # control offset of the last operation carried out
@@ -157,6 +167,13 @@ class Shard:
     ) -> Folded:
         closes = 0
         done: list[tuple[str, int, str | None]] = []
+        findings = self._findings = list[tuple[Finding, int]]()
+
+        def judged(bucket: int, here: Open) -> Sequence[str]:
+            found = self._judge(bucket, here)
+            findings.extend((one, self.position) for one in found)
+            self.window.passes = self._passes(records)
+            return [one.source for one in found if one.held]
 
         def close(closed: Closed) -> Sequence[Key]:
             nonlocal closes
@@ -173,15 +190,48 @@ class Shard:
 
         def until_turn() -> Iterator[Record]:
             for record in records:
+                self.position = record.offset
                 yield record
                 self.position = record.offset + 1
                 if self._turn is not None:
                     return
 
         letters = self.window.fold(
-            until_turn(), close=close, apply=apply, passes=passes, still=still
+            until_turn(), close=close, apply=apply, passes=passes, still=still,
+            judge=None if self.settings.guard == "off" else judged,
+        )  # fmt: skip
+        return Folded(
+            letters=letters, closes=closes, operations=done, findings=findings, turn=self._turn
         )
-        return Folded(letters=letters, closes=closes, operations=done, turn=self._turn)
+
+    def _judge(self, bucket: int, here: Open) -> list[Finding]:
+        """Let the guard judge a bucket; whom it holds is passed over from this record on."""
+        panel, offset = self.panel, self.position
+        follows = panel.last is not None and bucket == panel.last + 1
+        expected = self._awaited(bucket, 1) if follows else None
+
+        def kept_out(source: str) -> bool:
+            own = identity(self.partition, source, bucket)  # in a replay it stands already
+            rules = [rule for rule in self.rules if rule.operation != own]
+            return names(rules, ("quarantined", "excluded"), source, offset)
+
+        found = self.guard.judge(
+            bucket, here, self.window, panel, expected,
+            kept_out=kept_out,
+            pardoned=lambda name: names(self.rules, ("readmitted",), name, offset),
+            hold=self.settings.guard == "quarantine",
+        )  # fmt: skip
+        for one in found:
+            if one.held and one.id not in self.operations:
+                self.operations[one.id] = offset
+            if one.held and all(rule.operation != one.id for rule in self.rules):
+                self.rules.append(
+                    Rule(
+                        operation=one.id, kind="quarantined", start=offset,
+                        what=Exclusion(sources=(one.source,)),
+                    )
+                )  # fmt: skip
+        return found
 
     def _passes(
         self, records: Sequence[Record]
@@ -262,6 +312,7 @@ class Shard:
         if model == self.champion:
             return
         self.champion, self._mean = model, None
+        self.watch = Watch(self.calendar, self.partition)  # what was usual was another's
         models = (model, *self.evaluation.models)
         self.accuracy = Accuracy(models, self.scored, self.settings.bucket)
         self.accuracy.grow(self.panel.capacity)
@@ -286,6 +337,14 @@ class Shard:
         """Become what ``other`` should have been: what operations said so far goes on to hold."""
         until = other.operations[operation]
         rules = [rule for rule in other.rules if rule.operation != turn.readmits]
+        again = [rule for rule in other.rules if rule.operation == turn.readmits]
+        rules += [
+            msgspec.structs.replace(
+                rule, operation=operation, kind="readmitted", start=self.position, end=until
+            )
+            for rule in again
+            if rule.what.sources
+        ]
         if turn.exclude is not None:
             rules.append(
                 Rule(
@@ -331,6 +390,7 @@ class Shard:
         retired = usual.retired(panel)
         actual = self._observed(bucket, retired)
         self._score(bucket, actual)
+        self._watch(bucket, actual)
         self.open_bucket.learn(
             panel, closed, self.window.early, self._awaited(bucket, 1), actual,
             self._traits().grain,
@@ -344,6 +404,18 @@ class Shard:
         if self.totals.due(bucket):
             self.totals.put(bucket, self.forecast())
         return refused
+
+    def _watch(self, bucket: int, actual: Floats) -> None:
+        """Hold the champion's errors against what is usual of them beside others'."""
+        settings, said = self.settings, self.evaluation.waiting(bucket, 1, self.panel.size)
+        if settings.guard == "off":
+            return
+        found = self.watch.see(
+            bucket, self.evaluation.models, self.champion, said, actual,
+            hold=settings.guard == "quarantine",
+        )  # fmt: skip
+        if found is not None:
+            self._findings.append((found, self.position))
 
     def _score(self, bucket: int, actual: Floats) -> None:
         """Hold waiting forecasts against what came, before anything is learned from it."""

@@ -28,7 +28,9 @@ from river.__version__ import __version__ as river_version
 
 from learner import wholes
 from learner.evaluation import MOST_SLICES, VOLUME_NAMES, seasonal_difference
+from learner.findings import standings
 from learner.groups import Groups
+from learner.guard import warm_after
 from learner.intervals import Tables, Traits
 from learner.open_bucket import OpenBucket
 from learner.panel import COLUMNS, RINGS, Panel, ring_length
@@ -43,11 +45,13 @@ from learner.spread import ARRAYS as SPREAD
 from learner.spread import Spread
 from learner.store import SnapshotStore
 from learner.totals import Totals
+from learner.watch import watched
+from stream.brought import Brought, Open
 from stream.buckets import Calendar
 from stream.errors import FingerprintMismatch, SnapshotCorrupt, SnapshotForeign
 from stream.event import Product
 from stream.settings import Settings
-from stream.window import OUTCOMES, Open
+from stream.window import OUTCOMES
 
 FORMAT = 2
 VERSION = "0.1.0"
@@ -187,12 +191,17 @@ def lay_down(shard: Shard) -> dict[str, Pieces]:
     """
     panel, window = shard.panel, shard.window
     categories = panel.categories.texts
-    order = [one for bucket in sorted(window.seen_in) for one in window.seen_in[bucket]]
+    remembered = [
+        (bucket, source, ones)
+        for bucket in sorted(window.seen_in)
+        for source, ones in window.seen_in[bucket].items()
+    ]
+    order = [one for _, _, ones in remembered for one in ones]
     entries = np.fromiter(map(window.seen.__getitem__, order), np.uint64, len(order))
     parts: dict[str, Pieces] = {
         "window": pack(_window(shard)),
         "identities": pack(
-            [(bucket, len(window.seen_in[bucket])) for bucket in sorted(window.seen_in)],
+            [(bucket, len(ones), source) for bucket, source, ones in remembered],
             {"entry": entries, "identity": np.frombuffer(b"".join(order), np.uint8)},
         ),
         "keys": pack(
@@ -240,6 +249,11 @@ def lay_down(shard: Shard) -> dict[str, Pieces]:
         "open_bucket": pack(None, shard.open_bucket.arrays()),
         "totals": pack(None, shard.totals.arrays()),
         "groups": pack(None, shard.groups.arrays()),
+        "watch": pack(None, shard.watch.arrays),
+        "guard": pack(
+            {"sources": list(shard.guard.rows)},
+            {"owner": shard.guard.owner, **shard.guard.arrays},
+        ),
     }
     for name, ring in panel.rings.items():
         parts[f"ring.{name}"] = pack(None, {name: ring})
@@ -324,12 +338,15 @@ def _window(shard: Shard) -> dict[str, Any]:
         "open": [
             [
                 bucket,
-                [[*key, cell] for key, cell in sorted(one.cells.items())],
+                [
+                    [source, [[*key, cell] for key, cell in sorted(mine.cells.items())], mine.heard]
+                    for source, mine in sorted(one.by.items())
+                ],
                 [[*key, list(places.items())] for key, places in sorted(one.places.items())],
-                one.heard,
             ]
             for bucket, one in sorted(window.open.items())
         ],
+        "again": sorted(window.again.items()),
     }
 
 
@@ -388,6 +405,10 @@ def take_up(
         setattr(shard, name, one)
     for horizon in shard.scored:
         shard.evaluation.pending[horizon] = unpack(parts[f"pending.{horizon}"])[1]["waiting"]
+    known, shard.guard.arrays = unpack(parts["guard"])
+    shard.guard.owner = shard.guard.arrays.pop("owner")
+    shard.guard.rows = {source: row for row, source in enumerate(known["sources"])}
+    _, shard.watch.arrays = unpack(parts["watch"])
     if relearn:
         shard.relearn()
     else:
@@ -404,23 +425,24 @@ def take_up(
         setattr(window, name, state[name])
     window.revisions = {bucket: _cells(cells) for bucket, cells in state["revisions"]}
     window.orphans = [((store, name), identity) for store, name, identity in state["orphans"]]
-    for bucket, cells, places, heard in state["open"]:
+    window.again = dict(state["again"])
+    spans, found = unpack(parts["identities"])
+    identities, entries = found["identity"].tobytes(), found["entry"].tolist()
+    at = 0
+    for bucket, count, source in spans:
+        ones = [identities[16 * i : 16 * i + 16] for i in range(at, at + count)]
+        window.seen_in.setdefault(bucket, {})[source] = ones
+        window.seen.update(zip(ones, entries[at : at + count], strict=True))
+        at += count
+    for bucket, by, places in state["open"]:
+        there = window.seen_in[bucket]
         window.open[bucket] = Open(
-            cells=_cells(cells),
-            heard=heard,
+            by={source: Brought(_cells(c), heard, there[source]) for source, c, heard in by},
             places={
                 (store, product_name): {one: tuple(place) for one, place in items}
                 for store, product_name, items in places
             },
         )
-    spans, found = unpack(parts["identities"])
-    identities, entries = found["identity"].tobytes(), found["entry"].tolist()
-    at = 0
-    for bucket, count in spans:
-        ones = [identities[16 * i : 16 * i + 16] for i in range(at, at + count)]
-        window.seen_in[bucket] = ones
-        window.seen.update(zip(ones, entries[at : at + count], strict=True))
-        at += count
     return shard
 
 
@@ -569,6 +591,7 @@ def read_serving(
     manifest = read_manifest(store, partition, snapshot, verifier)
     past = ["accuracy", *(f"ring.{name}" for name in _SERVED)] if rings else []
     names = ["keys", "columns", "forecast", "open", "wholes", "scores", *past]
+    names += [name for name in ("guard", "watch") if name in manifest.parts]
     known = dict(previous.parts) if previous is not None else {}
     arrays: dict[str, Array] = {name: np.zeros((0, manifest.series)) for name in _SERVED}
     texts: dict[str, list[str]] = {}
@@ -580,13 +603,14 @@ def read_serving(
         else:
             meta, found = unpack(read_parts(store, manifest, [name])[name])
         loaded[name] = (part, (meta, found))
-        if name not in ("scores", "accuracy"):
+        if name not in ("scores", "accuracy", "guard", "watch"):
             arrays.update(found)
             texts.update(meta or {})
     size = manifest.series
     category = arrays["category"][:size]
     slices, scores = loaded["scores"][1]
     settings = settings_of(manifest)
+    known_sources, judged = loaded["guard"][1] if "guard" in loaded else ({"sources": []}, {})
     return Serving(
         partition=partition,
         snapshot=snapshot,
@@ -614,6 +638,8 @@ def read_serving(
         lengths=settings.scored_horizons[1:],
         totals=wholes.of_totals(arrays),
         groups=wholes.scatters(arrays, texts, size),
+        sources=standings(known_sources["sources"], judged, warm_after(Calendar(settings))),
+        watched=watched(loaded["watch"][1][1]) if "watch" in loaded else None,
         parts=loaded,
         **{name: arrays[name] for name in (*_SERVED, "sold", "remains", "passed")},
     )

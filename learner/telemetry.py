@@ -16,6 +16,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
+from learner.watch import Watched
 from stream.event import REASONS
 
 #: Ways an item can end; they add up to the items that came in.
@@ -89,6 +90,18 @@ class Telemetry:
         self._replaying = gauge(
             "replay_left_records", "Records a replay has still to learn again; 0: no replay", one
         )
+        self._sources = gauge(
+            "guard_sources", "Sources by where they stand with the guard", one, "state"
+        )
+        self._watched = gauge(
+            "guard_champion_ratio",
+            "How far the champion's error beside others' is from usual; 1: the band's edge",
+            one,
+        )
+        self._suspects = counter(
+            "guard_findings_total", "Sources that went out of their own band", one, "state",
+            "statistic",
+        )  # fmt: skip
         self._scored = {
             "rmsse": gauge(
                 "forecast_rmsse_ratio",
@@ -272,12 +285,26 @@ class Telemetry:
         """Tell how many records a replay has still to learn again."""
         self._replaying.labels(str(partition)).set(left)
 
+    def guarded(self, partition: int, states: Mapping[str, int]) -> None:
+        """Tell how many sources of a partition are in each of the guard's states."""
+        for state, n in states.items():
+            self._sources.labels(str(partition), state).set(n)
+
+    def watched(self, partition: int, found: Watched) -> None:
+        """Tell how far a partition's champion is out of its band, as a share of it."""
+        self._watched.labels(str(partition)).set(found.score)
+
+    def suspected(self, partition: int, state: str, statistic: str) -> None:
+        """Count a source that the guard found out of its band."""
+        self._suspects.labels(str(partition), state, statistic).inc()
+
     def dropped(self, partition: int) -> None:
         """Forget where a partition stands: another worker owns it now. Counters stay."""
         for metric in (self._position, self._end, self._lag, self._watermark, self._series,
                        self._published, self._size, self._stopped, self._replaying,
-                       self._restored):  # fmt: skip
+                       self._restored, self._watched):  # fmt: skip
             metric.remove(str(partition))
+        self._sources.remove_by_labels({"partition": str(partition)})
         self._by_partition.pop(partition, None)
 
     def operation(self, kind: str, outcome: str) -> None:

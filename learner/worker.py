@@ -17,7 +17,7 @@ from functools import partial
 import numpy as np
 
 from learner.aside import Aside
-from learner.effects import Effects, read_operations, report
+from learner.effects import Effects, Suspects, read_operations, report
 from learner.evaluation import summary
 from learner.ownership import Owned, check_topic, following, pinned, restored, take, take_in
 from learner.publishing import Put, prune, put
@@ -25,6 +25,7 @@ from learner.replay import Turn
 from learner.snapshot import Signer
 from learner.store import SnapshotStore
 from learner.telemetry import Telemetry
+from learner.watch import watched
 from stream.dead_letters import DeadLetters
 from stream.errors import (
     AlreadyOwned,
@@ -95,6 +96,7 @@ class Worker:
         self.effects = Effects(
             settings, events=events, control=control, store=store, verifier=signer.verifier
         )
+        self.suspects = Suspects(settings, control, store, signer.verifier, telemetry)
         self._publications = 0
         self._owed: dict[tuple[int, str], int] = {}
         self._told_s = 0.0
@@ -277,8 +279,11 @@ class Worker:
             self.dead_letters.append(owned.letters)
             self.telemetry.dead_lettered(owned.shard.partition, len(owned.letters))
             owned.letters = []
+        at = datetime.fromtimestamp(self.clock(), UTC)
+        if owned.findings:
+            self.suspects.name(owned, at)
         if owned.finished:
-            report(self.control, owned, datetime.fromtimestamp(self.clock(), UTC), self.telemetry)
+            report(self.control, owned, at, self.telemetry)
 
     def _count(
         self, owned: Owned, before: Mapping[str, int], refused: Mapping[str, int],
@@ -350,7 +355,7 @@ class Worker:
         self._publish_if(
             owned,
             consumer,
-            due=(bool(owned.finished) and waited >= RETRY_S)
+            due=(bool(owned.finished or owned.findings) and waited >= RETRY_S)
             # Publishing takes at most a fifth of the time, however fast buckets close.
             or (owned.closes > 0 and waited >= max(MIN_INTERVAL_S, 4 * owned.publish_s))
             or (owned.folded > 0 and waited >= self.settings.snapshot_interval_s),
@@ -481,6 +486,8 @@ class Worker:
             left = 0 if replay is None else replay.until - owned.shard.position
             self.telemetry.replaying(partition, left)
             self.telemetry.restored(partition, restored(owned))
+            self.telemetry.guarded(partition, owned.shard.guard.states())
+            self.telemetry.watched(partition, watched(owned.shard.watch.arrays))
         if not self.owned:
             return
         evaluations = [owned.shard.evaluation for owned in self.owned.values()]

@@ -62,12 +62,28 @@ def demo(
     kafka: Annotated[
         bool, typer.Option("--kafka", help="On Apache Kafka and Redis, started for the demo")
     ] = False,
+    poison: Annotated[
+        bool,
+        typer.Option("--poison", help="Let one till count twelvefold, and see it named and undone"),
+    ] = False,
+    poison_stores: Annotated[
+        int, typer.Option(help="With --poison: how many of the largest stores take part")
+    ] = 40,
 ) -> None:  # fmt: skip
     """Stream a year of real sales through producer, log, learner and API, and watch it learn.
 
     Ctrl-C stops it; started again, it goes on where it stopped. With --kafka, Apache Kafka (from
-    Maven's jars) and Redis run for as long as the demo does, and begin anew with it.
+    Maven's jars) and Redis run for as long as the demo does, and begin anew with it. With --poison
+    a shorter stream begins anew in a folder of its own.
     """
+    if poison:
+        from scripts.poison import prepared, story
+
+        if kafka:
+            raise SettingsError("--poison and --kafka do not go together", remedy="Leave one out")
+        chosen, environ = prepared(settings(config), config)
+        story(chosen, environ, days_per_second, days, poison_stores, exit_after)
+        return
     with backends(settings(config), kafka) as chosen:
         environ = demo_environ(chosen, dict(os.environ), config)
         _demo(chosen, environ, days_per_second, days, exit_after)
@@ -173,6 +189,7 @@ def demo_environ(chosen: Settings, environ: dict[str, str], config: str | None) 
 def producer(
     days_per_second: float = DAYS_PER_S,
     days: int = 365,
+    poison_stores: int = 0,
     config: Config = None,
     with_parent: LeaveWithParent = False,
 ) -> None:
@@ -185,14 +202,22 @@ def producer(
     progress = folder / PROGRESS
     state = read_progress(progress)
     client = Client(address(chosen, None), chosen.api_key or None, patience_s=3600.0)
-    until = journey.facts(folder / "journey").first.timestamp() + days * 86400
+    cache = folder / "journey"
+    until = journey.facts(cache).first.timestamp() + days * 86400
+
+    def every() -> Iterator[Line]:
+        if poison_stores:
+            from scripts.poison import lines as spoilt
+
+            return spoilt(cache, poison_stores)
+        return (Line(at, data) for at, data in journey.events(cache))
 
     def lines() -> Iterator[Line]:
-        for number, (at, data) in enumerate(journey.events(folder / "journey")):
-            if at.timestamp() >= until:
+        for number, line in enumerate(every()):
+            if line.time is not None and line.time.timestamp() >= until:
                 return
             if number >= state["sent"]:
-                yield Line(at, data)
+                yield line
 
     pace = stream(lines(), client, batch=1000, linger_s=0.1, speedup=days_per_second * 86400)
     for delivered in pace:

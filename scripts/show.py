@@ -1,5 +1,5 @@
-"""`salescast settings`, `snapshots`, `models`, `operations`, `excluded`, `status`, `shards`, in
-tables."""
+"""`salescast settings`, `snapshots`, `models`, `operations`, `excluded`, `status`, `guard` and
+`shards`, in tables."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ def register(app: typer.Typer) -> None:
     app.command()(operations)
     app.command()(excluded)
     app.command()(status)
+    app.command()(guard)
     app.command()(shards)
 
 
@@ -186,6 +187,35 @@ def status(config: Config = None, url: Url = None, json: AsJson = False) -> None
                       "" if age is None else f"{age:.0f} s", one["snapshot"] or "",
                       " ".join(marks))  # fmt: skip
     out.print(table if found["partitions"] else "nothing is served yet")
+    off = [one for one in _client(config, url).get("/v1/guard")["sources"] if one["state"] != "ok"]
+    if off:
+        out.print("\nOutside of their band:", style="yellow")
+        _show_sources(off)
+
+
+def guard(config: Config = None, url: Url = None, json: AsJson = False) -> None:
+    """Show each source: whether it is within its own band, and the command if it is not."""
+    found = _client(config, url).get("/v1/guard")
+    if json:
+        print_json(found)
+        return
+    out.print(f"guard: {found['mode']}")
+    if found["sources"]:
+        _show_sources(found["sources"])
+    else:
+        out.print("no source was judged yet")
+
+
+def _show_sources(sources: list[dict[str, Any]]) -> None:
+    table = table_of("source", "partition", "state", "since", "of its band", "what", "operation")
+    for one in sources:
+        state = "ok, learning" if one["learning"] and one["state"] == "ok" else one["state"]
+        table.add_row(one["source"], str(one["partition"]), state, when(one["since"]),
+                      f"{one['score']:.0%}", one["text"], one["operation"] or "",
+                      style="" if one["state"] == "ok" else "yellow")  # fmt: skip
+    out.print(table)
+    for command in dict.fromkeys(line for one in sources for line in one["commands"]):
+        out.print(f"  {command}", markup=False, soft_wrap=True)
 
 
 def shards(config: Config = None, url: Url = None, json: AsJson = False) -> None:

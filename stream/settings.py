@@ -119,6 +119,11 @@ class Settings:
     covariates: tuple[str, ...] = _s(
         (), "Covariates that plans carry and models learn from, by name", fold=True
     )
+    guard: Literal["off", "warn", "quarantine"] = _s(
+        "quarantine",
+        "What the guard does about a source outside its band: nothing, name it, or keep it out",
+        fold=True,
+    )
     max_series: int = _s(
         1_000_000, "Series a partition may list; more are refused", unit="series", fold=True
     )
@@ -303,6 +308,7 @@ _LITERALS: dict[str, Any] = {
         "monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"
     ],
     "target": Literal["gross", "net"],
+    "guard": Literal["off", "warn", "quarantine"],
     "log_format": Literal["text", "json"],
 }
 

@@ -14,6 +14,10 @@ from typing import NamedTuple
 
 from xxhash import xxh3_64_intdigest, xxh3_128_digest
 
+from stream.brought import Brought, Judge, add
+from stream.brought import Cell as Cell
+from stream.brought import Key as Key
+from stream.brought import Open as Open
 from stream.buckets import Calendar
 from stream.event import (
     FIRST_US,
@@ -31,7 +35,6 @@ from stream.event import (
     decode,
 )
 from stream.gaps import Gaps, Passed
-from stream.gaps import Key as Key
 from stream.identities import CONTENT, amounts_of, content_hash, content_of, identify
 from stream.log import Record, partition_of
 from stream.settings import Settings
@@ -42,6 +45,7 @@ LEARNED, REVISED, DUPLICATE, VOID, LATE, QUARANTINED, EXCLUDED, REFUSED, APPLIED
 #: State of an identity, in the three low bits beside its content's hash. A sale is live in a
 #: bucket's sums, or as a revision, or dropped: revised, but of a series that was not listed.
 _LIVE, _REVISED, _DROPPED, _TOMBSTONE, _RETRACTED = range(5)
+STATE_BITS = 3
 _STATE = 7
 #: Sources told apart in the counts; those after share one line.
 MAX_SOURCES = 10_000
@@ -50,11 +54,12 @@ OTHER_SOURCES = "*"
 MAX_HOMES = 65_536
 _NEVER = -(2**62)
 
-#: gross, returns, revenue and priced quantity in millionths, the number of live sales, and what
-#: of gross came in the bucket's early slots.
-Cell = list[int]
 #: Share of a bucket's slots that are early: by then about half of a day is sold.
 EARLY = 2 / 3
+
+
+#: Says whether an item of a record is passed over.
+Passes = Callable[[AnyEvent, Record, int], Passed | None]
 
 
 class Letter(NamedTuple):
@@ -64,20 +69,6 @@ class Letter(NamedTuple):
     item: int
     reason: str
     detail: str
-
-
-@dataclass(slots=True)
-class Open:
-    """What a bucket that is not closed has collected.
-
-    ``places`` says, for series that may turn out to be one too many, where their live sales
-    are in the log: identity → (offset, item, source). ``heard`` counts each store's live sales
-    by slot of the bucket.
-    """
-
-    cells: dict[Key, Cell] = field(default_factory=dict)
-    heard: dict[str, list[int]] = field(default_factory=dict)
-    places: dict[Key, dict[bytes, tuple[int, int, str]]] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -131,7 +122,8 @@ class Window:
         self.revisions: dict[int, dict[Key, Cell]] = {}
         self.orphans: list[tuple[Key, bytes]] = []  # revisions of series without a row
         self.seen: dict[bytes, int] = {}
-        self.seen_in: dict[int, list[bytes]] = {}
+        self.seen_in: dict[int, dict[str, list[bytes]]] = {}  # by source
+        self.again: dict[int, dict[str, int]] = {}  # repeated or conflicting, by source
         self.last_day: dict[str, int] = {}
         self.complete_us: dict[str, int] = {}
         self.gaps = Gaps()
@@ -139,6 +131,8 @@ class Window:
         self.refused: dict[str, int] = {}
         self.live = False
         self.next_end_us = _NEVER
+        #: What is passed over; whoever changes it while a bucket closes is heeded at once.
+        self.passes: Passes | None = None
         self._homes: set[str] = set()  # stores known to be this partition's
 
     # -- folding ---------------------------------------------------------------------------
@@ -149,7 +143,8 @@ class Window:
         *,
         close: Callable[[Closed], Sequence[Key]],
         apply: Callable[[AnyEvent, Record], Refusal | bool],
-        passes: Callable[[AnyEvent, Record, int], Passed | None] | None = None,
+        passes: Passes | None = None,
+        judge: Judge | None = None,
         still: bool = False,
     ) -> list[Letter]:
         """Fold records in order.
@@ -163,6 +158,9 @@ class Window:
         passes
             Whether an event, an item of its record, is passed over: as if it had never come, but
             for its count and the gap that it leaves.
+        judge
+            Called before a bucket closes; what the sources that it names have brought to open
+            buckets is taken out, and leaves gaps.
         still
             Time stands: nothing moves the watermark.
 
@@ -175,6 +173,7 @@ class Window:
         grace_us = self.settings.grace_s * MICRO
         live_us = self.settings.live_edge_s * MICRO
         homes = self._homes
+        self.passes = passes
         for record in records:
             append_us = record.append_us
             latest = append_us + future_us
@@ -210,7 +209,8 @@ class Window:
                 if mark > self.watermark_us:
                     self.watermark_us = mark
                     if mark >= self.next_end_us:
-                        self._advance(close, letters)
+                        self._advance(close, judge, letters)
+                        passes = self.passes
         return letters
 
     def _pass(self, event: AnyEvent, at: int, latest: int, passed: Passed) -> None:
@@ -269,36 +269,36 @@ class Window:
         identity = xxh3_128_digest(f"{len(source)}:{source}{event.id}".encode())
         known = self.seen.get(identity)
         if known is not None:
-            return self._again(identity, known, content, source)
+            return self._again(identity, known, content, source, bucket)
         key = (store, product)
         if bucket < self.open_from:
-            self._remember(identity, content | _REVISED, bucket)
             self._count(source, REVISED)
-            _add(self.revisions.setdefault(bucket, {}), key, amounts_of(quantity, price), 1)
+            self._remember(identity, content | _REVISED, bucket, source)
+            add(self.revisions.setdefault(bucket, {}), key, amounts_of(quantity, price), 1)
             if not self.listed(key):
                 self.orphans.append((key, identity))
             return None
         self.seen[identity] = content | _LIVE
-        found = self.open.get(bucket)
-        if found is None:
-            found = self.open[bucket] = Open()
-        there = self.seen_in.get(bucket)
-        if there is None:
-            there = self.seen_in[bucket] = []
-        there.append(identity)
         line = self.counts.get(source)
         if line is None:
             self._count(source, LEARNED)
         else:
             line[LEARNED] += 1
-        cell = found.cells.get(key)
+        found = self.open.get(bucket)
+        if found is None:
+            found = self.open[bucket] = Open()
+        mine = found.by.get(source)
+        if mine is None:
+            mine = self._part(found, bucket, source)
+        mine.identities.append(identity)
+        cell = mine.cells.get(key)
         if cell is None:
-            cell = found.cells[key] = [0, 0, 0, 0, 0, 0]
+            cell = mine.cells[key] = [0, 0, 0, 0, 0, 0]
             if not self.listed(key):
-                found.places[key] = {}
-        heard = found.heard.get(store)
+                found.places.setdefault(key, {})
+        heard = mine.heard.get(store)
         if heard is None:
-            heard = found.heard[store] = [0] * self.calendar.slots
+            heard = mine.heard[store] = [0] * self.calendar.slots
         heard[slot] += 1
         if units < 0:
             cell[1] -= units
@@ -314,8 +314,22 @@ class Window:
             found.places[key][identity] = (offset, item, source)
         return None
 
-    def _again(self, identity: bytes, known: int, content: int, source: str) -> Refusal | None:
+    def _part(self, found: Open, bucket: int, source: str) -> Brought:
+        """A source's part of an open bucket."""
+        source = self._name(source)
+        mine = found.by.get(source)
+        if mine is None:
+            there = self.seen_in.setdefault(bucket, {})
+            mine = found.by[source] = Brought(identities=there.setdefault(source, []))
+        return mine
+
+    def _again(
+        self, identity: bytes, known: int, content: int, source: str, bucket: int
+    ) -> Refusal | None:
         """Fold a sale whose identity is known."""
+        if bucket >= self.open_from and known & _STATE != _TOMBSTONE:
+            there, name = self.again.setdefault(bucket, {}), self._name(source)
+            there[name] = there.get(name, 0) + 1
         if known & CONTENT != content:
             return Refusal("id_conflict", "same source and id, other content", "id")
         if known & _STATE == _TOMBSTONE:
@@ -347,9 +361,9 @@ class Window:
         known = self.seen.get(sale)
         if known is not None and known & CONTENT != sale_content:
             return Refusal("void_mismatch", f"sale `{event.voids}` has other fields", "voids")
-        self._remember(identity, content | _RETRACTED, bucket)
+        self._remember(identity, content | _RETRACTED, bucket, event.source)
         if known is None:
-            self._remember(sale, sale_content | _TOMBSTONE, bucket)
+            self._remember(sale, sale_content | _TOMBSTONE, bucket, event.source)
             self._count(event.source, VOID)
             return None
         state = known & _STATE
@@ -365,20 +379,21 @@ class Window:
         amounts = amounts_of(event.quantity, event.price)
         if bucket >= self.open_from:
             found = self.open[bucket]
-            _add(found.cells, key, amounts, -1, early=slot < self.early)
-            heard = found.heard[event.store]
+            mine = self._part(found, bucket, event.source)
+            add(mine.cells, key, amounts, -1, early=slot < self.early)
+            heard = mine.heard[event.store]
             heard[slot] -= 1
             if not any(heard):
-                del found.heard[event.store]
+                del mine.heard[event.store]
             if key in found.places:
                 found.places[key].pop(sale, None)
-                if key not in found.cells:
+                if all(key not in one.cells for one in found.by.values()):
                     del found.places[key]
-            if not found.cells:
-                del self.open[bucket]
+            if not mine.cells:
+                self._drop(bucket, event.source)
         else:
             cells = self.revisions.setdefault(bucket, {})
-            _add(cells, key, amounts, -1)
+            add(cells, key, amounts, -1)
             if not cells:
                 del self.revisions[bucket]
         return None
@@ -402,7 +417,9 @@ class Window:
 
     # -- closing ---------------------------------------------------------------------------
 
-    def _advance(self, close: Callable[[Closed], Sequence[Key]], letters: list[Letter]) -> None:
+    def _advance(
+        self, close: Callable[[Closed], Sequence[Key]], judge: Judge | None, letters: list[Letter]
+    ) -> None:
         """Close every bucket that ends at or before the watermark, oldest first."""
         until = self.calendar.index(self.watermark_us)
         if self.open_from == _NEVER:
@@ -412,12 +429,15 @@ class Window:
                 # Silence longer than anything remembers: go to where something is known.
                 self.open_from = max(self.open_from, min([until - self.reach, *self.open]))
             bucket = self.open_from
+            if judge is not None:
+                for source in judge(bucket, self.open.get(bucket) or Open()):
+                    self._withdraw(source)
             here = self.open.pop(bucket, None) or Open()
+            self.again.pop(bucket, None)
+            cells = here.cells
             revisions, self.revisions = self.revisions, {}
-            alive = self._alive(bucket, here)
-            refused = close(
-                Closed(bucket, here.cells, revisions, alive, self.gaps.series, here.heard)
-            )
+            alive = self._alive(bucket, cells)
+            refused = close(Closed(bucket, cells, revisions, alive, self.gaps.series, here.heard))
             self._settle(bucket, here, refused, letters)
             self.open_from = bucket + 1
             self._forget(self.open_from - self.settings.revise_buckets)
@@ -436,7 +456,8 @@ class Window:
                 refusal = Refusal("past_max_series", f"series {key[0]}/{key[1]}", "product")
                 self._refuse(source, offset, item, refusal, letters)
         if gone:
-            self.seen_in[bucket] = [one for one in self.seen_in[bucket] if one not in gone]
+            for source, there in self.seen_in[bucket].items():
+                self.seen_in[bucket][source] = [one for one in there if one not in gone]
             for identity in gone:
                 del self.seen[identity]
         for key, identity in self.orphans:
@@ -445,32 +466,59 @@ class Window:
                 self.seen[identity] = known & CONTENT | _DROPPED
         self.orphans = []
 
-    def _alive(self, bucket: int, here: Open) -> set[str]:
+    def _alive(self, bucket: int, cells: Mapping[Key, Cell]) -> set[str]:
         """Stores whose silence in a bucket means that nothing was sold."""
         day = self.calendar.day_of(bucket)
         end = self.calendar.span(bucket)[1]
-        for store, _ in here.cells:
+        for store, _ in cells:
             self.last_day[store] = day
         silent = self.gaps.close(bucket, day)
         alive = {store for store, upto in self.complete_us.items() if upto >= end} - silent
         alive.update(store for store, last in self.last_day.items() if last == day)
         return alive
 
+    def _drop(self, bucket: int, source: str) -> Brought | None:
+        """Take a source's part out of an open bucket; what is empty then is no longer there."""
+        found = self.open[bucket]
+        mine = found.take_out(self._name(source))
+        if not found.by:
+            del self.open[bucket]
+        return mine
+
+    def _withdraw(self, source: str) -> None:
+        """Make all that a source brought to open buckets as if it had been passed over."""
+        for bucket in sorted(self.open):
+            mine = self._drop(bucket, source)
+            if mine is not None:
+                self._count(source, LEARNED, -mine.sales)
+                self._count(source, QUARANTINED, mine.sales)
+                for store, product in mine.cells:
+                    self.gaps.note(bucket, store, product, feed=True)
+        for bucket, by in self.seen_in.items():
+            if bucket >= self.open_from:
+                for identity in by.pop(source, ()):
+                    del self.seen[identity]
+        for there in self.again.values():
+            there.pop(source, None)
+
     def _forget(self, floor: int) -> None:
         self.gaps.forget(floor)
         for bucket in [b for b in self.seen_in if b < floor]:
-            for identity in self.seen_in.pop(bucket):
-                del self.seen[identity]
+            for there in self.seen_in.pop(bucket).values():
+                for identity in there:
+                    del self.seen[identity]
 
     # -- keeping ---------------------------------------------------------------------------
 
-    def _remember(self, identity: bytes, entry: int, bucket: int) -> None:
+    def _remember(self, identity: bytes, entry: int, bucket: int, source: str) -> None:
         self.seen[identity] = entry
-        there = self.seen_in.get(bucket)
-        if there is None:
-            self.seen_in[bucket] = [identity]
-        else:
-            there.append(identity)
+        self.seen_in.setdefault(bucket, {}).setdefault(self._name(source), []).append(identity)
+
+    def _name(self, source: str) -> str:
+        """What a source is counted as."""
+        if source not in self.counts:
+            self._count(source, LEARNED, 0)
+        return source if source in self.counts else OTHER_SOURCES
 
     def _count(self, source: str, outcome: int, by: int = 1) -> None:
         line = self.counts.get(source)
@@ -494,26 +542,6 @@ class Window:
 
 _MOVES_TIME = frozenset((Sale, Void, Complete, Tick))
 _EVERYWHERE = (Plan, Product, Tick, Marker)
-
-
-def _add(
-    cells: dict[Key, Cell], key: Key, amounts: tuple[int, int, int, int], sign: int,
-    early: bool = False,
-) -> None:  # fmt: skip
-    """Add to a cell, or take out; a cell in which nothing is left is no longer there."""
-    cell = cells.get(key)
-    if cell is None:
-        cell = cells[key] = [0, 0, 0, 0, 0, 0]
-    gross, returns, revenue, priced = amounts
-    cell[0] += sign * gross
-    cell[1] += sign * returns
-    cell[2] += sign * revenue
-    cell[3] += sign * priced
-    cell[4] += sign
-    if early:
-        cell[5] += sign * gross
-    if cell[4] == 0 and not any(cell):
-        del cells[key]
 
 
 def early_slots(calendar: Calendar) -> int:

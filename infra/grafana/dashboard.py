@@ -114,6 +114,17 @@ ROWS: dict[str, list[Panel]] = {
            " and on (instance, model) salescast_champion_info == 1)",
            "{{level}}, h = {{horizon}}")]),
     ],
+    "Guard": [
+        ("Sources out of their band", "stack", 8, PLAIN, "By what the guard does about them.",
+         [(f'max by (partition, state) (salescast_guard_sources{{state!="ok",{_P[1:-1]}}})',
+           "{{partition}} {{state}}")]),
+        ("Findings", "lines", 8, PLAIN, "Sources and champions found out of band, a day.",
+         [("sum by (state, statistic) (increase(salescast_guard_findings_total[1d]))",
+           "{{state}}: {{statistic}}")]),
+        ("Champion beside others", "lines", 8, PLAIN,
+         "How far its error is from what is usual beside seasonal naive and twin; 1: out of band.",
+         [(f"max by (partition) (salescast_guard_champion_ratio{_P})", "{{partition}}")]),
+    ],
     "Snapshots": [
         ("Age of the newest", "lines", 8, SECONDS, "What a restart would fold again.",
          [("time() - max by (partition) (salescast_snapshot_published_timestamp_seconds"

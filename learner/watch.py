@@ -1,0 +1,147 @@
+"""The champion judged after its inputs: is it worse beside others than it has been?
+
+At the close of a bucket its absolute errors of the next bucket's means are held against those of
+seasonal naive, and of the twin where there is one, all on the same series. Holidays are hard for
+all, so the ratio stays within its band; a model gone wrong is alone. There is no absolute
+threshold: the band is so many of the ratio's own tracked deviations. It trips after ``RUN`` buckets
+beyond the band, and lets off after ``CALM`` within ``RELEASE`` of it. Leaves out: poison, which
+makes a champion that has learned it look good (``guard``), and what a trip does (``effects``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from learner.evaluation import NAIVE
+from learner.findings import OK, STATES, SUSPECT, Finding, identity
+from stream.buckets import Calendar
+from stream.settings import TWIN
+
+Floats = npt.NDArray[np.float64]
+
+#: What the champion is held against, where it is scored.
+BESIDE = (NAIVE, TWIN)
+#: Deviations a band is wide; buckets beyond it before it trips; and to be let off.
+BAND, RUN, RELEASE, CALM = 6.0, 2, 0.5, 3
+#: A band is at least so much wider than the furthest that the past went out, which fades.
+MARGIN, FADE = 1.5, 0.995
+#: Share of a new bucket in level and deviation; the least deviation, and where learning is cut.
+LEVEL, SPREAD, LEAST, CUT = 0.05, 0.03, 0.02, 3.0
+#: Buckets of past before it is judged, in seasons and at least.
+WARM_SEASONS, WARM = 4, 8
+#: Series that must have been forecast for a bucket to count.
+FEWEST = 5
+_NORMAL = 1.2533
+
+
+class Watch:
+    """What is usual of a champion's errors beside others'. Mutable; all of it is state.
+
+    ``arrays`` by model of ``BESIDE``: ``count``, ``level``, ``spread``, ``furthest``; ``now``:
+    buckets beyond the band, buckets within ``RELEASE``, state, and the bucket it began in;
+    ``last``: score, and error beside seasonal naive, found and usual.
+    """
+
+    def __init__(self, calendar: Calendar, partition: int) -> None:
+        self.partition = partition
+        self.warm = max(WARM_SEASONS * calendar.season, WARM)
+        self.arrays: dict[str, npt.NDArray[Any]] = {
+            **{name: np.zeros(len(BESIDE)) for name in ("count", "level", "spread", "furthest")},
+            "now": np.zeros(4, np.int64),
+            "last": np.zeros(3),
+        }
+
+    def see(
+        self, bucket: int, models: tuple[str, ...], champion: str, said: Floats, actual: Floats,
+        hold: bool,
+    ) -> Finding | None:  # fmt: skip
+        """Judge a bucket, and learn what is usual of it.
+
+        Parameters
+        ----------
+        models, said
+            Names of those scored, and their forecasts of the bucket, shape (models, S).
+        actual
+            Demand, shape (S,), in units; ``nan`` where it is not to be scored.
+        hold
+            Whether a trip freezes what is served.
+        """
+        value = np.full(len(BESIDE), np.nan)
+        own = models.index(champion)
+        for at, name in enumerate(BESIDE):
+            if name in models and name != champion:
+                value[at] = _ratio(said[own], said[models.index(name)], actual)
+        a = self.arrays
+        off = value - a["level"]
+        width = np.maximum(BAND * np.maximum(a["spread"], LEAST), MARGIN * a["furthest"])
+        judged = np.isfinite(value) & (a["count"] >= self.warm)
+        # All that it is held against must say so.
+        score = float((off / width)[judged].min()) if judged.any() else 0.0
+        if np.isfinite(value[0]):
+            a["last"][:] = score, np.exp(value[0]), np.exp(a["level"][0])
+        finding = self._decide(bucket, score, hold)
+        self._learn(value, off, width)
+        return finding
+
+    def _decide(self, bucket: int, score: float, hold: bool) -> Finding | None:
+        now = self.arrays["now"]
+        now[0] = now[0] + 1 if score >= 1.0 else 0
+        now[1] = now[1] + 1 if score < RELEASE else 0
+        if now[2] == SUSPECT and now[1] >= CALM:
+            now[2:] = OK, bucket
+        if now[2] == SUSPECT or now[0] < RUN:
+            return None
+        now[2:] = SUSPECT, bucket - RUN + 1
+        _, found, usual = self.arrays["last"].tolist()
+        return Finding(
+            id=identity(self.partition, "", bucket - RUN + 1), source="", partition=self.partition,
+            bucket=bucket - RUN + 1, state="suspect", statistic="champion", found=found,
+            usual=usual, score=score, held=hold,
+        )  # fmt: skip
+
+    def _learn(self, value: Floats, off: Floats, width: Floats) -> None:
+        a, use = self.arrays, np.isfinite(value)
+        count, early = a["count"], a["count"] < self.warm / 2
+        some = np.where(use, off, 0.0)
+        deviation = np.maximum(a["spread"], LEAST)
+        cut = np.where(early, some, np.clip(some, -CUT * deviation, CUT * deviation))
+        far = np.abs(some)
+        far = np.where(~early & ((far < width) | (count < self.warm)), far, 0.0)
+        rate, narrow = np.maximum(LEVEL, 1 / (count + 1)), np.maximum(SPREAD, 1 / (count + 1))
+        spread = a["spread"] + narrow * (_NORMAL * np.abs(cut) - a["spread"])
+        a["level"] = a["level"] + np.where(use, rate * cut, 0.0)
+        a["spread"] = np.where(use & (count > 0), spread, a["spread"])
+        a["furthest"] = np.where(use, np.maximum(a["furthest"] * FADE, far), a["furthest"])
+        a["count"] = count + use
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watched:
+    """Where the champion stands: its error over seasonal naive's, and how far out of its band."""
+
+    state: str
+    since: int
+    found: float
+    usual: float
+    score: float
+
+
+def watched(arrays: Mapping[str, npt.NDArray[Any]]) -> Watched:
+    """Where the champion stands, from a ``Watch``'s arrays."""
+    state, since = arrays["now"][2:].tolist()
+    score, found, usual = arrays["last"].tolist()
+    return Watched(state=STATES[state], since=since, found=found, usual=usual, score=score)
+
+
+def _ratio(own: Floats, other: Floats, actual: Floats) -> float:
+    """Logarithm of a model's absolute error over another's, on the series that both forecast."""
+    use = np.isfinite(actual) & np.isfinite(own) & np.isfinite(other)
+    if use.sum() < FEWEST:
+        return np.nan
+    mine, others = np.abs(own - actual)[use].sum(), np.abs(other - actual)[use].sum()
+    return float(np.log((mine + 1) / (others + 1)))

@@ -1,0 +1,129 @@
+"""The champion judged beside others: a holiday is hard for all, a broken model is alone."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from learner.findings import Finding, identity
+from learner.ownership import Owned
+from learner.watch import RUN, Watch, watched
+from stream.buckets import Calendar
+from tests.learner_parts import chosen
+from tests.unit.test_worker import Place, home, hurried, two_stores
+
+__all__ = ["hurried"]  # a fixture that snapshots wait for
+NAMES = ("ensemble", "seasonal_naive", "twin")
+SERIES, BUCKETS = 40, 90
+
+
+def errors(bucket: int) -> np.ndarray:
+    """Demand, and what three models say of it; the champion errs least, all err on holidays."""
+    drawn = np.random.default_rng(bucket)
+    actual = drawn.poisson(20.0, SERIES).astype(float)
+    hard = 4.0 if bucket % 30 == 0 else 1.0
+    noise = hard * drawn.normal(0.0, 1.0, (3, SERIES)) * np.array([[4.0], [6.0], [4.2]])
+    return np.concatenate([[actual], actual + noise])
+
+
+def seen(worse: dict[str, float], since: int = 60, *, hold: bool = True) -> list[Finding]:
+    """What is found if some models' errors are multiplied from a bucket on."""
+    watch, found = Watch(Calendar(chosen()), 0), []
+    for bucket in range(BUCKETS):
+        actual, *said = errors(bucket)
+        if bucket >= since:
+            said = [
+                actual + worse.get(name, 1.0) * (one - actual)
+                for name, one in zip(NAMES, said, strict=True)
+            ]
+        found += [watch.see(bucket, NAMES, "ensemble", np.array(said), actual, hold)]
+    return [one for one in found if one is not None]
+
+
+def test_calm_buckets_and_holidays_trip_nothing() -> None:
+    assert seen({}) == []
+
+
+def test_what_is_hard_for_all_trips_nothing() -> None:
+    assert seen(dict.fromkeys(NAMES, 5.0)) == []
+
+
+def test_a_champion_gone_wrong_trips_after_two_buckets_and_once() -> None:
+    (finding,) = seen({"ensemble": 5.0})
+    assert finding.champion and finding.held and finding.statistic == "champion"
+    assert finding.bucket == 60  # the first that it was out in
+    assert finding.id == identity(0, "", 60)
+    assert finding.found > 2 * finding.usual
+    assert "seasonal naive" in finding.text
+
+
+def test_it_must_be_worse_than_usual_beside_all_that_it_is_held_against() -> None:
+    assert seen({"ensemble": 5.0, "twin": 5.0}) == []
+
+
+@pytest.mark.parametrize("names", [("ensemble",), ("seasonal_naive", "river_plain")])
+def test_without_anybody_beside_it_nothing_is_judged(names: tuple[str, ...]) -> None:
+    watch = Watch(Calendar(chosen()), 0)
+    for bucket in range(BUCKETS):
+        actual, *said = errors(bucket)
+        use = np.array(said[: len(names)]) * (1.0 if bucket < 60 else 9.0)
+        assert watch.see(bucket, names, names[0], use, actual, True) is None
+
+
+def test_a_bucket_alone_does_not_trip_and_it_is_let_off_after_three_good_ones() -> None:
+    watch = Watch(Calendar(chosen()), 0)
+    states = []
+    for bucket in range(BUCKETS):
+        actual, *said = errors(bucket)
+        bad = bucket in (50, 60, 61)
+        use = np.array([said[0] + 40.0 * bad, *said[1:]])
+        found = watch.see(bucket, NAMES, "ensemble", use, actual, True)
+        assert (found is not None) == (bucket == 60 + RUN - 1)
+        states.append(watched(watch.arrays).state)
+    assert states[50:60] == ["ok"] * 10
+    assert states[61:65] == ["suspect"] * 3 + ["ok"]
+
+
+def test_a_trip_freezes_on_the_newest_snapshot_of_before_and_is_written_once(
+    tmp_path: Path,
+) -> None:
+    place = Place.at(tmp_path)
+    try:
+        for day in range(0, 9, 3):
+            place.put(*two_stores(3, first=day))
+            worker = place.fold()
+        partition = home()
+        bucket = place.shard(partition).panel.last
+        assert bucket is not None
+        good = max(
+            (one for name in place.store.snapshots(partition)
+             if (one := worker.suspects._manifest(partition, name)).origin is not None
+             and one.origin < bucket - 3),
+            key=lambda one: (one.lineage, one.position),
+        )  # fmt: skip
+        finding = Finding(
+            id=identity(partition, "", bucket - 2), source="", partition=partition,
+            bucket=bucket - 2, state="suspect", statistic="champion", found=3.0, usual=0.8,
+            score=2.0, held=True,
+        )  # fmt: skip
+        head = place.head(partition).snapshot
+        for _ in range(2):
+            owned = Owned(shard=place.shard(partition), head=head, lineage=1)
+            owned.findings = [(finding, 7)]
+            worker.suspects.name(owned, datetime(2024, 2, 1, tzinfo=UTC))
+            assert owned.findings == []
+        pointers = place.store.pointers(partition)
+        assert pointers.active is not None and pointers.active.snapshot == good.snapshot
+        assert pointers.frozen_by == finding.id and pointers.head is not None
+        assert pointers.head.snapshot == head
+        assert place.outcomes() == [(finding.id, partition, "applied", "")]
+        # Learning goes on, and what is served stays.
+        place.put(*two_stores(3, first=9))
+        place.fold()
+        after = place.store.pointers(partition)
+        assert after.active == pointers.active and after.head != pointers.head
+    finally:
+        place.close()
