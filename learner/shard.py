@@ -495,6 +495,8 @@ class Shard:
                 model.learn(batches)
 
     def _renew_twin(self, bucket: int) -> None:
+        if self.watch.suspect:
+            return  # of a champion that looks wrong no copy is taken
         first = bucket if self.panel.first is None else self.panel.first
         sums = dict(zip(self.evaluation.models, self.evaluation.sums, strict=True))
         renew(self.models, self.champion, bucket, first=first,

@@ -3,9 +3,9 @@
 It reads the same facts as the champion, so what lies between their scores is what learning since
 has been worth, and a champion that falls behind it is at fault, not the season. What it has
 learned (weights, a series' own as well) stands still until it is taken anew: every
-``twin_seasons`` seasons, once the champion's recent scores are hardly worse than the twin's. Leaves
-out: facts that stand still (nobody doubts that fresh ones are better), and what is done about a
-champion that falls behind.
+``twin_seasons`` seasons, once the champion's recent scores are hardly worse than the twin's and the
+guard has no doubt of it. Leaves out: facts that stand still (nobody doubts that fresh ones are
+better), and what is done about a champion that falls behind.
 """
 
 from __future__ import annotations

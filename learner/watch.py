@@ -56,6 +56,11 @@ class Watch:
             "last": np.zeros(3),
         }
 
+    @property
+    def suspect(self) -> bool:
+        """Whether the champion is beyond its band, and was not let off since."""
+        return bool(self.arrays["now"][2] == SUSPECT)
+
     def see(
         self, bucket: int, models: tuple[str, ...], champion: str, said: Floats, actual: Floats,
         hold: bool,

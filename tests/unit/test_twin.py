@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from learner.evaluation import SUMS
+from learner.findings import OK, SUSPECT
 from learner.shard import Shard
 from learner.snapshot import lay_down, take_up
 from learner.twin import Twin, renew
@@ -75,6 +76,19 @@ def test_the_digest_sees_what_the_twin_has_learned() -> None:
     before = one.shard.digest()
     twin_of(one.shard).since = 3
     assert one.shard.digest() != before
+
+
+def test_no_copy_is_taken_of_a_champion_that_looks_wrong() -> None:
+    one = told(*market(27), challengers=())
+    one.shard.watch.arrays["now"][2:] = SUSPECT, one.bucket(26)
+    one.tell(*(event for event in market(35) if event.time >= sale(27, hour=0).time))
+    assert one.shard.watch.suspect
+    assert twin_of(one.shard).since is None
+    one.shard.watch.arrays["now"][2:] = OK, one.bucket(34)
+    one.tell(*(event for event in market(40) if event.time >= sale(35, hour=0).time))
+    since = twin_of(one.shard).since
+    assert since is not None
+    assert since >= one.bucket(34)
 
 
 def sums(squared: float) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
