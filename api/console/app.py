@@ -73,8 +73,8 @@ def create_app(api: Api, listens: str) -> FastAPI:
         one.install(console)
     audit.install_export(app, console)
     ui.run_with(
-        app, title="Salescast", dark=None, tailwind=False, show_welcome_message=False,
-        reconnect_timeout=RECONNECT_S,
+        app, title="Salescast", language="en-US", dark=None, tailwind=False,
+        show_welcome_message=False, reconnect_timeout=RECONNECT_S,
     )  # fmt: skip
     app.add_middleware(Gate, listens=listens)
     return app
