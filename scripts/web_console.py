@@ -39,7 +39,8 @@ def console(
     log_to_stderr(chosen, "console")
 
     def started(where: str) -> None:
-        out.print(f"console  {where}")
+        if not with_parent:  # which has said so itself
+            out.print(f"console  {where}")
 
     raise typer.Exit(serve(address(chosen, api), host or chosen.host, chosen.console_port, started))
 

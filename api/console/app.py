@@ -23,6 +23,9 @@ from api.console.page import Console
 
 logger = logging.getLogger(__name__)
 
+#: How long a page whose connection is lost keeps its state: a phone sleeps, a network changes.
+RECONNECT_S = 30.0
+
 _HERE = Path(__file__).parent
 _HEAD = """
 <link rel="stylesheet" href="/look/page/style.css">
@@ -69,7 +72,10 @@ def create_app(api: Api, listens: str) -> FastAPI:
     for one in (forecasts, quality, snapshots, inputs, letters, models, audit):
         one.install(console)
     audit.install_export(app, console)
-    ui.run_with(app, title="Salescast", dark=None, tailwind=False, show_welcome_message=False)
+    ui.run_with(
+        app, title="Salescast", language="en-US", dark=None, tailwind=False,
+        show_welcome_message=False, reconnect_timeout=RECONNECT_S,
+    )  # fmt: skip
     app.add_middleware(Gate, listens=listens)
     return app
 
@@ -86,7 +92,7 @@ def serve(url: str, host: str, port: int, started: Callable[[str], None]) -> int
     """
     config = uvicorn.Config(
         create_app(Api(url), host), host=host, port=port, access_log=False, log_config=None,
-        log_level="warning", server_header=False, timeout_graceful_shutdown=3,
+        log_level="warning", server_header=False, timeout_graceful_shutdown=1,
     )  # fmt: skip
     server = _Announcing(config, started)
     try:

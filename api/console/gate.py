@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 _HEADERS = {
     "Content-Security-Policy": "frame-ancestors 'none'; default-src 'self' data: blob: "
-    "'unsafe-inline' 'unsafe-eval'; connect-src 'self' ws: wss:",
+    "'unsafe-inline' 'unsafe-eval'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }

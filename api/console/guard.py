@@ -9,6 +9,8 @@ from api.console.formats import address, link, moment, notice, table, tag, text
 from api.console.page import Page, markup
 
 PATH = "/v1/guard"
+#: Most of those that are as usual that are shown.
+_CALM = 50
 _MODES = {
     "off": "off: nothing is judged",
     "warn": "warn: who is outside the usual band is named, and learned from",
@@ -97,7 +99,11 @@ def told(rows: list[dict[str, Any]], what: str) -> str:
         if one["state"] == "ok"
     ]  # fmt: skip
     heads = [what.capitalize(), "Partition", "", "Looked at"]
-    return off + (table(heads, calm, label=f"Guard: every {what} as usual") if calm else "")
+    rest = ""
+    if len(calm) > _CALM:
+        rest = f'<p class="muted small">{len(calm) - _CALM:,} more are as usual.</p>'
+    usual = table(heads, calm[:_CALM], label=f"Guard: every {what} as usual") if calm else ""
+    return off + usual + rest
 
 
 def _notice(one: dict[str, Any], what: str) -> str:

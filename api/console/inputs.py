@@ -17,7 +17,8 @@ from api.console.sources import known_sources, measured, shown_outcomes
 from api.console.trail import excluded
 
 PATH = "/inputs"
-_ITEMS = 100
+#: Most items, and most sources, that are shown.
+_ITEMS, _SOURCES = 100, 300
 #: The source of ticks and markers, which Salescast appends itself.
 OURS = "salescast"
 
@@ -78,7 +79,8 @@ class _Inputs:
             return
         outcomes = shown_outcomes(counts)
         rows = []
-        for source, items in sorted(counts.items(), key=lambda one: -sum(one[1].values())):
+        largest = sorted(counts.items(), key=lambda one: -sum(one[1].values()))
+        for source, items in largest[:_SOURCES]:
             whole = max(sum(items.values()), 1)
             lost = sum(items.get(one, 0) for one in ("late", "refused")) / whole
             rate = "–" if rates is None else number(rates.get(source, 0.0), 1)
@@ -92,12 +94,13 @@ class _Inputs:
                  *(number(items.get(one, 0), 0) for one in outcomes), percent(lost, 1),
                  "" if source == OURS else act]
             )  # fmt: skip
+        shown = f" The largest {_SOURCES} of {len(counts):,}." if len(counts) > _SOURCES else ""
         span = f" Rates are over the last {duration(found['span_s'])}." if found["span_s"] else ""
         markup(
             "<h2>Sources</h2>"
             + table(["Source", "Items a s", *(one.capitalize() for one in outcomes), "Lost", ""],
                     rows, label="Sources", numbers=range(1, len(outcomes) + 3))
-            + f'<p class="muted small">Lost: late or refused, of all its items.{span}</p>'
+            + f'<p class="muted small">Lost: late or refused, of all its items.{span}{shown}</p>'
         )  # fmt: skip
 
     # -- dead letters, in short ------------------------------------------------------------

@@ -7,6 +7,7 @@ API cannot be reached it says so, and since when, above what was last known.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Awaitable, Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from nicegui.elements.mixins.text_element import TextElement
 from api.console.client import Api, ApiDown, ApiError
 from api.console.formats import address, notice, text
 from api.console.live import Live
+
+logger = logging.getLogger(__name__)
 
 NAVIGATION = {
     "Forecasts": "/forecasts",
@@ -36,6 +39,14 @@ _STATES = {
     "polling": ("Polling", "polling"),
     "down": ("API down", "offline"),
 }
+
+
+_STRANGE = notice(
+    "This part cannot be shown",
+    "The API answered otherwise than this console understands; its log says more.",
+    "Use a console and an API of one version.",
+    kind="error",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,18 +119,21 @@ class Section:
         self._number, self._asked = number, datetime.now(UTC)
         try:
             value = await self._load()
+            shown = json.dumps(value, default=str)
+            if shown != self._shown:
+                self._redraw(value)
+                self._shown = shown
         except ApiDown as error:
             self._say_down(str(error))
         except ApiError as error:
             self._say(error_notice(error))
+        except (KeyError, TypeError, ValueError):
+            logger.exception("an answer that was not understood")
+            self._say(_STRANGE)
         else:
             self._say("")
             self._answered = datetime.now(UTC)
             self.element.classes(remove="stale")
-            shown = json.dumps(value, default=str)
-            if shown != self._shown:
-                self._shown = shown
-                self._redraw(value)
         self.element.props("aria-busy=false")
 
     def _redraw(self, value: Any) -> None:

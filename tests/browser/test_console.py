@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -303,6 +304,20 @@ def test_models_are_compared_with_what_is_served(at: Callable[[str], Browser]) -
     assert page_current(at("/models")) == "Models"
 
 
+def test_a_promotion_that_may_not_be_is_refused_with_the_gate_that_fails(
+    at: Callable[[str], Browser],
+) -> None:
+    page = at("/models")
+    says(page, "river_plain may not be promoted")
+    click(page, "Promote…")
+    page.wait("document.querySelector('.action')")
+    fill(page, "reason", "it looks better")
+    fill(page, "who", "ada")
+    click(page, "Preview")
+    page.wait("document.querySelector('.action .notice.error')?.innerText.includes('evidence')")
+    assert page.run("return document.querySelector('.action button.danger')") is None
+
+
 def page_current(page: Browser) -> str:
     return str(page.run("return document.querySelector('nav [aria-current]').innerText"))
 
@@ -499,6 +514,35 @@ def test_without_an_api_the_console_says_so_and_goes_on_by_itself(
     assert page.run("return document.querySelectorAll('section.stale').length") > 0
     with serving(deployment.app(), port):
         page.wait("!document.querySelector('section.stale')")
+
+
+class Stranger(BaseHTTPRequestHandler):
+    """Answers everything with an object that says nothing."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"{}")
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+def test_an_api_of_another_kind_is_an_error_that_says_so(
+    window: Browser, lonely: tuple[Deployment, int, str]
+) -> None:
+    _, port, console = lonely
+    with ThreadingHTTPServer(("127.0.0.1", port), Stranger) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            page = shown(window, f"{console}/snapshots")
+            says(page, "This part cannot be shown")
+            says(page, "Use a console and an API of one version")
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def test_a_key_is_asked_for_refused_if_wrong_and_remembered_by_the_tab_alone(
