@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 ACCURACY := .venv-accuracy
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-kafka up test chaos fuzz check format bench benchmark-accuracy docs lock clean
+.PHONY: help install demo demo-kafka up test chaos fuzz check format bench bench-scale soak benchmark-accuracy docs lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -61,6 +61,12 @@ format: $(VENV)/.test ## format the code, and mend what lint can
 
 bench: $(VENV)/.test ## time each stage beside its bare limit
 	@$(BIN)/python -m tests.bench
+
+bench-scale: $(VENV)/.test ## Kafka, snapshots of a million series, hand-over, two learners
+	@$(BIN)/python -m tests.bench --full sqlite kafka snapshot scale
+
+soak: $(VENV)/.test ## half an hour at a full rate: memory, file handles and lag flat
+	@$(BIN)/python -m tests.bench.soak $(ARGS)
 
 $(ACCURACY)/.made: requirements-accuracy.lock pyproject.toml
 	@$(PYTHON) -m venv $(ACCURACY)
