@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 ACCURACY := .venv-accuracy
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-kafka up test chaos check format bench benchmark-accuracy docs lock clean
+.PHONY: help install demo demo-kafka up test chaos fuzz check format bench bench-scale soak benchmark-accuracy docs lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -51,12 +51,22 @@ chaos: $(VENV)/.test ## break real learners, brokers and stores, and compare (CH
 	@$(BIN)/python -m infra.parts
 	@$(BIN)/python -m pytest -q tests/chaos
 
+fuzz: $(VENV)/.test ## any bytes at all, many times over (FUZZ_INPUTS, SCHEMATHESIS_EXAMPLES)
+	@FUZZ_INPUTS=$${FUZZ_INPUTS:-100000} $(BIN)/python -m pytest -q --timeout=0 tests/unit/test_fuzz.py
+	@SCHEMATHESIS_EXAMPLES=$${SCHEMATHESIS_EXAMPLES:-300} $(BIN)/python -m pytest -q --timeout=0 tests/integration/test_openapi.py
+
 format: $(VENV)/.test ## format the code, and mend what lint can
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
 bench: $(VENV)/.test ## time each stage beside its bare limit
 	@$(BIN)/python -m tests.bench
+
+bench-scale: $(VENV)/.test ## Kafka, snapshots of a million series, hand-over, two learners
+	@$(BIN)/python -m tests.bench --full sqlite kafka snapshot scale
+
+soak: $(VENV)/.test ## half an hour at a full rate: memory, file handles and lag flat
+	@$(BIN)/python -m tests.bench.soak $(ARGS)
 
 $(ACCURACY)/.made: requirements-accuracy.lock pyproject.toml
 	@$(PYTHON) -m venv $(ACCURACY)
