@@ -80,8 +80,8 @@ def test_a_better_challenger_is_promoted_and_a_worse_one_refused_with_the_gate_n
         told(one, range(20))
         early = refusal(one, CHALLENGER)
         assert (early["type"], early["gate"]) == ("/problems/gate-failed", "evidence")
-        told(one, range(20, 86))
-        one.send(poisoned(days_of_chance(range(84, 86)), "bad"))
+        told(one, range(20, 78))
+        one.send(poisoned(days_of_chance(range(76, 78)), "bad"))
         one.settle()
         before = heads(one)
         assert refusal(one, "twin")["type"] == "/problems/not-a-challenger"
@@ -91,11 +91,8 @@ def test_a_better_challenger_is_promoted_and_a_worse_one_refused_with_the_gate_n
         assert models["champion"] == CHAMPION
         roles = {item["model"]: item for item in models["items"]}
         assert (roles[CHALLENGER]["role"], roles[CHALLENGER]["promotable"]) == ("challenger", True)
-        assert "passes better" in one.cli("models")
 
         command = ("promote", CHALLENGER, "--reason", "it forecasts better", "--who", "ann")
-        assert "would be done" in one.cli(*command, "--dry-run")
-        assert served(one) == CHAMPION
         said = one.cli(*command)
         assert "promote applied" in said
         assert "squared loss" in said
@@ -114,7 +111,7 @@ def test_a_better_challenger_is_promoted_and_a_worse_one_refused_with_the_gate_n
         # It outlives a kill, and a replay from the very beginning.
         one.end("learner", signal.SIGKILL)
         one.start("learner")
-        told(one, range(86, 88))
+        told(one, range(78, 80))
         assert served(one) == CHALLENGER
         said = one.cli("rollback", "--replay", "--snapshot", "start", "--exclude-source", "bad",
                        "--surplus", "--reason", "twelvefold")  # fmt: skip
