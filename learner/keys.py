@@ -11,7 +11,9 @@ from __future__ import annotations
 import logging
 import os
 import re
+import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import (
@@ -54,22 +56,42 @@ def make_keys(private_file: Path, public_file: Path) -> None:
     SettingsError
         A key is there already; it is never overwritten.
     """
+    if private_file.exists():
+        raise SettingsError(f"{private_file} exists; a key is never overwritten")
+    _make(private_file, public_file)
+    _tell(private_file, public_file)
+
+
+def _make(private_file: Path, public_file: Path) -> None:
+    """Write a private key; ``FileExistsError``: another process was faster."""
+    if public_file.exists() and not private_file.exists():
+        raise SettingsError(f"{public_file} exists; a key is never overwritten")
     for file in (private_file, public_file):
-        if file.exists():
-            raise SettingsError(f"{file} exists; a key is never overwritten")
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    key = Ed25519PrivateKey.generate()
-    # The public key goes first: who sees the private one may count on both.
-    _write(public_file, _pem(key.public_key()), 0o644)
-    _write(private_file, _private_pem(key), 0o600)
+    _write(private_file, _private_pem(Ed25519PrivateKey.generate()), 0o600)
 
 
 def ensure_keys(settings: Settings) -> None:
-    """Make the embedded mode's pair at first start; elsewhere, leave it to `salescast keys`."""
+    """Make the embedded mode's pair at first start; elsewhere, leave it to `salescast keys`.
+
+    Learner and API may start at once: the first private key counts, and either tells its public
+    one.
+    """
     embedded = settings.log == "sqlite" and settings.store == "folder"
     private_file, public_file = key_files(settings)
-    if embedded and not settings.signing_key_file and not private_file.exists():
-        make_keys(private_file, public_file)
+    if not embedded or settings.signing_key_file:
+        return
+    with suppress(FileExistsError):
+        if not private_file.exists():
+            _make(private_file, public_file)
+    if not public_file.exists():
+        _tell(private_file, public_file)
+
+
+def _tell(private_file: Path, public_file: Path) -> None:
+    """Write a private key's public half, unless another process was faster."""
+    with suppress(FileExistsError):
+        _write(public_file, _pem(read_private(private_file).public_key()), 0o644)
 
 
 def rotate_keys(private_file: Path, public_file: Path) -> tuple[str, Path]:
@@ -93,7 +115,7 @@ def rotate_keys(private_file: Path, public_file: Path) -> tuple[str, Path]:
     read_private(private_file)
     before = read_public(public_file)
     key = Ed25519PrivateKey.generate()
-    # The public key goes first, as at first start.
+    # The public key goes first: what is signed by the other one is never refused.
     _replace(public_file, _pem(*before, key.public_key()), 0o644)
     _write(following, _private_pem(key), 0o600)
     return name_of(key.public_key()), following
@@ -278,20 +300,24 @@ def _stamp(file: Path) -> tuple[int, int, int] | None:
 
 def _replace(file: Path, data: bytes, mode: int) -> None:
     """Replace a file whole, so that nobody reads half of it."""
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    _write(temporary, data, mode)
-    temporary.replace(file)
+    _draft(file, data, mode).replace(file)
 
 
 def _write(file: Path, data: bytes, mode: int) -> None:
-    """Make a file that appears whole: another process may be waiting for it."""
-    part = file.with_name(f".{file.name}.{os.getpid()}")
-    handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+    """Make a file that appears whole; ``FileExistsError``: there is one already."""
+    draft = _draft(file, data, mode)
     try:
-        with os.fdopen(handle, "wb") as out:
-            out.write(data)
-            out.flush()
-            os.fsync(out.fileno())
-        os.link(part, file)  # never over another one
+        os.link(draft, file)
     finally:
-        part.unlink()
+        draft.unlink()
+
+
+def _draft(file: Path, data: bytes, mode: int) -> Path:
+    """Write to a hidden file beside the one that is meant."""
+    handle, draft = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
+    with os.fdopen(handle, "wb") as out:
+        os.fchmod(handle, mode)
+        out.write(data)
+        out.flush()
+        os.fsync(handle)
+    return Path(draft)

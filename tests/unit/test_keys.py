@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from learner.keys import (
     load_signer,
     load_verifier,
     make_keys,
+    read_private,
     read_public,
     rotate_keys,
     switch_keys,
@@ -157,7 +159,7 @@ def test_a_key_appears_whole_to_who_waits_for_it(
 
     monkeypatch.setattr(os, "fsync", watched)
     make_keys(*files)
-    assert written == [(False, False), (False, True)]
+    assert written == [(False, False), (True, False)]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["signing.pem", "verify.pem"]
 
 
@@ -244,3 +246,26 @@ def test_keys_stay_as_they_were_while_their_file_cannot_be_read(
         files[1].write_bytes(bad)
         with pytest.raises(SettingsError, match="not an Ed25519 public key"):
             load_verifier(chosen(tmp_path))
+
+
+def test_who_starts_at_the_same_time_ends_with_the_same_pair(tmp_path: Path) -> None:
+    settings = chosen(tmp_path)
+    start = threading.Barrier(8)
+    failed: list[BaseException] = []
+
+    def ensure() -> None:
+        start.wait()
+        try:
+            ensure_keys(settings)
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=ensure) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failed == []
+    private, public = key_files(settings)
+    assert [read_private(private).public_key()] == read_public(public)
+    assert sorted(path.name for path in private.parent.iterdir()) == [private.name, public.name]
