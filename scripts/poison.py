@@ -34,7 +34,7 @@ from scripts.client import Line
 from scripts.console import address, err, out
 from scripts.demo import Watch, demo_environ
 from scripts.supervise import Child
-from scripts.up import Stopping, look_after, make_children, stop_all
+from scripts.up import Stopping, console_address, look_after, make_children, stop_all
 from stream.adapters import open_log
 from stream.event import Sale, encode
 from stream.settings import Settings
@@ -136,6 +136,8 @@ def story(
     out.print("[bold]Salescast demo[/]: one till goes wrong, and the guard only warns")
     out.print(f"{stores} stores of 2017; after {AFTER} days {SOURCE} counts {FACTOR} for each")
     out.print(f"page     {base}/")
+    shown = console_address(chosen, environ)
+    out.print(f"console  {shown}/")
     producer = Child(
         name="producer",
         arguments=["demo-producer", "--days-per-second", str(speed), "--days", str(min(days, DAYS)),
@@ -157,7 +159,8 @@ def story(
         for command in row["commands"]:
             out.print(f"  {command}", markup=False, soft_wrap=True)
         if not exit_after:
-            out.print(f"run it in another terminal; in {PAUSE_S:.0f} s the demo does", style="dim")
+            out.print(f"run it in another terminal, or go to {shown}/inputs; "
+                      f"in {PAUSE_S:.0f} s the demo does", style="dim")  # fmt: skip
         _repair(row, watch, stopping, environ, 0.0 if exit_after else PAUSE_S)
         _wait(lambda: _over(watch), watch, stopping, "the stream's end")
         if stopping.asked:

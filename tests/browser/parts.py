@@ -77,12 +77,12 @@ def said(log: Path, pattern: str) -> str:
 
 
 @contextmanager
-def running_up(folder: Path) -> Iterator[tuple[str, str]]:
+def running_up(folder: Path, **settings: object) -> Iterator[tuple[str, str]]:
     """A ``salescast up``; the addresses of its API, once ready, and of its console."""
     port = free_port("127.0.0.1")
     with started(
         folder, "up", data_dir=folder / "data", port=port, console_port=0, metrics_port=0,
-        partitions=1, grace_s=0, snapshot_interval_s=0.2, replica_poll_s=0.1,
+        partitions=1, grace_s=0, snapshot_interval_s=0.2, replica_poll_s=0.1, **settings,
     ) as log:  # fmt: skip
         url = f"http://127.0.0.1:{port}/"
         eventually("the API is ready", lambda: httpx.get(f"{url}readyz").is_success)
