@@ -10,13 +10,14 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from itertools import chain, count, islice
 from pathlib import Path
 
 from infra.kafka.cluster import Cluster, KafkaMissingError
 from stream.event import Sale, encode
 from stream.log import Entry, partition_of
 from tests.bench.measure import Options, Row, Series, Skipped
-from tests.chaos.rig import Rig, until
+from tests.chaos.rig import Rig
 
 PACKED = 100
 #: Events/s that go on coming in while a partition changes hands.
@@ -83,18 +84,14 @@ def _hand_over(bootstrap: str, options: Options) -> list[Row]:
             owner, other = ("a", "b") if n % 2 == 0 else ("b", "a")
             rig.end(owner, signal.SIGKILL)
             killed = time.monotonic()
-            batches = _day(DAYS + n, series, 1)
-            sent, taken = 0, 0.0
-            while True:
-                rig.send(batches[sent : sent + RATE // PACKED // 10])
-                sent += RATE // PACKED // 10
+            come, taken = _from(DAYS + 10 * n, series), 0.0
+            while not (taken and rig.position(0) >= rig.events.end()[0] - RATE // PACKED):
+                due = time.monotonic() + 0.1
+                rig.send(islice(come, RATE // PACKED // 10))
                 if not taken and rig.owners().get(other):
                     taken = time.monotonic()
-                caught = taken and rig.position(0) >= rig.events.end()[0] - RATE // PACKED
-                if caught or sent > len(batches):
-                    break
-                time.sleep(0.1)
-            until(lambda: rig.position(0) >= rig.events.end()[0] - RATE // PACKED, "it", WAIT_S)
+                assert time.monotonic() < killed + WAIT_S, rig.tails()
+                time.sleep(max(0.0, due - time.monotonic()))
             now = time.monotonic()
             seen.append(taken - killed)
             found.append(now - taken)
@@ -106,6 +103,11 @@ def _hand_over(bootstrap: str, options: Options) -> list[Row]:
         Row(what=f"{title}: from then until caught up", figure=Series(tuple(found)), unit="s",
             goal=None if options.quick else 5.0),
     ]  # fmt: skip
+
+
+def _from(day: int, series: int) -> Iterator[Entry]:
+    """Entries of one day after the other."""
+    return chain.from_iterable(_day(one, series, 1) for one in count(day))
 
 
 def _two_beside_one(bootstrap: str, options: Options) -> list[Row]:

@@ -83,7 +83,9 @@ def test_all_is_replaced_while_requests_come_in(rig: Rig) -> None:
         until(ready, lambda: f"{name}: {rig.said(name)[-2000:]}")
         return port
 
-    rig.start("learner-a", "learner-b")
+    rig.start("learner-a")
+    rig.shared("learner-a")
+    rig.start("learner-b")
     rig.shared("learner-a", "learner-b")
     for _ in range(3):
         rig.send(next(world))
