@@ -27,7 +27,8 @@ def test_poison_is_named_and_undone_and_no_forecast_fails_meanwhile(tmp_path: Pa
     assert done.returncode == 0, said
     assert f"suspect: {SOURCE}" in said and f"--replay --exclude-source {SOURCE}" in said
     assert "rollback applied" in said and "quarantine applied" in said
-    rows = [line.split() for line in said.splitlines() if line[:10].strip().isdigit()]
+    table = said.partition("days ahead")[2].splitlines()
+    rows = [line.split() for line in table if line[:10].strip().isdigit()]
     assert len(rows) == 4
     for _, poisoned, mended, never_saw in rows:
         # It was learned: scores were far off, and are not any more.
