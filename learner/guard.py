@@ -187,8 +187,14 @@ class Guard:
         a["quiet"] = np.where(quiet, a["quiet"] + 1, 0)
         known = (a["count"][:, SIZE] > 0) & np.isfinite(seen.values[:, SIZE])
         seen.values[known, DRIFT] = (a["recent"] - a["earlier"])[known]
+        # Chance is that of the fewer: one that starts again has no usual number of sales.
+        usual = np.exp(np.minimum(self._usual(bucket)[:, SALES], 30.0))
+        few = ~quiet & np.isfinite(usual)
+        chance = 1.0 / np.sqrt(np.minimum(seen.sales[few] + 1, usual[few]))
+        for one in SEASONAL:
+            seen.least[few, one] = np.minimum(chance, 1.0)
         # Silence weighs by all the sales that it lacks.
-        lacking = np.exp(np.minimum(self._usual(bucket)[:, SALES], 30.0)) * a["quiet"]
+        lacking = usual * a["quiet"]
         silent = quiet & np.isfinite(lacking)
         seen.values[silent, SALES] -= np.log(a["quiet"][silent])
         seen.least[silent, SALES] = 1.0 / np.sqrt(lacking[silent] + 1)

@@ -28,7 +28,7 @@ Rows = npt.NDArray[np.intp]
 #: whose price is exactly the last one; ``twice``: share of sales that repeat another's content
 #: under a new id; ``again``: share of known ids; ``drift``: recent units a sale against earlier.
 BANDS = {
-    "volume": 6.0, "sales": 6.0, "model": 6.0, "size": 10.0, "price": 8.0, "stuck": 6.0,
+    "volume": 6.0, "sales": 6.0, "model": 6.0, "size": 12.0, "price": 8.0, "stuck": 6.0,
     "twice": 7.0, "again": 8.0, "drift": 6.0,
 }  # fmt: skip
 STATISTICS = tuple(BANDS)
