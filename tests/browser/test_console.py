@@ -375,7 +375,11 @@ def test_freeze_and_resume_are_done_and_told_everywhere(
     click(page, "Preview")
     click(page, "Resume")
     says(page, "Resume: done")
-    assert httpx.get(f"{places.api}v1/status").json()["partitions"][0]["frozen"] is False
+
+    def follows() -> bool:
+        return httpx.get(f"{places.api}v1/status").json()["partitions"][0]["frozen"] is False
+
+    eventually("the API follows the head again", follows)  # it looks now and then
 
 
 def test_a_whole_rollback_without_a_source_is_clicked_through(
