@@ -39,7 +39,7 @@ up: $(VENV)/.run ## the embedded mode for your own sales: learner, API, page and
 
 test: $(VENV)/.test ## install all that tests need, and test
 	@$(BIN)/python -m infra.parts
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 check: $(VENV)/.test ## what CI runs: format, lint, types, tests, architecture
 	@$(BIN)/ruff format --check .

@@ -397,7 +397,8 @@ class Shard:
         )  # fmt: skip
         self._score_wholes(bucket, actual, retired)
         self._learn(bucket, actual)
-        self._renew_twin(bucket)
+        if np.isfinite(actual).any():  # silence says nothing of who is good
+            self._renew_twin(bucket)
         usual.learn(panel, bucket)
         self._forecast_scored(bucket)
         learn_difference(panel, bucket, actual)

@@ -200,12 +200,14 @@ def started(self):
     start(self)
 threading.Thread.start = started
 
-failed = False
+failed, children = False, 0
 for name in ours:
     sys.stdout.flush()
-    child = os.fork()
-    if child:
-        failed |= os.waitpid(child, 0)[1] != 0
+    if children == os.cpu_count():
+        failed |= os.wait()[1] != 0
+        children -= 1
+    if os.fork():
+        children += 1
         continue
     sys.addaudithook(hook)
     try:
@@ -217,6 +219,9 @@ for name in ours:
     for what in seen:
         print(f"{name}: {what}", flush=True)
     os._exit(bool(seen))
+while children:
+    failed |= os.wait()[1] != 0
+    children -= 1
 sys.exit(failed)
 """
 
@@ -242,7 +247,7 @@ def imported_in_a_fresh_process(
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=280,
     )
     return done.returncode, done.stdout + done.stderr
 

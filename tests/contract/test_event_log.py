@@ -735,7 +735,7 @@ def test_an_entry_that_could_not_be_read_back_is_refused(log: SqliteLog, bad: En
 
 
 def test_another_partition_count_is_refused_with_the_choices(log: SqliteLog, path: str) -> None:
-    with pytest.raises(TopicMismatch, match=r"has 2 partitions, not 3.* back to 2.* data folder"):
+    with pytest.raises(TopicMismatch, match=r"has 2 partitions, not 3.* back to 2.* reshard"):
         SqliteLog(path, "sales.events", 3)
 
 

@@ -631,7 +631,7 @@ def test_openapi_knows_every_route_and_every_reference(client: httpx.Client) -> 
         "/v1/operations", "/v1/operations/{id}", "/v1/status", "/v1/shards",
         "/v1/plans", "/v1/plans/{id}", "/v1/products/{id}", "/v1/updates", "/metrics", "/livez",
         "/readyz", "/startupz",
-        "/v1/excluded", "/v1/lineage", "/v1/dead-letters", "/v1/models",
+        "/v1/excluded", "/v1/guard", "/v1/lineage", "/v1/dead-letters", "/v1/models",
         "/v1/diff/{store}/{product}",
     } == set(found["paths"])  # fmt: skip
     references = {part.split('"')[0] for part in json.dumps(found).split('"#/')[1:]}

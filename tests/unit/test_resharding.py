@@ -94,7 +94,7 @@ def place(tmp_path: Path) -> Iterator[Place]:
 
 
 def toml(path: Path, **values: Any) -> str:
-    lines = [f"{name} = {json.dumps(value)}" for name, value in values.items()]
+    lines = [f"{name} = {json.dumps(value)}" for name, value in {"guard": "off", **values}.items()]
     path.write_text("\n".join(lines))
     return str(path)
 
