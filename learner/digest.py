@@ -1,7 +1,7 @@
 """A shard's values in canonical order: what is known to the bit, what is learned as arrays.
 
-Not position, counts, operations, rules or lineage: the same sales, in any order within grace and
-any packing, give the same values.
+Not position, counts, operations, rules, lineage or the guard's memory: the same sales, in any
+order within grace and any packing, sent twice or not, give the same values.
 """
 
 from __future__ import annotations
@@ -60,7 +60,6 @@ def learned(shard: Shard) -> Iterator[tuple[str, npt.NDArray[Any]]]:
         shard.open_bucket.arrays().values(),
         shard.totals.digest(size),
         shard.groups.digest({"category": order}),
-        shard.guard.digest(),
         shard.watch.arrays.values(),
     )
     for arrays in rest:
@@ -84,8 +83,6 @@ def facts(shard: Shard) -> Iterator[bytes]:
         for source, mine in sorted(window.open[bucket].by.items()):
             yield repr((bucket, source, sorted(mine.cells.items()))).encode()
             yield repr(sorted(mine.heard.items())).encode()
-    for bucket in sorted(window.again):
-        yield repr((bucket, sorted(window.again[bucket].items()))).encode()
     for bucket in sorted(window.revisions):
         yield repr((bucket, sorted(window.revisions[bucket].items()))).encode()
     yield repr((sorted(window.last_day.items()), sorted(window.complete_us.items()))).encode()

@@ -81,9 +81,6 @@ ARRAYS: dict[str, tuple[type[np.generic], float, bool]] = {
     "found": (np.float64, 0.0, False),  # what it was; see ``Finding``
     "usual": (np.float64, 0.0, False),
 }
-#: Arrays by statistic, and those that only tell of a source.
-WIDE = tuple(name for name, (_, _, wide) in ARRAYS.items() if wide)
-TOLD = ("calm", "since", "cause", "score", "found", "usual")
 
 
 class Guard:
@@ -387,27 +384,6 @@ class Guard:
         """How many sources are in each state."""
         counts = np.bincount(self.arrays["state"], minlength=len(STATES))
         return dict(zip(STATES, counts.tolist(), strict=True))
-
-    def digest(self) -> list[npt.NDArray[Any]]:
-        """What judges, in the order of sources' names, which no arrival decides.
-
-        Not over what ids that come again leave behind, which withholds nothing, nor over what is
-        only told of a source: an event sent twice leaves no trace.
-        """
-        order = np.array([self.rows[name] for name in sorted(self.rows)], np.intp)
-        names = np.frombuffer("\n".join(sorted(self.rows)).encode(), np.uint8)
-        owner = np.concatenate([np.argsort(order), [-1]])[self.owner]
-        state = np.where(self.arrays["state"] == SUSPECT, OK, self.arrays["state"])
-        arrays = self.arrays | {"state": state}
-        return [
-            names,
-            owner,
-            *(
-                np.delete(array[order], HARMLESS, axis=1) if name in WIDE else array[order]
-                for name, array in arrays.items()
-                if name not in TOLD
-            ),
-        ]
 
 
 def warm_after(calendar: Calendar) -> int:

@@ -606,7 +606,8 @@ class Shard:
 
         Of rings and waiting forecasts it sees a fast hash of each row: they are most of the state.
 
-        Not over position, counts, operations or lineage: the same sales, in any order within
-        grace and any packing, give the same digest.
+        Not over position, counts, operations or lineage, nor over what the guard remembers of
+        sources, which knows of events sent twice and of what was kept out: the same sales, in any
+        order within grace and any packing, give the same digest.
         """
         return digest_of(self)
