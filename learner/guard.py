@@ -190,9 +190,9 @@ class Guard:
         # Chance is that of the fewer: one that starts again has no usual number of sales.
         usual = np.exp(np.minimum(self._usual(bucket)[:, SALES], 30.0))
         few = ~quiet & np.isfinite(usual)
-        chance = 1.0 / np.sqrt(np.minimum(seen.sales[few] + 1, usual[few]))
+        chance = 1.0 / np.sqrt(np.maximum(np.minimum(seen.sales[few] + 1, usual[few]), 1e-6))
         for one in SEASONAL:
-            seen.least[few, one] = np.minimum(chance, 1.0)
+            seen.least[few, one] = chance
         # Silence weighs by all the sales that it lacks.
         lacking = usual * a["quiet"]
         silent = quiet & np.isfinite(lacking)
