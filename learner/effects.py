@@ -193,7 +193,7 @@ class Suspects:
                 logger.warning("partition %d: %s", finding.partition, entry.operation.reason)
                 self._telemetry.suspected(finding.partition, finding.state, finding.statistic)
             # 2.
-            operation, detail = entry.operation, ""
+            operation = entry.operation
             if operation.kind == "freeze":
                 manifest = self._manifest(finding.partition, operation.cut[finding.partition])
                 to = Pointer(manifest.snapshot, manifest.lineage, manifest.position)
@@ -202,7 +202,7 @@ class Suspects:
             self._write(
                 Outcome(
                     operation=finding.id, partition=finding.partition, outcome="applied", time=at,
-                    detail=detail, offset=None if operation.kind == "freeze" else offset,
+                    offset=None if operation.kind == "freeze" else offset,
                 )
             )  # fmt: skip
         owned.findings = []

@@ -408,9 +408,10 @@ class Shard:
 
     def _watch(self, bucket: int, actual: Floats) -> None:
         """Hold the champion's errors against what is usual of them beside others'."""
-        settings, said = self.settings, self.evaluation.waiting(bucket, 1, self.panel.size)
+        settings = self.settings
         if settings.guard == "off":
             return
+        said = self.evaluation.waiting(bucket, 1, self.panel.size)
         found = self.watch.see(
             bucket, self.evaluation.models, self.champion, said, actual,
             hold=settings.guard == "quarantine",

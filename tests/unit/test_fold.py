@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import msgspec
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,6 +20,9 @@ from stream.settings import Settings
 from stream.window import OUTCOMES
 from tests import oracle
 from tests.strategies import World, logs, one_fact_two_orders, voided
+
+# 150 logs, each folded up to three times with every model: minutes where the processor is shared.
+pytestmark = pytest.mark.timeout(900)
 
 STATUS = {"missing": MISSING, "observed": OBSERVED, "censored": CENSORED}
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
