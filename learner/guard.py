@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from learner import bands
 from learner.findings import OK, QUARANTINED, SILENT, STATES, SUSPECT, Finding, identity
 from learner.inputs import (
     ABOVE,
@@ -42,24 +43,16 @@ from stream.window import OTHER_SOURCES, Window
 
 Floats = npt.NDArray[np.float64]
 
-#: Seasons, and at least buckets, of a source's past before it is judged by it.
-WARM_SEASONS, WARM = 4, 8
 #: Sources that a partition needs before anything is common to them.
 COMMON = 3
-#: A band is at least so much wider than the furthest that the past went out, which fades.
-MARGIN, FADE = 1.5, 0.995
 #: Deviation of recent units a sale about their level, to that of a bucket's, as ``RECENT`` has it.
 FOLLOWS = 0.35
-#: Share of a new bucket in a level, a deviation, a phase, and the recent and earlier size.
-LEVEL, SPREAD, PHASE, RECENT, EARLIER = 0.05, 0.03, 0.25, 0.2, 0.02
-#: Deviations to which what is learned of one bucket is cut.
-CUT = 3.0
+#: Share of a new bucket in a phase, and in the recent and the earlier size.
+PHASE, RECENT, EARLIER = 0.25, 0.2, 0.02
 #: Share of its band within which a suspect must stay, and for how many buckets, to be let off.
 RELEASE, CALM = 0.5, 3
 #: Share of its band past which a source is out if it has been so for three buckets.
 LASTING = 0.4
-#: Mean absolute deviation to standard deviation, of a normal distribution.
-_NORMAL = 1.2533
 
 #: Arrays of the guard: name → (dtype, value of a new source, whether one a statistic).
 ARRAYS: dict[str, tuple[type[np.generic], float, bool]] = {
@@ -97,7 +90,7 @@ class Guard:
     def __init__(self, calendar: Calendar, partition: int) -> None:
         self.calendar = calendar
         self.partition = partition
-        self.warm = warm_after(calendar)
+        self.warm = bands.warm_after(calendar)
         self.rows: dict[str, int] = {}
         self.arrays: dict[str, npt.NDArray[Any]] = {}
         for name, (dtype, _, wide) in ARRAYS.items():
@@ -149,7 +142,7 @@ class Guard:
         off[:, MODEL] -= level
         spread[:, DRIFT] = FOLLOWS * spread[:, SIZE]
         width = np.maximum(spread, seen.least) * np.array(list(BANDS.values()))
-        width = np.maximum(width, MARGIN * furthest)
+        width = np.maximum(width, bands.MARGIN * furthest)
         score = np.abs(off) / width
         score[:, ABOVE] = np.where(off[:, ABOVE] > 0, score[:, ABOVE], 0.0)
         score = self._lasting(self._agreed(score, off, warm, here, names), off)
@@ -325,14 +318,10 @@ class Guard:
         count = a["count"].astype(np.float64)
         use = np.isfinite(seen.values) & ~held[:, None]
         use[a["quiet"] > 0, SALES] &= a["state"][a["quiet"] > 0] != SILENT
-        new, early = use & ~np.isfinite(off), count < self.warm / 2
+        new = use & ~np.isfinite(off)
         some = np.where(np.isfinite(off), off, 0.0)
         deviation = np.maximum(a["spread"], seen.least)
-        cut = np.where(early, some, np.clip(some, -CUT * deviation, CUT * deviation))
-        # How far out it went, faults left aside.
-        far = np.where(~early & ((np.abs(some) < width) | (count < self.warm)), np.abs(some), 0.0)
-        rate = np.maximum(LEVEL, 1.0 / (count + 1))
-        narrow = np.maximum(SPREAD, 1.0 / (count + 1))
+        cut, far, rate, narrow = bands.step(some, width, deviation, count, self.warm)
         at = self.calendar.phase(bucket)
         for place, one in enumerate(SEASONAL):
             phase, rows = a["phase"][:, place, at], use[:, one]
@@ -341,17 +330,17 @@ class Guard:
             phase[rows & ~first] += PHASE * cut[rows & ~first, one]
         level, first = a["level"], new & (a["count"] == 0)
         moved = level + rate * cut
-        moved[:, list(SEASONAL)] = (level + LEVEL * cut)[:, list(SEASONAL)]
+        moved[:, list(SEASONAL)] = (level + bands.LEVEL * cut)[:, list(SEASONAL)]
         start = first.copy()
         start[:, list(SEASONAL)] = False
         moved[start] = seen.values[start]
         keep = use.copy()
         keep[:, DRIFT] = False
         a["level"] = np.where(keep, moved, level)
-        spread = a["spread"] + narrow * (_NORMAL * np.abs(cut) - a["spread"])
+        spread = a["spread"] + narrow * (bands.NORMAL * np.abs(cut) - a["spread"])
         spread[:, SIZE] = self._learn_size(seen.values[:, SIZE], deviation[:, SIZE], use[:, SIZE])
         a["spread"] = np.where(use & ~new, spread, a["spread"])
-        a["furthest"] = np.where(use, np.maximum(a["furthest"] * FADE, far), a["furthest"])
+        a["furthest"] = np.where(use, bands.furthest(a["furthest"], far), a["furthest"])
         a["count"] = a["count"] + use
 
     def _learn_size(self, size: Floats, deviation: Floats, use: npt.NDArray[np.bool_]) -> Floats:
@@ -364,16 +353,14 @@ class Guard:
         a = self.arrays
         count = a["count"][:, SIZE].astype(np.float64)
         step = np.where(np.isfinite(a["size"]), np.abs(size - a["size"]), np.nan)
-        step = np.where(count < self.warm / 2, step, np.minimum(step, CUT * deviation))
-        spread, narrow = a["spread"][:, SIZE], np.maximum(SPREAD, 1.0 / (count + 1))
-        told = spread + narrow * (_NORMAL / np.sqrt(2.0) * step - spread)
+        early = count < self.warm / 2
+        step = np.where(early, step, np.minimum(step, bands.CUT * deviation))
+        spread, narrow = a["spread"][:, SIZE], np.maximum(bands.SPREAD, 1.0 / (count + 1))
+        told = spread + narrow * (bands.NORMAL / np.sqrt(2.0) * step - spread)
         a["size"] = np.where(use, size, a["size"])
         for name, least in (("recent", RECENT), ("earlier", EARLIER)):
             rate = np.maximum(least, 1.0 / (count + 1))
-            off = size - a[name]
-            off = np.where(
-                count < self.warm / 2, off, np.clip(off, -CUT * deviation, CUT * deviation)
-            )
+            off = bands.bounded(size - a[name], deviation, early)
             a[name] = np.where(use, a[name] + rate * off, a[name])
         out: Floats = np.where(np.isfinite(told), told, spread)
         return out
@@ -384,11 +371,6 @@ class Guard:
         """How many sources are in each state."""
         counts = np.bincount(self.arrays["state"], minlength=len(STATES))
         return dict(zip(STATES, counts.tolist(), strict=True))
-
-
-def warm_after(calendar: Calendar) -> int:
-    """Buckets of a source's past before it is judged by it."""
-    return max(WARM_SEASONS * calendar.season, WARM)
 
 
 def _most(here: Open, name: str) -> bool:

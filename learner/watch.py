@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from learner import bands
 from learner.evaluation import NAIVE
 from learner.findings import OK, STATES, SUSPECT, Finding, identity
 from stream.buckets import Calendar
@@ -28,15 +29,10 @@ Floats = npt.NDArray[np.float64]
 BESIDE = (NAIVE, TWIN)
 #: Deviations a band is wide; buckets beyond it before it trips; and to be let off.
 BAND, RUN, RELEASE, CALM = 6.0, 2, 0.5, 3
-#: A band is at least so much wider than the furthest that the past went out, which fades.
-MARGIN, FADE = 1.5, 0.995
-#: Share of a new bucket in level and deviation; the least deviation, and where learning is cut.
-LEVEL, SPREAD, LEAST, CUT = 0.05, 0.03, 0.02, 3.0
-#: Buckets of past before it is judged, in seasons and at least.
-WARM_SEASONS, WARM = 4, 8
+#: Least deviation.
+LEAST = 0.02
 #: Series that must have been forecast for a bucket to count.
 FEWEST = 5
-_NORMAL = 1.2533
 
 
 class Watch:
@@ -49,7 +45,7 @@ class Watch:
 
     def __init__(self, calendar: Calendar, partition: int) -> None:
         self.partition = partition
-        self.warm = max(WARM_SEASONS * calendar.season, WARM)
+        self.warm = bands.warm_after(calendar)
         self.arrays: dict[str, npt.NDArray[Any]] = {
             **{name: np.zeros(len(BESIDE)) for name in ("count", "level", "spread", "furthest")},
             "now": np.zeros(4, np.int64),
@@ -83,7 +79,7 @@ class Watch:
                 value[at] = _ratio(said[own], said[models.index(name)], actual)
         a = self.arrays
         off = value - a["level"]
-        width = np.maximum(BAND * np.maximum(a["spread"], LEAST), MARGIN * a["furthest"])
+        width = np.maximum(BAND * np.maximum(a["spread"], LEAST), bands.MARGIN * a["furthest"])
         judged = np.isfinite(value) & (a["count"] >= self.warm)
         # All that it is held against must say so.
         score = float((off / width)[judged].min()) if judged.any() else 0.0
@@ -111,17 +107,13 @@ class Watch:
 
     def _learn(self, value: Floats, off: Floats, width: Floats) -> None:
         a, use = self.arrays, np.isfinite(value)
-        count, early = a["count"], a["count"] < self.warm / 2
-        some = np.where(use, off, 0.0)
+        count, some = a["count"], np.where(use, off, 0.0)
         deviation = np.maximum(a["spread"], LEAST)
-        cut = np.where(early, some, np.clip(some, -CUT * deviation, CUT * deviation))
-        far = np.abs(some)
-        far = np.where(~early & ((far < width) | (count < self.warm)), far, 0.0)
-        rate, narrow = np.maximum(LEVEL, 1 / (count + 1)), np.maximum(SPREAD, 1 / (count + 1))
-        spread = a["spread"] + narrow * (_NORMAL * np.abs(cut) - a["spread"])
+        cut, far, rate, narrow = bands.step(some, width, deviation, count, self.warm)
+        spread = a["spread"] + narrow * (bands.NORMAL * np.abs(cut) - a["spread"])
         a["level"] = a["level"] + np.where(use, rate * cut, 0.0)
         a["spread"] = np.where(use & (count > 0), spread, a["spread"])
-        a["furthest"] = np.where(use, np.maximum(a["furthest"] * FADE, far), a["furthest"])
+        a["furthest"] = np.where(use, bands.furthest(a["furthest"], far), a["furthest"])
         a["count"] = count + use
 
 
