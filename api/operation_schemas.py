@@ -7,20 +7,9 @@ from typing import Any, Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, NonNegativeInt
 
 from api.schemas import ShortName, Text
+from learner.operations import Kind
 
 OperationKind = Literal["freeze", "resume", "rollback", "quarantine", "readmit", "promote"]
-#: What the trail holds beside: what was done with dead letters, and whom the guard named.
-TrailKind = Literal[
-    "freeze",
-    "resume",
-    "rollback",
-    "quarantine",
-    "readmit",
-    "promote",
-    "resend",
-    "discard",
-    "suspect",
-]
 
 
 class Exclude(BaseModel):
@@ -148,7 +137,7 @@ class OperationItem(BaseModel):
     """An operation and what became of it."""
 
     id: str
-    kind: TrailKind
+    kind: Kind
     who: str
     reason: str
     time: str

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from learner.holidays import covariates
-from learner.levels import MIN_SCALE, MOST_LOG_PRICE, Levels, levels, log_price
+from learner.levels import MIN_SCALE, MOST_LOG_PRICE, Levels, known_price, levels, log_price
 from learner.panel import Panel
 from learner.usual import score
 from stream.settings import Settings
@@ -164,7 +164,6 @@ def features(
     promotion_mean = (alike + PHASE_PRIOR / 2 * phase_mean) / (weight + PHASE_PRIOR / 2)
     price = _wished(panel.plans.price(panel, target, known), wishes, "price")
     log = log_price(panel, price)
-    known_price = (np.nan_to_num(price) > 0) & (np.nan_to_num(panel.column("usual_price")) > 0)
 
     own = np.clip(phase_mean / np.maximum(long, MIN_SCALE), 0.0, 4.0)
     change = promotion - at.usual_promotion
@@ -192,7 +191,7 @@ def features(
         "promotion_change": change,
         "promotion_phase": change * group,
         "price": log,
-        "price_known": known_price.astype(np.float64),
+        "price_known": known_price(panel, price).astype(np.float64),
         "promotion_mean": promotion_mean / scale,
         "promotion_before": before,
         "promotion_near": near,

@@ -161,11 +161,17 @@ def _plain(panel: Panel, origin: int, level: Floats, usual: Floats) -> Floats:
 
 def log_price(panel: Panel, price: Floats) -> Floats:
     """Logarithm of prices over the usual ones, bounded; 0 where either is not known, shape (S,)."""
-    usual = np.asarray(panel.column("usual_price"))
-    known = np.isfinite(price) & np.isfinite(usual) & (usual > 0) & (price > 0)
+    usual, known = np.asarray(panel.column("usual_price")), known_price(panel, price)
     found = np.zeros(panel.size)
     found[known] = np.clip(np.log(price[known] / usual[known]), -MOST_LOG_PRICE, MOST_LOG_PRICE)
     return found
+
+
+def known_price(panel: Panel, price: Floats) -> npt.NDArray[np.bool_]:
+    """Whether both prices and the usual ones are known, shape (S,)."""
+    usual = np.asarray(panel.column("usual_price"))
+    known: npt.NDArray[np.bool_] = np.isfinite(price) & (price > 0) & np.isfinite(usual)
+    return known & (usual > 0)
 
 
 def _robust(panel: Panel, origin: int, level: Floats) -> Floats:
