@@ -182,14 +182,17 @@ class Suspects:
         ------
         LogUnavailable, StoreUnavailable
         """
+        entries = read_operations(self._control)
         for finding, offset in owned.findings:
             # 1.
-            entry = read_operations(self._control).get(finding.id)
+            entry = entries.get(finding.id)
             if entry is not None and entry.outcomes:
                 continue
             if entry is None:
                 self._write(self._operation(finding, owned, at))
-                entry = read_operations(self._control)[finding.id]
+                # Another owner may have written it just before: the first one counts.
+                entries = read_operations(self._control)
+                entry = entries[finding.id]
                 logger.warning("partition %d: %s", finding.partition, entry.operation.reason)
                 self._telemetry.suspected(finding.partition, finding.state, finding.statistic)
             # 2.
