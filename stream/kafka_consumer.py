@@ -145,6 +145,14 @@ class KafkaMember(KafkaLogConsumer):
         """Whether the group has said which partitions are ours, though it may be none."""
         return bool(self._consumer.group_metadata().state is MemberState.STABLE)
 
+    def poll(self, max_records: int, timeout_s: float) -> Mapping[int, Sequence[Record]]:
+        """Records by partition, from where the last poll ended; empty on time-out."""
+        # kafka-python 3.0 forgets to end a join that outlasts a poll, if it was begun because the
+        # topic's metadata came late: it would be put out of the group, and never be told.
+        if self._consumer._coordinator.rejoining:
+            self._consumer._coordinator.request_rejoin()
+        return super().poll(max_records, timeout_s)
+
     def moves(self) -> Moves:
         """Partitions that came and went since the last call."""
         with self._noted:

@@ -152,7 +152,7 @@ class Rig:
         found = Counter(owner.rpartition(":")[2] for owner in self.events.owners().values())
         return {name: found[str(process.pid)] for name, process in self.running.items()}
 
-    def shared(self, *names: str) -> None:
+    def shared(self, *names: str, wait_s: float = WAIT_S) -> None:
         """Wait until these learners, and no others, share all partitions."""
 
         def holds() -> bool:
@@ -161,7 +161,7 @@ class Rig:
             spread = sum(owners.values()) == self.settings.partitions
             return spread and all(owners.get(name, 0) > 0 for name in names)
 
-        until(holds, lambda: f"{names} to share the partitions: {self.owners()}")
+        until(holds, lambda: f"{names} to share the partitions: {self.owners()}", wait_s)
 
     # -- the log and the store -------------------------------------------------------------------
 

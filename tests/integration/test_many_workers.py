@@ -66,6 +66,21 @@ def _told(rig: Rig) -> None:
         assert one["series"] > 0
 
 
+def test_learners_started_at_one_moment_share_the_partitions_in_seconds(rig: Rig) -> None:
+    """As a service manager starts them; once each is up, none may be left without a share."""
+    world = days(seed_of("at one moment"), 6, PARTITIONS)
+    for _ in range(3):
+        rig.send(next(world))
+    names = [f"learner-{n}" for n in range(PARTITIONS)]
+    rig.start(*names)
+    rig.shared(*names, wait_s=40)
+    for entries in world:
+        rig.send(entries)
+    rig.settle(40)
+    rig.shared(*names, wait_s=1)
+    rig.verify()
+
+
 def test_three_learners_join_leave_die_and_hang_and_end_as_one_undisturbed(rig: Rig) -> None:
     world = days(seed_of("many workers"), 30, PARTITIONS)
 
