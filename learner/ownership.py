@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
+
 from learner.aside import Aside
 from learner.findings import Finding
 from learner.operations import Entry
@@ -64,6 +66,7 @@ class Owned:
     caught_up_at: int = 0  # end of the log then
     #: Position of a head that could not be taken up: nothing older is published in its place.
     unread: int = 0
+    refused: bool = False  # whether it stands yet, to be replaced even if nothing comes
     aside: Aside[Any] | None = None  # a snapshot on its way
     published: int = 0  # position of the last one
     publishing_s: float = 0.0  # monotonic: when the one on its way was begun
@@ -126,8 +129,10 @@ def take(
     ------
     TopicMismatch, OffsetExpired
         The log is not the one that the snapshot's position belongs to.
-    SnapshotCorrupt, FingerprintMismatch
-        The head cannot be taken up, and is not ours to replace, or nothing leads back to it.
+    FingerprintMismatch
+        The head was made under other settings.
+    SnapshotCorrupt
+        The head cannot be taken up, and nothing that can be trusted leads back to it.
     """
     head = store.pointers(partition).head
     first, end = events.begin()[partition], events.end()[partition]
@@ -144,8 +149,6 @@ def take(
         if outdated(manifest) and not reaches_back(store, manifest, settings) and first == 0:
             return _from_start(settings, partition, head, end, _made_otherwise(manifest))
         shard = _read(store, manifest, settings)
-    except SnapshotForeign:
-        raise
     except (SnapshotCorrupt, SnapshotMissing) as error:
         return _recover(settings, events, store, verifier, partition, head, error)
     logger.info(
@@ -210,7 +213,8 @@ def _recover(
     """Go on from an older snapshot of the same lineage, or from the log's beginning.
 
     The fold is deterministic, so either comes to where the head stands with what it holds. Nothing
-    older is published meanwhile: what is served stays.
+    older is published meanwhile: what is served stays. Where no snapshot at all is signed by a key
+    that is known here, that key is more likely wrong than all of them: nothing is learned again.
 
     Raises
     ------
@@ -218,6 +222,8 @@ def _recover(
         There is no way back.
     """
     first, end = events.begin()[partition], events.end()[partition]
+    # Who put a head that no owner signed may have put it past the end: pointers are not signed.
+    head = msgspec.structs.replace(head, position=min(head.position, end))
     for name in reversed(store.snapshots(partition)):
         if name == head.snapshot:
             continue
@@ -236,10 +242,17 @@ def _recover(
         )  # fmt: skip
         return Owned(
             shard=shard, head=head.snapshot, lineage=head.lineage + 1, parent=name,
-            taken_at=manifest.position, caught_up_at=end, unread=head.position,
+            taken_at=manifest.position, caught_up_at=end, unread=head.position, refused=True,
         )  # fmt: skip
+    if isinstance(error, SnapshotForeign):
+        raise SnapshotForeign(
+            f"partition {partition}: {error.args[0]}, nor is any older one of its lineage that "
+            "can be read"
+        ) from error
     if first == 0:
-        return _from_start(settings, partition, head, end, str(error))
+        owned = _from_start(settings, partition, head, end, str(error))
+        owned.refused = True
+        return owned
     raise SnapshotCorrupt(
         f"partition {partition}: {error} No older snapshot of its lineage can be read, and the log "
         f"begins at offset {first}",

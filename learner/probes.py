@@ -64,7 +64,13 @@ class Probes:
             worker = self.worker
             reasons = [] if worker is not None and worker.started else ["restoring"]
             if worker is not None and path == "/readyz":
-                reasons += [f"partition {one} is being restored" for one in sorted(worker.waiting)]
+                held = dict(worker.held)
+                reasons += [
+                    f"partition {one} stands still: {held[one]}"
+                    if one in held
+                    else f"partition {one} is being restored"
+                    for one in sorted(worker.waiting)
+                ]
                 reasons += [
                     f"partition {partition} stands still: {owned.stopped}"
                     for partition, owned in sorted(worker.owned.items())

@@ -62,6 +62,12 @@ class Telemetry:
             "dead_letters_total", "Items written to the dead letters, acknowledged", one
         )
         self._snapshots = counter("snapshots_total", "Snapshots published, and durable", one)
+        self._heads_refused = counter(
+            "heads_refused_total",
+            "Heads that no owner signed, or that could not be read, and that "
+            "are come to again from an older snapshot or the log",
+            one,
+        )
         self._written = counter(
             "snapshot_written_bytes_total", "Bytes of chunks that were new to the store", one
         )
@@ -85,7 +91,10 @@ class Telemetry:
         )
         self._size = gauge("snapshot_size_bytes", "Size of the last snapshot, all chunks", one)
         self._stopped = gauge(
-            "shard_stopped", "1 while the shard stands still at a record it cannot fold", one
+            "shard_stopped",
+            "1 while the shard stands still: a record cannot be folded, or nothing "
+            "that can be trusted leads to its head",
+            one,
         )
         self._replaying = gauge(
             "replay_left_records", "Records a replay has still to learn again; 0: no replay", one
@@ -278,8 +287,12 @@ class Telemetry:
         self._counters(partition).dead_letters.inc(items)
 
     def stopped(self, partition: int, stopped: bool) -> None:
-        """Tell whether a shard stands still at a record it cannot fold."""
+        """Tell whether a shard stands still: at a record it cannot fold, or before its head."""
         self._stopped.labels(str(partition)).set(stopped)
+
+    def head_refused(self, partition: int) -> None:
+        """Count a head that was not what an owner signed, or could not be read."""
+        self._counters(partition).heads_refused.inc()
 
     def replaying(self, partition: int, left: int) -> None:
         """Tell how many records a replay has still to learn again."""
@@ -340,6 +353,7 @@ class _Counters:
         self.ticks = t._ticks.labels(partition)
         self.dead_letters = t._dead_letters.labels(partition)
         self.snapshots = t._snapshots.labels(partition)
+        self.heads_refused = t._heads_refused.labels(partition)
         self.written = t._written.labels(partition)
 
     def items(self, outcome: str) -> Counter:

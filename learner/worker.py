@@ -1,8 +1,9 @@
 """The only loop: poll → fold → publish.
 
 A snapshot carries the position of what has been folded, so a crash at any point is recovered
-by going back to the head and folding again; nothing else is remembered. What no reason names
-stops its partition, loudly, and no other. Leaves out: what folding means (``shard``).
+by going back to the head and folding again; nothing else is remembered. What no reason names, and
+a head to which nothing leads back, stop their partition, loudly, and no other. Leaves out: what
+folding means (``shard``).
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from stream.dead_letters import DeadLetters
 from stream.errors import (
     AlreadyOwned,
     LogUnavailable,
+    SnapshotCorrupt,
     StoreError,
     StoreUnavailable,
 )
@@ -44,6 +46,8 @@ MIN_INTERVAL_S = 1.0
 #: Longest wait for records; also how soon a stop is noticed.
 POLL_S = 0.2
 RETRY_S = 1.0
+#: How long a partition stands still before a head that cannot be taken up, until it is tried again.
+HELD_S = 10.0
 #: How long a learner that is being replaced may take to publish and leave.
 LEAVING_S = 8.0
 #: Records folded at a time; a record may hold many events.
@@ -91,6 +95,7 @@ class Worker:
         self.clock = clock
         self.owned: dict[int, Owned] = {}
         self.waiting: dict[int, float] = {}  # ours, to be taken up: when to try (monotonic)
+        self.held: dict[int, str] = {}  # of those, what stands still before its head, and why
         self.started = False
         self.stop = threading.Event()
         self.effects = Effects(
@@ -109,7 +114,7 @@ class Worker:
         Raises
         ------
         SalescastError
-            It cannot start, or go on: wrong topic, foreign snapshot, another owner.
+            It cannot start, or go on: wrong topic, other settings, another owner.
         """
         self.stop = stop
         check_topic(self.settings, self.events)
@@ -182,12 +187,14 @@ class Worker:
             owned = self.owned.pop(partition, None)
             if owned is not None:
                 self._let_go(owned, publish=partition in moves.revoked)
+            elif self.held.pop(partition, None) is not None:
+                self.telemetry.dropped(partition)
         self.waiting.update(dict.fromkeys(moves.gained, 0.0))
         now = time.monotonic()
         due = [partition for partition, at in self.waiting.items() if at <= now]
         if due:
             self._restore(due[0], consumer)
-        elif not self.waiting and consumer.joined:
+        if self.waiting.keys() <= self.held.keys() and consumer.joined:
             self.started = True
 
     def _let_go(self, owned: Owned, *, publish: bool) -> None:
@@ -207,7 +214,10 @@ class Worker:
                 logger.warning("partition %d: not published: %s", partition, error)
 
     def _restore(self, partition: int, consumer: Consumer) -> None:
-        """Take a partition up from its head, and read on from there; or try again in a while."""
+        """Take a partition up from its head, and read on from there; or try again in a while.
+
+        One that nothing leads to stands still until the store is mended; others go on.
+        """
         self._drop(partition)
         try:
             owned = take(self.settings, self.events, self.store, self.signer.verifier, partition)
@@ -219,18 +229,28 @@ class Worker:
             logger.warning("partition %d: %s", partition, error)
             self._postpone(partition, consumer)
             return
+        except SnapshotCorrupt as error:
+            if self.held.get(partition) != str(error):
+                logger.error("%s", error)
+            self._postpone(partition, consumer, HELD_S)
+            self.held[partition] = str(error)
+            self.telemetry.stopped(partition, True)
+            return
+        if owned.refused:
+            self.telemetry.head_refused(partition)
         self.waiting.pop(partition, None)
+        self.held.pop(partition, None)
         owned.published_s = owned.last_record_s = time.monotonic()
         self.owned[partition] = owned
         consumer.seek(partition, owned.shard.position)
         self.telemetry.stopped(partition, False)
 
-    def _postpone(self, partition: int, consumer: Consumer) -> None:
+    def _postpone(self, partition: int, consumer: Consumer, wait_s: float = RETRY_S) -> None:
         """Drop a shard, to take it up again from what is whole in a while."""
         self._drop(partition)
         self.telemetry.restored(partition, 0.0)
         consumer.pause(partition)
-        self.waiting[partition] = time.monotonic() + RETRY_S
+        self.waiting[partition] = time.monotonic() + wait_s
 
     def _drop(self, partition: int) -> None:
         """Forget a shard, and a snapshot of it that is on its way."""
@@ -358,7 +378,9 @@ class Worker:
             due=(bool(owned.finished or owned.findings) and waited >= RETRY_S)
             # Publishing takes at most a fifth of the time, however fast buckets close.
             or (owned.closes > 0 and waited >= max(MIN_INTERVAL_S, 4 * owned.publish_s))
-            or (owned.folded > 0 and waited >= self.settings.snapshot_interval_s),
+            or (
+                (owned.folded > 0 or owned.refused) and waited >= self.settings.snapshot_interval_s
+            ),
         )
 
     def _publish_if(self, owned: Owned, consumer: Consumer, *, due: bool) -> None:
@@ -446,6 +468,7 @@ class Worker:
         if not self.store.move_head(partition, owned.head, done.to, done.unserved):
             return False
         owned.head = owned.parent = done.to.snapshot
+        owned.refused = False
         owned.chunks, owned.known = done.chunks, done.known
         owned.published = done.to.position
         owned.folded -= done.folded

@@ -12,7 +12,7 @@ SalescastError
 │   ├── StoreUnavailable     retriable: the snapshot store cannot be reached now
 │   ├── SnapshotMissing      not retriable: no such snapshot or chunk
 │   └── SnapshotCorrupt      not retriable: digest or format is wrong; an older one may do
-│       └── SnapshotForeign  not retriable: not what its owner signed; a person has to look
+│       └── SnapshotForeign  not retriable: not what its owner signed; an older one may do
 ├── FingerprintMismatch      not retriable: the state was made under other settings
 ├── OperationRefused         not retriable: the request cannot be carried out as asked
 └── ShardStopped             not retriable: the fold met something no reason names
@@ -99,7 +99,7 @@ class SnapshotForeign(SnapshotCorrupt):
 
     remedy = (
         "Check `verify_key_file`, and find out who can write to the store. Once its manifest is "
-        "deleted there, a learner goes on from an older snapshot"
+        "deleted there, a learner goes on from an older snapshot, or from the log"
     )
 
 

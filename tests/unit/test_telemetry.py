@@ -35,6 +35,7 @@ LEARNER = {
     "salescast_forecast_hits_ratio": {"model", "horizon", "level"},
     "salescast_champion_info": {"model"},
     "salescast_snapshots_total": {"partition"},
+    "salescast_heads_refused_total": {"partition"},
     "salescast_snapshot_published_timestamp_seconds": {"partition"},
     "salescast_snapshot_size_bytes": {"partition"},
     "salescast_snapshot_written_bytes_total": {"partition"},

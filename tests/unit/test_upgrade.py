@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shutil
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,8 @@ from learner.snapshot import (
     read_manifest,
     read_shard,
 )
-from stream.errors import FingerprintMismatch, SnapshotCorrupt, SnapshotForeign
+from learner.store import Pointer
+from stream.errors import FingerprintMismatch, SnapshotCorrupt
 from tests.golden.make import HERE, SETTINGS, story
 from tests.learner_parts import sale
 from tests.unit.test_worker import Place, home, running, two_stores, until
@@ -291,22 +292,73 @@ def test_where_nothing_leads_back_the_way_out_is_named(
     for name in place.store.snapshots(home()):
         manifest_file(place, name).write_bytes(b"x")
     monkeypatch.setattr(type(place.events), "begin", lambda self: {0: 1, 1: 1})
-    with pytest.raises(SnapshotCorrupt, match=r"No older .* can be read.*backup, or set `archive`"):
-        place.worker().run(threading.Event())
+    worker = place.worker()
+    with running(worker):
+        until(lambda: home() in worker.held, "it to stand still")
+    assert re.search(
+        r"No older .* can be read.*backup, or set `archive`", worker.held[home()]
+    )  # fmt: skip
     assert place.head(home()) == head
 
 
-def test_a_head_that_its_owner_did_not_sign_is_for_a_person_to_look_at(place: Place) -> None:
+def _sign_by_another(place: Place, name: str) -> None:
+    manifest = read_manifest(place.store, home(), name, load_signer(place.settings).verifier)
+    envelope = Signer(Ed25519PrivateKey.generate()).seal(manifest)
+    place.store.put_manifest(home(), name, envelope)
+
+
+def _of_the_other_partition(place: Place, name: str) -> None:
+    other = place.head(1 - home()).snapshot
+    place.store.put_manifest(home(), name, place.store.get_manifest(1 - home(), other))
+
+
+def _past_the_end(place: Place, name: str) -> None:
+    """A head that leads to a manifest of another's, which says it has folded more than there is."""
+    head = place.head(home())
+    envelope = place.store.get_manifest(home(), name)
+    place.store.put_manifest(home(), f"{name}x", envelope)
+    far = Pointer(f"{name}x", head.lineage, 10**9)
+    assert place.store.move_head(home(), name, far)
+
+
+@pytest.mark.parametrize("forge", [_sign_by_another, _of_the_other_partition, _past_the_end])
+def test_a_head_that_its_owner_did_not_sign_is_come_to_again_from_one_that_it_did(
+    place: Place, forge: Callable[[Place, str], None], caplog: pytest.LogCaptureFixture
+) -> None:
     place.put(*two_stores(6))
     place.fold()
+    older = place.head(home())
+    place.put(*two_stores(3, first=6))
+    place.fold()
+    forge(place, place.head(home()).snapshot)
     head = place.head(home())
-    verifier = load_signer(place.settings).verifier
-    foreign = Signer(Ed25519PrivateKey.generate())
-    envelope = foreign.seal(read_manifest(place.store, home(), head.snapshot, verifier))
-    place.store.put_manifest(home(), head.snapshot, envelope)
-    with pytest.raises(SnapshotForeign, match=r"Check `verify_key_file`"):
-        place.worker().run(threading.Event())
-    assert place.head(home()) == head
-    manifest_file(place, head.snapshot).unlink()
-    with running(place.worker()):
+    worker = place.worker()
+    with caplog.at_level(logging.ERROR), running(worker):
         until(lambda: place.head(home()) != head, "another head")
+    assert re.search(r"is not signed by|holds another one", caplog.text)
+    assert "going on from" in caplog.text
+    counted = f'salescast_heads_refused_total{{partition="{home()}"}} 1.0'
+    assert counted.encode() in worker.telemetry.render()
+    assert place.head(home()).lineage == older.lineage + 1
+    assert place.head(home()).position == place.events.end()[home()]
+    assert place.shard(home()).digest() == place.undisturbed(home()).digest()
+
+
+def test_an_owner_that_moved_its_head_meanwhile_is_not_overruled(place: Place) -> None:
+    """What is made again in the place of a forged head loses the compare-and-set, as any zombie."""
+    place.put(*two_stores(6))
+    place.fold()
+    place.put(*two_stores(3, first=6))
+    place.fold()
+    head = place.head(home())
+    _sign_by_another(place, head.snapshot)
+    signer = load_signer(place.settings)
+    again = take(place.settings, place.events, place.store, signer.verifier, home())
+    assert again.refused
+    again.shard.fold(place.records(home())[again.shard.position :])
+    place.put(*two_stores(2, first=9))
+    place.fold()  # the owner
+    now = place.head(home())
+    assert now != head
+    assert not place.worker().publish(again)
+    assert place.head(home()) == now

@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 import signal
 import threading
@@ -43,7 +44,6 @@ from stream.errors import (
     FingerprintMismatch,
     LogUnavailable,
     OffsetExpired,
-    SnapshotCorrupt,
     TopicMismatch,
 )
 from stream.event import AnyEvent, Marker, Sale, Tick, decode, encode
@@ -553,17 +553,36 @@ def test_another_number_of_partitions_is_refused_with_the_setting_to_change(plac
 # -- a snapshot that is not the one --------------------------------------------------------
 
 
-def test_a_head_that_cannot_be_taken_up_is_never_replaced_by_an_empty_one(
-    place: Place, tmp_path: Path
+def test_where_no_snapshot_can_be_trusted_that_partition_stands_still_and_no_other(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(module, "HELD_S", 0.02)
     place.put(*two_stores(3))
     place.fold()
-    head = place.head(home())
-    (manifest,) = (tmp_path / "snapshots" / f"p{home()}").glob(f"*.{head.snapshot}.manifest")
-    manifest.write_bytes(manifest.read_bytes()[:-1] + b"?")
-    with pytest.raises(SnapshotCorrupt):
-        place.worker().run(threading.Event())
-    assert place.head(home()) == head
+    head, other = place.head(home()), 1 - home()
+    manifests = list((tmp_path / "snapshots" / f"p{home()}").glob("*.manifest"))
+    for manifest in manifests:
+        manifest.write_bytes(manifest.read_bytes()[:-1] + b"?")
+    place.put(*two_stores(3, first=3))
+    worker = place.worker()
+    with running(worker):
+        end = place.events.end()[other]
+        until(lambda: place.head(other).position == end, "the other partition")
+        until(lambda: worker.started, "the start, in spite of one that stands still")
+        (reason,) = _not_ready(worker)
+        assert re.fullmatch(
+            rf"partition {home()} stands still: .*{head.snapshot} is not signed by the key .*, nor "
+            r"is any older one.*Check `verify_key_file`.*", reason
+        ), reason  # fmt: skip
+        said = f'salescast_shard_stopped{{partition="{home()}"}} 1.0'
+        assert said.encode() in worker.telemetry.render()
+        assert place.head(home()) == head
+        for manifest in manifests:
+            manifest.unlink()  # a person has looked, and lets it learn again from the log
+        until(lambda: place.head(home()).position == place.events.end()[home()], "all of it again")
+        assert _not_ready(worker) == []
+        assert said.encode() not in worker.telemetry.render()
+    assert place.shard(home()).digest() == place.undisturbed(home()).digest()
 
 
 def test_settings_that_change_the_state_are_refused_by_name(place: Place) -> None:
