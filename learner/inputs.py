@@ -174,7 +174,7 @@ _WORDS = {
     "model": "units against the forecast", "stuck": "share of prices that do not move",
     "twice": "share of sales sent twice under new ids", "again": "share of ids sent again",
     "drift": "recent units a sale against earlier",
-    "champion": "error over that of seasonal naive",
+    "champion": "error over that of the twin, or of seasonal naive where there is none",
 }  # fmt: skip
 
 

@@ -413,7 +413,7 @@ class Shard:
             return
         said = self.evaluation.waiting(bucket, 1, self.panel.size)
         found = self.watch.see(
-            bucket, self.evaluation.models, self.champion, said, actual,
+            bucket, self.evaluation.models, self.champion, said, actual, self._difference(),
             hold=settings.guard == "quarantine",
         )  # fmt: skip
         if found is not None:
@@ -421,9 +421,7 @@ class Shard:
 
     def _score(self, bucket: int, actual: Floats) -> None:
         """Hold waiting forecasts against what came, before anything is learned from it."""
-        difference = seasonal_difference(
-            self.panel.column("error_sum"), self.panel.column("error_n")
-        )
+        difference = self._difference()
         tables, traits, codes = self.spread.tables(), self._traits(), slices_of(self.panel, bucket)
         all_scored = [
             self.evaluation.score(
@@ -455,6 +453,10 @@ class Shard:
                 came.append(Came(len(self.scored) + self.totals.place(length), mean, total))
                 self.totals.learn(length, mean, total, traits)
         self.groups.learn(panel, came, traits.whole)
+
+    def _difference(self) -> Floats:
+        """Mean squared seasonal difference of each series, shape (S,); ``nan`` where unknown."""
+        return seasonal_difference(self.panel.column("error_sum"), self.panel.column("error_n"))
 
     def _observed(self, bucket: int, retired: npt.NDArray[np.bool_]) -> Floats:
         """Demand to learn from and to score by, shape (S,); ``nan`` elsewhere."""

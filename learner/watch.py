@@ -1,11 +1,12 @@
 """The champion judged after its inputs: is it worse beside others than it has been?
 
-At the close of a bucket its absolute errors of the next bucket's means are held against those of
-seasonal naive, and of the twin where there is one, all on the same series. Holidays are hard for
-all, so the ratio stays within its band; a model gone wrong is alone. There is no absolute
-threshold: the band is so many of the ratio's own tracked deviations. It trips after ``RUN`` buckets
-beyond the band, and lets off after ``CALM`` within ``RELEASE`` of it. Leaves out: poison, which
-makes a champion that has learned it look good (``guard``), and what a trip does (``effects``).
+At the close of a bucket its squared errors of the next bucket's means, each over its series' mean
+squared seasonal difference, are held against the twin's on the same series, or against seasonal
+naive's where there is no twin. Both read the same facts, and holidays are hard for all, so the
+ratio stays within its band; a model gone wrong is alone. There is no absolute threshold: the band
+is so many of the ratio's own tracked deviations. It trips after ``RUN`` buckets beyond the band,
+and lets off after ``CALM`` within ``RELEASE`` of it. Leaves out: poison, which makes a champion
+that has learned it look good (``guard``), and what a trip does (``effects``).
 """
 
 from __future__ import annotations
@@ -25,12 +26,14 @@ from stream.settings import TWIN
 
 Floats = npt.NDArray[np.float64]
 
-#: What the champion is held against, where it is scored.
-BESIDE = (NAIVE, TWIN)
+#: What the champion is held against: the first that is scored, and whose past is long enough.
+BESIDE = (TWIN, NAIVE)
 #: Deviations a band is wide; buckets beyond it before it trips; and to be let off.
 BAND, RUN, RELEASE, CALM = 6.0, 2, 0.5, 3
-#: Least deviation.
-LEAST = 0.02
+#: Least deviation, beside each. Champion and twin differ by what a few weeks teach.
+LEAST = np.array([0.002, 0.02])
+#: Most squared error of a forecast, in mean squared seasonal differences.
+MOST = 25.0
 #: Series that must have been forecast for a bucket to count.
 FEWEST = 5
 
@@ -40,7 +43,7 @@ class Watch:
 
     ``arrays`` by model of ``BESIDE``: ``count``, ``level``, ``spread``, ``furthest``; ``now``:
     buckets beyond the band, buckets within ``RELEASE``, state, and the bucket it began in;
-    ``last``: score, and error beside seasonal naive, found and usual.
+    ``last``: score, and root mean squared error beside the one it is held against, found and usual.
     """
 
     def __init__(self, calendar: Calendar, partition: int) -> None:
@@ -59,7 +62,7 @@ class Watch:
 
     def see(
         self, bucket: int, models: tuple[str, ...], champion: str, said: Floats, actual: Floats,
-        hold: bool,
+        difference: Floats, hold: bool,
     ) -> Finding | None:  # fmt: skip
         """Judge a bucket, and learn what is usual of it.
 
@@ -69,6 +72,8 @@ class Watch:
             Names of those scored, and their forecasts of the bucket, shape (models, S).
         actual
             Demand, shape (S,), in units; ``nan`` where it is not to be scored.
+        difference
+            Mean squared seasonal difference of each series, shape (S,); ``nan``: unknown.
         hold
             Whether a trip freezes what is served.
         """
@@ -76,15 +81,16 @@ class Watch:
         own = models.index(champion)
         for at, name in enumerate(BESIDE):
             if name in models and name != champion:
-                value[at] = _ratio(said[own], said[models.index(name)], actual)
+                value[at] = _ratio(said[own], said[models.index(name)], actual, difference)
         a = self.arrays
         off = value - a["level"]
         width = np.maximum(BAND * np.maximum(a["spread"], LEAST), bands.MARGIN * a["furthest"])
         judged = np.isfinite(value) & (a["count"] >= self.warm)
-        # All that it is held against must say so.
-        score = float((off / width)[judged].min()) if judged.any() else 0.0
-        if np.isfinite(value[0]):
-            a["last"][:] = score, np.exp(value[0]), np.exp(a["level"][0])
+        score = 0.0
+        if judged.any():
+            by = int(np.argmax(judged))
+            score = float(off[by] / width[by])
+            a["last"][:] = score, np.exp(value[by] / 2), np.exp(a["level"][by] / 2)
         finding = self._decide(bucket, score, hold)
         self._learn(value, off, width)
         return finding
@@ -119,7 +125,8 @@ class Watch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Watched:
-    """Where the champion stands: its error over seasonal naive's, and how far out of its band."""
+    """Where the champion stands: its error over that of who it is held against, and how far out
+    of its band."""
 
     state: str
     since: int
@@ -135,10 +142,12 @@ def watched(arrays: Mapping[str, npt.NDArray[Any]]) -> Watched:
     return Watched(state=STATES[state], since=since, found=found, usual=usual, score=score)
 
 
-def _ratio(own: Floats, other: Floats, actual: Floats) -> float:
-    """Logarithm of a model's absolute error over another's, on the series that both forecast."""
-    use = np.isfinite(actual) & np.isfinite(own) & np.isfinite(other)
+def _ratio(own: Floats, other: Floats, actual: Floats, difference: Floats) -> float:
+    """Logarithm of a model's squared errors over another's, on the series that both forecast."""
+    use = np.isfinite(actual) & np.isfinite(own) & np.isfinite(other) & np.isfinite(difference)
     if use.sum() < FEWEST:
         return np.nan
-    mine, others = np.abs(own - actual)[use].sum(), np.abs(other - actual)[use].sum()
+    mine, others = (
+        np.minimum((one - actual)[use] ** 2 / difference[use], MOST).sum() for one in (own, other)
+    )
     return float(np.log((mine + 1) / (others + 1)))
