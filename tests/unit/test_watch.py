@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from learner.findings import Finding, identity
-from learner.ownership import Owned
+from learner.ownership import Owned, take
 from learner.watch import RUN, Watch, watched
 from stream.buckets import Calendar
-from tests.learner_parts import chosen
+from tests.learner_parts import chosen, sale
 from tests.unit.test_worker import Place, home, hurried, two_stores
 
 __all__ = ["hurried"]  # a fixture that snapshots wait for
@@ -146,5 +146,36 @@ def test_a_trip_freezes_on_the_newest_snapshot_of_before_and_is_written_once(
         place.fold()
         after = place.store.pointers(partition)
         assert after.active == pointers.active and after.head != pointers.head
+    finally:
+        place.close()
+
+
+def test_a_champion_whose_weights_are_spoilt_is_frozen_before_a_week_is_over(
+    tmp_path: Path,
+) -> None:
+    """From sales through the log to what is served; the owner itself signed the spoilt weights."""
+    place = Place.at(tmp_path, guard="quarantine", horizon=2, challengers=("seasonal_naive",))
+    drawn, partition = np.random.default_rng(5), home()
+    world = [
+        [sale(n, float(1 + drawn.poisson(20)), product=f"p{k}") for k in range(12)]
+        for n in range(70)
+    ]
+    try:
+        for first in range(0, 60, 20):
+            place.put(*(one for some in world[first : first + 20] for one in some))
+            place.fold()
+        worker, good = place.worker(), place.head(partition).snapshot
+        owned = take(place.settings, place.events, place.store, worker.signer.verifier, partition)
+        owned.shard.models["ensemble"].balance[:, 0] *= 1.3  # type: ignore[attr-defined]
+        place.put(*world[60])
+        owned.shard.fold(place.records(partition)[owned.shard.position :])
+        assert worker.publish(owned)
+        place.put(*(one for some in world[61:67] for one in some))
+        place.fold()
+        pointers = place.store.pointers(partition)
+        assert pointers.frozen_by is not None and pointers.frozen_by.startswith("guard-")
+        assert pointers.active is not None and pointers.active.snapshot == good
+        assert pointers.head is not None
+        assert pointers.head.position == place.events.end()[partition]  # learning goes on
     finally:
         place.close()
