@@ -150,9 +150,9 @@ def features(
         units_there = np.where(there, units, 0.0)
         total += units_there
         count += there
-        if panel.kept(back - k * season):
+        if back - k * season >= panel.oldest:
             # How like the planned promotion was that bucket's: 1 at the same share.
-            apart = panel.of("promotion", back - k * season) - promotion
+            apart = panel.promotion(back - k * season) - promotion
             likeness = there / (1.0 + (apart / LIKE) ** 2)
             alike += likeness * units_there
             weight += likeness
@@ -172,8 +172,7 @@ def features(
     before = np.zeros(panel.size)
     start = max(target - season, panel.oldest)
     if start <= origin:
-        before = np.asarray(panel.of("promotion", min(start, origin)), np.float64)
-        before = before - at.usual_promotion
+        before = panel.promotion(min(start, origin)) - at.usual_promotion
     to_promotion, to_price = panel.profiles.to_offers()
     base = {
         "one": np.ones(panel.size),

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from learner.panel import Panel
+from learner.serving import SHARE
 
 Floats = npt.NDArray[np.float64]
 
@@ -150,7 +151,7 @@ def _plain(panel: Panel, origin: int, level: Floats, usual: Floats) -> Floats:
     for bucket in range(origin, origin - max(panel.season, SEASONLESS), -1):
         if not panel.kept(bucket):
             break
-        promotion = np.asarray(panel.of("promotion", bucket), np.float64) - usual
+        promotion = panel.promotion(bucket) - usual
         price = log_price(panel, np.asarray(panel.of("price", bucket), np.float64))
         effect = to_promotion[code] * promotion + to_price[code] * price
         units = panel.units(bucket)
@@ -214,5 +215,5 @@ def usual_promotion(panel: Panel, origin: int) -> Floats:
         return np.zeros(panel.size)
     sums = panel.of("sum_promotion", origin) - panel.of("sum_promotion", start)
     since = np.minimum(origin - np.asarray(panel.column("listed")) + 1, origin - start)
-    mean: Floats = np.asarray(sums, np.float64) / 1000.0 / np.maximum(since, 1)
+    mean: Floats = np.asarray(sums, np.float64) / SHARE / np.maximum(since, 1)
     return mean

@@ -19,7 +19,7 @@ from learner.holidays import Holidays, covariates
 from learner.plans import Plans
 from learner.products import EVERYWHERE, Products
 from learner.profiles import Profiles
-from learner.serving import CENSORED, MISSING, OBSERVED
+from learner.serving import CENSORED, MISSING, OBSERVED, SHARE
 from stream.buckets import Calendar
 from stream.event import FIRST_US, LAST_US, MICRO, Availability, Product, time_us
 from stream.settings import LEVELS, Settings
@@ -29,12 +29,12 @@ Floats = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.intp]
 
 #: Rings: name → dtype. ``sum_*`` hold running sums up to and including the bucket: units in
-#: millionths, observed buckets, planned promotion in thousandths (modulo 2**32).
+#: millionths, observed buckets, planned promotion in parts of ``SHARE``, modulo what its type
+#: holds: as many bits as the sum of the long window needs.
 RINGS: dict[str, type[np.generic]] = {
     "units": np.float32,
     "returns": np.float32,
     "price": np.float32,
-    "promotion": np.float32,
     "status": np.int8,
     "sum_units": np.int64,
     "sum_observed": np.uint16,
@@ -103,7 +103,8 @@ class Panel:
         self.products = Products()
         self.stockouts: dict[Key, list[tuple[int, int, bool]]] = {}
         self.plans = Plans(calendar)
-        self.rings = {name: np.zeros((self.ring, 0), dtype) for name, dtype in RINGS.items()}
+        types = RINGS | {"sum_promotion": np.min_scalar_type(SHARE * self.long).type}
+        self.rings = {name: np.zeros((self.ring, 0), dtype) for name, dtype in types.items()}
         self.columns = {name: np.zeros(0, dtype) for name, (dtype, _) in COLUMNS.items()}
         self.holidays = Holidays(settings.holidays, calendar)
         self.covariates = covariates(settings)
@@ -247,7 +248,7 @@ class Panel:
         """Make a bucket one of which nothing is known; ``before`` is the last that was closed."""
         for name in ("units", "price"):
             self.of(name, bucket)[:] = np.nan
-        for name in ("returns", "promotion", "status"):
+        for name in ("returns", "status"):
             self.of(name, bucket)[:] = 0
         for name in ("sum_units", "sum_observed", "sum_promotion"):
             self.of(name, bucket)[:] = self.of(name, before)
@@ -278,8 +279,8 @@ class Panel:
         self.of("sum_units", bucket)[counts] += demand[counts]
         self.of("sum_observed", bucket)[counts] += np.uint16(1)
         promotion = self.plans.promotion(self, bucket, bucket)
-        self.of("promotion", bucket)[:] = promotion
-        self.of("sum_promotion", bucket)[:] += np.rint(promotion * 1000).astype(np.uint32)
+        sums = self.of("sum_promotion", bucket)
+        sums += np.rint(promotion * SHARE).astype(sums.dtype)
 
     def _sums(
         self, cells: dict[Key, Cell]
@@ -439,6 +440,11 @@ class Panel:
     def kept(self, bucket: int) -> bool:
         """Whether the ring still holds a bucket."""
         return self.last is not None and self.last - self.ring < bucket <= self.last
+
+    def promotion(self, bucket: int) -> Floats:
+        """Planned promotion of a closed bucket, in [0, 1], shape (S,); from ``oldest`` on."""
+        sums = self.of("sum_promotion", bucket) - self.of("sum_promotion", bucket - 1)
+        return np.asarray(sums, np.float64) / SHARE
 
     def units(self, bucket: int) -> Floats:
         """Demand of a bucket, shape (S,); ``nan`` where missing or no longer kept."""

@@ -28,6 +28,8 @@ Floats = npt.NDArray[np.float64]
 
 #: Status of a closed bucket of a series.
 MISSING, OBSERVED, CENSORED = 0, 1, 2
+#: Planned promotion is summed up in parts of this.
+SHARE = 1000
 #: What a forecast stands on: the series' own demand, its category's, or it is over.
 OWN, GROUP, RETIRED = 0, 1, 2
 BASIS = ("own", "group", "retired")
@@ -116,7 +118,7 @@ class Serving:
     units: Singles  # ring (R, S)
     returns: Singles  # ring (R, S)
     price: Singles  # ring (R, S)
-    promotion: Singles  # ring (R, S)
+    sum_promotion: npt.NDArray[np.unsignedinteger]  # ring (R, S), running, modulo its type
     status: npt.NDArray[np.int8]  # ring (R, S)
     sources: Sequence[Standing] = ()  # where they stand with the guard, by name
     watched: Watched | None = None  # where the champion stands beside others
@@ -177,15 +179,17 @@ class Serving:
     def past(self, row: int, limit: int) -> Past:
         """The last ``limit`` closed buckets of a series, as far as the ring and it reach back."""
         ring = len(self.units)
-        first = max(self.origin - min(limit, ring) + 1, int(self.listed[row]))
+        # Of the oldest bucket the sums before it are gone.
+        first = max(self.origin - min(limit, ring - 1) + 1, int(self.listed[row]))
         bucket = np.arange(first, self.origin + 1)
         slot = bucket % ring
+        sums = self.sum_promotion
         return Past(
             bucket=bucket,
             units=self.units[slot, row].astype(np.float64),
             returns=self.returns[slot, row].astype(np.float64),
             price=self.price[slot, row].astype(np.float64),
-            promotion=self.promotion[slot, row].astype(np.float64),
+            promotion=(sums[slot, row] - sums[slot - 1, row]).astype(np.float64) / SHARE,
             status=self.status[slot, row],
         )
 

@@ -53,7 +53,7 @@ from stream.event import Product
 from stream.settings import Settings
 from stream.window import OUTCOMES
 
-FORMAT = 2
+FORMAT = 3
 VERSION = "0.1.0"
 #: Name of all stores, or categories, that have no scores of their own.
 OTHERS = "(others)"
@@ -645,7 +645,7 @@ def read_serving(
     )
 
 
-_SERVED = ("units", "returns", "price", "promotion", "status")
+_SERVED = ("units", "returns", "price", "sum_promotion", "status")
 
 
 def settings_of(manifest: Manifest) -> Settings:

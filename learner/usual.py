@@ -95,9 +95,9 @@ def score(
 
 def offers(panel: Panel, bucket: int) -> tuple[Floats, Floats]:
     """A bucket's promotion beyond the usual, and the logarithm of its price, (S,) each."""
-    promotion = np.asarray(panel.of("promotion", bucket), np.float64)
     price = panel.plans.price(panel, bucket, bucket)
-    return promotion - usual_promotion(panel, bucket - 1), log_price(panel, price)
+    promotion = panel.promotion(bucket) - usual_promotion(panel, bucket - 1)
+    return promotion, log_price(panel, price)
 
 
 def retired(panel: Panel) -> npt.NDArray[np.bool_]:

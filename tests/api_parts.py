@@ -163,7 +163,7 @@ def _parts(
         "units": units,
         "returns": np.zeros_like(units),
         "price": np.full_like(units, 1.99),
-        "promotion": np.zeros_like(units),
+        "sum_promotion": np.zeros(units.shape, np.uint16),
         "status": status,
     }
     meta = {

@@ -11,10 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from learner.levels import usual_promotion
 from learner.panel import Panel
 from learner.serving import CENSORED, MISSING, OBSERVED
 from learner.shard import Shard
-from stream.event import AnyEvent, Product
+from stream.buckets import Calendar
+from stream.event import MICRO, AnyEvent, Product, time_us
+from stream.window import Closed
 from tests.learner_parts import (
     Told,
     chosen,
@@ -255,6 +258,26 @@ def test_windows_equal_a_plain_recomputation(
     units, seen = mean(one, origin, length)
     assert units == pytest.approx(expected, abs=1e-6)
     assert seen == len(inside)
+
+
+@pytest.mark.parametrize("bucket", ["day", "hour"])
+def test_a_buckets_promotion_is_read_from_its_sums_however_long_they_ran(bucket: str) -> None:
+    settings = chosen(bucket=bucket)
+    panel = Panel(settings, Calendar(settings))
+    first = panel.calendar.index(time_us(day(0)))
+    for at in range(first, first + 1000):  # sums of days pass 65,536 by far
+        share = 0.123 if at == first + 990 else 1.0
+        offer = plan(f"{at}", 0, 0, product="p", promotion=share)
+        start, end = map(panel.calendar.start, (at, at + 1))
+        panel.plans.add(msgspec.structs.replace(offer, start=start, end=end), known=at)
+        panel.close(Closed(at, {("s", "p"): [MICRO, 0, 0, 0, 1, 0]}, {}, {"s"}))
+    kept = range(panel.oldest, first + 1000)
+    assert len(kept) == panel.ring - 1
+    assert [panel.promotion(at)[0] for at in kept] == [
+        0.123 if at == first + 990 else 1.0 for at in kept
+    ]
+    usual = (panel.long - 1 + 0.123) / panel.long
+    assert usual_promotion(panel, first + 999).tolist() == pytest.approx([usual])
 
 
 def test_silence_longer_than_the_ring_leaves_nothing_of_before_in_a_window() -> None:

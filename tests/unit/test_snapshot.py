@@ -454,6 +454,15 @@ def test_what_is_served_is_read_without_unpickling_anything(
     assert unpickled == [] and not canary.exists()
 
 
+def test_history_tells_the_promotion_of_each_bucket(original: Shard, place: Place) -> None:
+    manifest = place.put(original)
+    served = read_serving(place.store, 0, manifest.snapshot, place.verifier)
+    past = served.past(served.rows["s", "p2"], 25)
+    offered = past.bucket >= original.calendar.index(time_us(at(20)))
+    assert 0 < offered.sum() < 25
+    assert np.array_equal(past.promotion, offered)
+
+
 def test_only_parts_that_changed_are_fetched_to_serve(shard: Shard, place: Place) -> None:
     first = place.put(shard)
     served = read_serving(place.store, 0, first.snapshot, place.verifier)
