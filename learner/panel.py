@@ -9,16 +9,17 @@ that the ring reaches costs two look-ups. Leaves out: what is learned from the f
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from learner.holidays import Holidays, covariates
+from learner.names import Names
 from learner.plans import Plans
 from learner.products import EVERYWHERE, Products
 from learner.profiles import Profiles
+from learner.returns import Returns
 from learner.serving import CENSORED, MISSING, OBSERVED, SHARE
 from stream.buckets import Calendar
 from stream.event import FIRST_US, LAST_US, MICRO, Availability, Product, time_us
@@ -33,7 +34,6 @@ Rows = npt.NDArray[np.intp]
 #: holds: as many bits as the sum of the long window needs.
 RINGS: dict[str, type[np.generic]] = {
     "units": np.float32,
-    "returns": np.float32,
     "price": np.float32,
     "status": np.int8,
     "sum_units": np.int64,
@@ -67,22 +67,6 @@ def ring_length(settings: Settings) -> int:
     return LEVELS[settings.bucket][1] + settings.horizons + 1
 
 
-@dataclass(slots=True)
-class Names:
-    """Texts with the whole numbers they are stored as, in order of first use."""
-
-    texts: list[str] = field(default_factory=list)
-    codes: dict[str, int] = field(default_factory=dict)
-
-    def code(self, text: str) -> int:
-        """The text's number; a new one if it is new."""
-        code = self.codes.get(text)
-        if code is None:
-            code = self.codes[text] = len(self.texts)
-            self.texts.append(text)
-        return code
-
-
 class Panel:
     """Facts of a shard's series. Mutable; all of it is state."""
 
@@ -105,6 +89,7 @@ class Panel:
         self.plans = Plans(calendar)
         types = RINGS | {"sum_promotion": np.min_scalar_type(SHARE * self.long).type}
         self.rings = {name: np.zeros((self.ring, 0), dtype) for name, dtype in types.items()}
+        self.returns = Returns()
         self.columns = {name: np.zeros(0, dtype) for name, (dtype, _) in COLUMNS.items()}
         self.holidays = Holidays(settings.holidays, calendar)
         self.covariates = covariates(settings)
@@ -248,8 +233,7 @@ class Panel:
         """Make a bucket one of which nothing is known; ``before`` is the last that was closed."""
         for name in ("units", "price"):
             self.of(name, bucket)[:] = np.nan
-        for name in ("returns", "status"):
-            self.of(name, bucket)[:] = 0
+        self.of("status", bucket)[:] = MISSING
         for name in ("sum_units", "sum_observed", "sum_promotion"):
             self.of(name, bucket)[:] = self.of(name, before)
 
@@ -269,7 +253,8 @@ class Panel:
         demand = gross if self.settings.target == "gross" else np.maximum(gross - returns, 0)
         self.of("status", bucket)[:] = status
         self.of("units", bucket)[:] = np.where(observed, demand / MICRO, np.nan)
-        self.of("returns", bucket)[:] = returns / MICRO
+        self.returns.forget(bucket - self.ring + 1)
+        self.returns.put(bucket, returns)
         self.of("price", bucket)[:] = price
         counts = status == OBSERVED
         # A censored bucket may raise a level, never lower it.
@@ -355,7 +340,8 @@ class Panel:
         """Amend one bucket of one series by sums in millionths; ``newly``: by a sale, no void."""
         assert self.last is not None
         slot, rings = bucket % self.ring, self.rings
-        rings["returns"][slot, row] += returns / MICRO
+        if returns:
+            self.returns.add(bucket, row, returns)
         status = int(rings["status"][slot, row])
         if status == MISSING:
             if not newly:
@@ -380,7 +366,7 @@ class Panel:
             rings["sum_observed"][at] += np.uint16(more)
 
     def part(self, rows: Rows) -> Panel:
-        """Some of the series as a panel of their own, to be read only."""
+        """Some of the series as a panel of their own, to be read only; returns are left out."""
         out = Panel(self.settings, self.calendar)
         out.last, out.first, out.profiles = self.last, self.first, self.profiles
         out.keys = [self.keys[row] for row in rows.tolist()]

@@ -21,6 +21,7 @@ from stream.buckets import Calendar
 
 if TYPE_CHECKING:
     from learner.findings import Standing
+    from learner.returns import Returns
     from learner.watch import Watched
 
 Singles = npt.NDArray[np.float32]
@@ -116,10 +117,10 @@ class Serving:
     totals: Tables  # by tracked length
     groups: Mapping[str, Scatter]  # by kind of group
     units: Singles  # ring (R, S)
-    returns: Singles  # ring (R, S)
     price: Singles  # ring (R, S)
     sum_promotion: npt.NDArray[np.unsignedinteger]  # ring (R, S), running, modulo its type
     status: npt.NDArray[np.int8]  # ring (R, S)
+    returns: Returns
     sources: Sequence[Standing] = ()  # where they stand with the guard, by name
     watched: Watched | None = None  # where the champion stands beside others
     # Parts as they were read, by name: what a newer snapshot shares is not read again.
@@ -187,7 +188,7 @@ class Serving:
         return Past(
             bucket=bucket,
             units=self.units[slot, row].astype(np.float64),
-            returns=self.returns[slot, row].astype(np.float64),
+            returns=self.returns.of(row, bucket),
             price=self.price[slot, row].astype(np.float64),
             promotion=(sums[slot, row] - sums[slot - 1, row]).astype(np.float64) / SHARE,
             status=self.status[slot, row],

@@ -27,6 +27,7 @@ from learner.keys import ensure_keys, load_signer
 from learner.losses import BLOCKS, Losses
 from learner.parts import Pieces, cut, pack
 from learner.plans import Kept
+from learner.returns import Returns
 from learner.snapshot import FORMAT, Manifest, Signer, versions
 from learner.spread import Spread
 from learner.store import Pointer, SnapshotStore
@@ -161,7 +162,6 @@ def _parts(
         units[ORIGIN % RING, 0], status[ORIGIN % RING, 0] = np.nan, 0
     rings: dict[str, Any] = {
         "units": units,
-        "returns": np.zeros_like(units),
         "price": np.full_like(units, 1.99),
         "sum_promotion": np.zeros(units.shape, np.uint16),
         "status": status,
@@ -235,6 +235,7 @@ def _parts(
         "open": pack(None, opened),
         "wholes": pack(None, wholes.tables(totals, groups)),
         "accuracy": pack(None, accuracy.columns),
+        "returns": pack(None, Returns().arrays()),
         "losses": pack(None, _lost(settings, rng).arrays()),
         **{f"ring.{name}": pack(None, {name: ring}) for name, ring in rings.items()},
     }

@@ -90,7 +90,8 @@ def compare(chosen: Settings, partition: int, records: list[Record]) -> Shard:
             assert rings["status"][slot, row] == STATUS[fact.status], (key, start)
             if fact.status != "missing":
                 assert rings["units"][slot, row] == np.float32(fact.gross / 1e6), (key, start)
-            assert np.isclose(rings["returns"][slot, row], fact.returns / 1e6)
+            came_back = shard.panel.returns.of(row, np.array([bucket]))
+            assert came_back.tolist() == [fact.returns / 1e6]
     for key, sold in said.open_sold.items():
         for start, gross in sold.items():
             bucket = shard.calendar.index((start - EPOCH) // timedelta(microseconds=1))

@@ -104,12 +104,12 @@ def test_returns_stand_beside_demand_and_lower_it_only_where_demand_is_net() -> 
     events = (sale(0, 5), sale(0, -2, hour=13), tick(1))
     assert told(*events).fact("units", 0) == 5
     net = told(*events, target="net")
-    assert (net.fact("units", 0), net.fact("returns", 0)) == (3, 2)
+    assert (net.fact("units", 0), net.returned(0)) == (3, 2)
 
 
 def test_net_demand_is_never_negative() -> None:
     one = told(sale(0, 1), sale(0, -4, hour=13), tick(1), target="net")
-    assert (one.fact("units", 0), one.fact("returns", 0)) == (0, 4)
+    assert (one.fact("units", 0), one.returned(0)) == (0, 4)
 
 
 def test_the_price_of_a_bucket_is_what_was_paid_per_unit() -> None:
@@ -205,7 +205,7 @@ def test_a_void_never_makes_a_missing_bucket_look_like_a_zero() -> None:
     one.tell(void(back), tick(3))
     assert one.fact("status", 1) == MISSING
     assert math.isnan(one.fact("units", 1))
-    assert one.fact("returns", 1) == 0
+    assert one.returned(1) == 0
     assert mean(one, 2) == (4, 1)
 
 
