@@ -30,14 +30,14 @@ Floats = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.intp]
 
 #: Rings: name → dtype. ``sum_*`` hold running sums up to and including the bucket: units in
-#: millionths, observed buckets, planned promotion in parts of ``SHARE``, modulo what its type
-#: holds: as many bits as the sum of the long window needs.
+#: millionths, observed buckets, planned promotion in parts of ``SHARE``. The last two are modulo
+#: what their types hold: as many bits as the longest window needs.
 RINGS: dict[str, type[np.generic]] = {
     "units": np.float32,
     "price": np.float32,
     "status": np.int8,
     "sum_units": np.int64,
-    "sum_observed": np.uint16,
+    "sum_observed": np.uint32,
     "sum_promotion": np.uint32,
 }
 #: Columns of one value a series: name → (dtype, value of a new row).
@@ -51,7 +51,8 @@ COLUMNS: dict[str, tuple[type[np.generic], float]] = {
     "from_us": (np.int64, FIRST_US),  # for sale over [from_us, until_us)
     "until_us": (np.int64, LAST_US),
     "replaced": (np.int32, -1),  # row of the series that this one follows on
-    "sold_seen": (np.uint16, 0),  # sum_observed when something was sold last
+    "seen": (np.uint16, 0),  # observed buckets, modulo 2**16
+    "sold_seen": (np.uint16, 0),  # the same when something was sold last
     "gap": (np.float32, 0.0),  # usual number of observed buckets from sale to sale
     "error_sum": (np.float64, 0.0),
     "error_n": (np.float64, 0.0),
@@ -87,7 +88,8 @@ class Panel:
         self.products = Products()
         self.stockouts: dict[Key, list[tuple[int, int, bool]]] = {}
         self.plans = Plans(calendar)
-        types = RINGS | {"sum_promotion": np.min_scalar_type(SHARE * self.long).type}
+        most = {"sum_observed": self.ring, "sum_promotion": SHARE * self.long}
+        types = RINGS | {name: np.min_scalar_type(n).type for name, n in most.items()}
         self.rings = {name: np.zeros((self.ring, 0), dtype) for name, dtype in types.items()}
         self.returns = Returns()
         self.columns = {name: np.zeros(0, dtype) for name, (dtype, _) in COLUMNS.items()}
@@ -262,7 +264,8 @@ class Panel:
             level, seen = self.window(bucket - 1, self.short)
             counts |= (status == CENSORED) & (demand / MICRO > level) & (seen > 0)
         self.of("sum_units", bucket)[counts] += demand[counts]
-        self.of("sum_observed", bucket)[counts] += np.uint16(1)
+        self.of("sum_observed", bucket)[:] += counts
+        self.column("seen")[:] += counts
         promotion = self.plans.promotion(self, bucket, bucket)
         sums = self.of("sum_promotion", bucket)
         sums += np.rint(promotion * SHARE).astype(sums.dtype)
@@ -359,11 +362,13 @@ class Panel:
         if status == CENSORED:  # it may raise a level, never lower it
             level, seen = self.window(bucket - 1, self.short)
             counts = int(after / MICRO > level[row] and seen[row] > 0)
-        step, more = counts * after - held, (counts - counted) % 2**16
+        step, more = counts * after - held, counts - counted
+        self.columns["seen"][row : row + 1] += np.uint16(more % 2**16)
         for later in range(bucket, self.last):
             at = (later % self.ring, slice(row, row + 1))
             rings["sum_units"][at] += step
-            rings["sum_observed"][at] += np.uint16(more)
+            observed = rings["sum_observed"][at]
+            observed += np.array(more).astype(observed.dtype)
 
     def part(self, rows: Rows) -> Panel:
         """Some of the series as a panel of their own, to be read only; returns are left out."""

@@ -40,7 +40,7 @@ def learn(panel: Panel, bucket: int) -> None:
 def _learn_gaps(panel: Panel, bucket: int) -> None:
     """Keep how long each series is usually silent from one sale to the next."""
     sold = np.flatnonzero(np.nan_to_num(panel.of("units", bucket)) > 0)
-    seen = np.asarray(panel.of("sum_observed", bucket))[sold]
+    seen = panel.column("seen")[sold]
     last, usual = panel.column("sold_seen"), panel.column("gap")
     gap = (seen - last[sold]).astype(np.float32)  # modulo 2**16, as the sums are
     usual[sold] = np.where(
@@ -103,7 +103,7 @@ def offers(panel: Panel, bucket: int) -> tuple[Floats, Floats]:
 def retired(panel: Panel) -> npt.NDArray[np.bool_]:
     """Series that are over: delisted, or silent far beyond their own gaps, shape (S,)."""
     assert panel.last is not None
-    silent = (panel.of("sum_observed", panel.last) - panel.column("sold_seen")).astype(np.float64)
+    silent = (panel.column("seen") - panel.column("sold_seen")).astype(np.float64)
     usual = np.asarray(panel.column("gap"), np.float64)
     end = panel.calendar.span(panel.last)[1]
     over: npt.NDArray[np.bool_] = np.asarray(panel.column("until_us")) <= end

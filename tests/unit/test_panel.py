@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from learner import usual
 from learner.levels import usual_promotion
 from learner.panel import Panel
 from learner.serving import CENSORED, MISSING, OBSERVED
@@ -276,8 +277,20 @@ def test_a_buckets_promotion_is_read_from_its_sums_however_long_they_ran(bucket:
     assert [panel.promotion(at)[0] for at in kept] == [
         0.123 if at == first + 990 else 1.0 for at in kept
     ]
-    usual = (panel.long - 1 + 0.123) / panel.long
-    assert usual_promotion(panel, first + 999).tolist() == pytest.approx([usual])
+    mean = (panel.long - 1 + 0.123) / panel.long
+    assert usual_promotion(panel, first + 999).tolist() == pytest.approx([mean])
+
+
+def test_silence_is_counted_beyond_what_the_sums_of_windows_hold() -> None:
+    settings = chosen()
+    panel = Panel(settings, Calendar(settings))
+    for at in range(1000, 1400):
+        sold = {("s", "p"): [MICRO, 0, 0, 0, 1, 0]} if at < 1060 else {}
+        panel.close(Closed(at, sold, {}, {"s"}))
+        usual.learn(panel, at)
+        assert usual.retired(panel).tolist() == [at - 1059 > panel.long]
+    assert (panel.column("seen") - panel.column("sold_seen")).tolist() == [340]
+    assert [one.tolist() for one in panel.window(1399, panel.long)] == [[0], [panel.long]]
 
 
 def test_silence_longer_than_the_ring_leaves_nothing_of_before_in_a_window() -> None:
