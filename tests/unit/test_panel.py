@@ -284,13 +284,14 @@ def test_a_buckets_promotion_is_read_from_its_sums_however_long_they_ran(bucket:
 def test_silence_is_counted_beyond_what_the_sums_of_windows_hold() -> None:
     settings = chosen()
     panel = Panel(settings, Calendar(settings))
-    for at in range(1000, 1400):
-        sold = {("s", "p"): [MICRO, 0, 0, 0, 1, 0]} if at < 1060 else {}
-        panel.close(Closed(at, sold, {}, {"s"}))
-        usual.learn(panel, at)
-        assert usual.retired(panel).tolist() == [at - 1059 > panel.long]
+    first = panel.calendar.index(time_us(day(0)))
+    for n in range(400):
+        sold = {("s", "p"): [MICRO, 0, 0, 0, 1, 0]} if n < 60 else {}
+        panel.close(Closed(first + n, sold, {}, {"s"}))
+        usual.learn(panel, first + n)
+        assert usual.retired(panel).tolist() == [n - 59 > panel.long]
     assert (panel.column("seen") - panel.column("sold_seen")).tolist() == [340]
-    assert [one.tolist() for one in panel.window(1399, panel.long)] == [[0], [panel.long]]
+    assert [one.tolist() for one in panel.window(first + 399, panel.long)] == [[0], [panel.long]]
 
 
 def test_silence_longer_than_the_ring_leaves_nothing_of_before_in_a_window() -> None:
