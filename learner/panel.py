@@ -20,7 +20,7 @@ from learner.plans import Plans
 from learner.products import EVERYWHERE, Products
 from learner.profiles import Profiles
 from learner.returns import Returns
-from learner.serving import CENSORED, MISSING, OBSERVED, SHARE
+from learner.serving import CENSORED, MISSING, OBSERVED, SHARE, status_of, told
 from stream.buckets import Calendar
 from stream.event import FIRST_US, LAST_US, MICRO, Availability, Product, time_us
 from stream.settings import LEVELS, Settings
@@ -29,13 +29,12 @@ from stream.window import Cell, Closed, Key
 Floats = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.intp]
 
-#: Rings: name → dtype. ``sum_*`` hold running sums up to and including the bucket: units in
-#: millionths, observed buckets, planned promotion in parts of ``SHARE``. The last two are modulo
-#: what their types hold: as many bits as the longest window needs.
+#: Rings: name → dtype. ``units`` tell the status too (``serving.told``). ``sum_*`` hold running
+#: sums up to and including the bucket: units in millionths, observed buckets, planned promotion in
+#: parts of ``SHARE``, the last two modulo what as many bits hold as the longest window needs.
 RINGS: dict[str, type[np.generic]] = {
     "units": np.float32,
     "price": np.float32,
-    "status": np.int8,
     "sum_units": np.int64,
     "sum_observed": np.uint32,
     "sum_promotion": np.uint32,
@@ -235,7 +234,6 @@ class Panel:
         """Make a bucket one of which nothing is known; ``before`` is the last that was closed."""
         for name in ("units", "price"):
             self.of(name, bucket)[:] = np.nan
-        self.of("status", bucket)[:] = MISSING
         for name in ("sum_units", "sum_observed", "sum_promotion"):
             self.of(name, bucket)[:] = self.of(name, before)
 
@@ -253,8 +251,7 @@ class Panel:
             if observed[self.rows[key]]:
                 status[self.rows[key]] = CENSORED
         demand = gross if self.settings.target == "gross" else np.maximum(gross - returns, 0)
-        self.of("status", bucket)[:] = status
-        self.of("units", bucket)[:] = np.where(observed, demand / MICRO, np.nan)
+        self.of("units", bucket)[:] = told(demand / MICRO, status)
         self.returns.forget(bucket - self.ring + 1)
         self.returns.put(bucket, returns)
         self.of("price", bucket)[:] = price
@@ -334,10 +331,11 @@ class Panel:
     def _uncover(self, bucket: int, row: int, status: int) -> int:
         """Make a missing bucket of a series one of which something is known; its status then."""
         at = (bucket % self.ring, row)
-        if self.rings["status"][at] == MISSING:
-            self.rings["status"][at], self.rings["units"][at] = status, 0.0
+        units = self.rings["units"]
+        if status_of(units[at]) == MISSING:
+            units[at] = told(0.0, status)
             self.columns["listed"][row] = min(self.columns["listed"][row], bucket)
-        return int(self.rings["status"][at])
+        return int(status_of(units[at]))
 
     def _amend_one(self, bucket: int, row: int, gross: int, returns: int, *, newly: bool) -> None:
         """Amend one bucket of one series by sums in millionths; ``newly``: by a sale, no void."""
@@ -345,7 +343,7 @@ class Panel:
         slot, rings = bucket % self.ring, self.rings
         if returns:
             self.returns.add(bucket, row, returns)
-        status = int(rings["status"][slot, row])
+        status = int(status_of(rings["units"][slot, row]))
         if status == MISSING:
             if not newly:
                 return  # a void: what is missing stays so
@@ -354,10 +352,10 @@ class Panel:
         prior = (bucket - 1) % self.ring
         counted = int(rings["sum_observed"][slot, row] != rings["sum_observed"][prior, row])
         held = int(rings["sum_units"][slot, row] - rings["sum_units"][prior, row])
-        before = held if counted else round(float(rings["units"][slot, row]) * MICRO)
+        before = held if counted else round(abs(float(rings["units"][slot, row])) * MICRO)
         net = gross if self.settings.target == "gross" else gross - returns
         after = max(before + net, 0)
-        rings["units"][slot, row] = after / MICRO
+        rings["units"][slot, row] = told(after / MICRO, status)
         counts = 1
         if status == CENSORED:  # it may raise a level, never lower it
             level, seen = self.window(bucket - 1, self.short)
@@ -415,7 +413,7 @@ class Panel:
         counts = self.rings["sum_observed"]
         # One that was censored or missing is in no sum, and has no weight to take away.
         young = young[counts[slot, young] != counts[slot - 1, young]]
-        first = np.nan_to_num(self.rings["units"][listed[young] % self.ring, young])
+        first = np.nan_to_num(np.abs(self.rings["units"][listed[young] % self.ring, young]))
         rest = seen[young] - (1.0 - FIRST_WEIGHT)
         mean[young] = (mean[young] * seen[young] - (1.0 - FIRST_WEIGHT) * first) / rest
         mean[young] = np.maximum(mean[young], 0.0)
@@ -441,4 +439,9 @@ class Panel:
         """Demand of a bucket, shape (S,); ``nan`` where missing or no longer kept."""
         if not self.kept(bucket):
             return np.full(self.size, np.nan)
-        return np.asarray(self.of("units", bucket), np.float64)
+        units: Floats = np.abs(self.of("units", bucket), dtype=np.float64)
+        return units
+
+    def status(self, bucket: int) -> npt.NDArray[np.int8]:
+        """Status of a bucket that is kept, shape (S,)."""
+        return status_of(self.of("units", bucket))

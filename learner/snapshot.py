@@ -649,7 +649,7 @@ def read_serving(
     )
 
 
-_SERVED = ("units", "price", "sum_promotion", "status")
+_SERVED = ("units", "price", "sum_promotion")
 
 
 def settings_of(manifest: Manifest) -> Settings:

@@ -157,14 +157,12 @@ def _parts(
     rng = np.random.default_rng(seed)
     count, horizons = len(keys), settings.horizons
     units = rng.poisson(5, (RING, count)).astype(np.float32)
-    status = np.ones((RING, count), np.int8)
     if count:
-        units[ORIGIN % RING, 0], status[ORIGIN % RING, 0] = np.nan, 0
+        units[ORIGIN % RING, 0] = np.nan
     rings: dict[str, Any] = {
         "units": units,
         "price": np.full_like(units, 1.99),
         "sum_promotion": np.zeros(units.shape, np.uint16),
-        "status": status,
     }
     meta = {
         "stores": [store for store, _ in keys],

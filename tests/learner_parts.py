@@ -112,7 +112,10 @@ class Told:
     def fact(self, ring: str, n: float, store: str = "s", product: str = "p") -> float:
         """A fact of a series on the n-th day."""
         panel = self.shard.panel
-        return float(panel.of(ring, self.bucket(n))[panel.rows[store, product]])
+        row, bucket = panel.rows[store, product], self.bucket(n)
+        if ring in ("units", "status"):
+            return float(getattr(panel, ring)(bucket)[row])
+        return float(panel.of(ring, bucket)[row])
 
 
 def told(*events: AnyEvent, **changed: Any) -> Told:
