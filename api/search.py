@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from learner.serving import MISSING, Serving
+from learner.serving import Serving
 
 #: How many candidates the (slow) comparison of names may look at.
 CANDIDATES = 500
@@ -102,8 +102,9 @@ def recent(serving: Serving, season: int) -> npt.NDArray[np.float64]:
     ring = len(serving.units)
     slot = np.arange(serving.origin - min(season, ring) + 1, serving.origin + 1) % ring
     series = len(serving.stores)
-    known = serving.status[slot, :series] != MISSING
-    units = np.where(known, serving.units[slot, :series], 0.0).sum(axis=0, dtype=np.float64)
+    units = np.abs(serving.units[slot, :series])
+    known = ~np.isnan(units)
+    units = np.where(known, units, 0.0).sum(axis=0, dtype=np.float64)
     mean: npt.NDArray[np.float64] = np.nan_to_num(units / np.maximum(known.sum(axis=0), 1))
     return mean
 

@@ -100,6 +100,8 @@ def facts(shard: Shard) -> Iterator[bytes]:
     yield repr(sorted(panel.products.awaited.items())).encode()
     yield repr(sorted((key, sorted(spans)) for key, spans in panel.stockouts.items())).encode()
     yield repr(sorted(panel.plans.kept.items())).encode()
+    for array in panel.returns.arrays().values():
+        yield xxh3_128_digest(np.ascontiguousarray(array).data)
     for name in sorted(panel.rings):
         yield from map(xxh3_128_digest, panel.rings[name][:, : panel.size])
     for name in sorted(panel.columns):

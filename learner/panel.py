@@ -9,17 +9,18 @@ that the ring reaches costs two look-ups. Leaves out: what is learned from the f
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from learner.holidays import Holidays, covariates
+from learner.names import Names
 from learner.plans import Plans
 from learner.products import EVERYWHERE, Products
 from learner.profiles import Profiles
-from learner.serving import CENSORED, MISSING, OBSERVED, SHARE
+from learner.returns import Returns
+from learner.serving import CENSORED, MISSING, OBSERVED, SHARE, status_of, told
 from stream.buckets import Calendar
 from stream.event import FIRST_US, LAST_US, MICRO, Availability, Product, time_us
 from stream.settings import LEVELS, Settings
@@ -28,16 +29,14 @@ from stream.window import Cell, Closed, Key
 Floats = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.intp]
 
-#: Rings: name → dtype. ``sum_*`` hold running sums up to and including the bucket: units in
-#: millionths, observed buckets, planned promotion in parts of ``SHARE``, modulo what its type
-#: holds: as many bits as the sum of the long window needs.
+#: Rings: name → dtype. ``units`` tell the status too (``serving.told``). ``sum_*`` hold running
+#: sums up to and including the bucket: units in millionths, observed buckets, planned promotion in
+#: parts of ``SHARE``, the last two modulo what as many bits hold as the longest window needs.
 RINGS: dict[str, type[np.generic]] = {
     "units": np.float32,
-    "returns": np.float32,
     "price": np.float32,
-    "status": np.int8,
     "sum_units": np.int64,
-    "sum_observed": np.uint16,
+    "sum_observed": np.uint32,
     "sum_promotion": np.uint32,
 }
 #: Columns of one value a series: name → (dtype, value of a new row).
@@ -51,7 +50,8 @@ COLUMNS: dict[str, tuple[type[np.generic], float]] = {
     "from_us": (np.int64, FIRST_US),  # for sale over [from_us, until_us)
     "until_us": (np.int64, LAST_US),
     "replaced": (np.int32, -1),  # row of the series that this one follows on
-    "sold_seen": (np.uint16, 0),  # sum_observed when something was sold last
+    "seen": (np.uint16, 0),  # observed buckets, modulo 2**16
+    "sold_seen": (np.uint16, 0),  # the same when something was sold last
     "gap": (np.float32, 0.0),  # usual number of observed buckets from sale to sale
     "error_sum": (np.float64, 0.0),
     "error_n": (np.float64, 0.0),
@@ -65,22 +65,6 @@ NO_CATEGORY = ""
 def ring_length(settings: Settings) -> int:
     """Buckets kept: the long level's window at the oldest origin that is learned from."""
     return LEVELS[settings.bucket][1] + settings.horizons + 1
-
-
-@dataclass(slots=True)
-class Names:
-    """Texts with the whole numbers they are stored as, in order of first use."""
-
-    texts: list[str] = field(default_factory=list)
-    codes: dict[str, int] = field(default_factory=dict)
-
-    def code(self, text: str) -> int:
-        """The text's number; a new one if it is new."""
-        code = self.codes.get(text)
-        if code is None:
-            code = self.codes[text] = len(self.texts)
-            self.texts.append(text)
-        return code
 
 
 class Panel:
@@ -103,8 +87,10 @@ class Panel:
         self.products = Products()
         self.stockouts: dict[Key, list[tuple[int, int, bool]]] = {}
         self.plans = Plans(calendar)
-        types = RINGS | {"sum_promotion": np.min_scalar_type(SHARE * self.long).type}
+        most = {"sum_observed": self.ring, "sum_promotion": SHARE * self.long}
+        types = RINGS | {name: np.min_scalar_type(n).type for name, n in most.items()}
         self.rings = {name: np.zeros((self.ring, 0), dtype) for name, dtype in types.items()}
+        self.returns = Returns()
         self.columns = {name: np.zeros(0, dtype) for name, (dtype, _) in COLUMNS.items()}
         self.holidays = Holidays(settings.holidays, calendar)
         self.covariates = covariates(settings)
@@ -248,8 +234,6 @@ class Panel:
         """Make a bucket one of which nothing is known; ``before`` is the last that was closed."""
         for name in ("units", "price"):
             self.of(name, bucket)[:] = np.nan
-        for name in ("returns", "status"):
-            self.of(name, bucket)[:] = 0
         for name in ("sum_units", "sum_observed", "sum_promotion"):
             self.of(name, bucket)[:] = self.of(name, before)
 
@@ -267,9 +251,9 @@ class Panel:
             if observed[self.rows[key]]:
                 status[self.rows[key]] = CENSORED
         demand = gross if self.settings.target == "gross" else np.maximum(gross - returns, 0)
-        self.of("status", bucket)[:] = status
-        self.of("units", bucket)[:] = np.where(observed, demand / MICRO, np.nan)
-        self.of("returns", bucket)[:] = returns / MICRO
+        self.of("units", bucket)[:] = told(demand / MICRO, status)
+        self.returns.forget(bucket - self.ring + 1)
+        self.returns.put(bucket, returns)
         self.of("price", bucket)[:] = price
         counts = status == OBSERVED
         # A censored bucket may raise a level, never lower it.
@@ -277,7 +261,8 @@ class Panel:
             level, seen = self.window(bucket - 1, self.short)
             counts |= (status == CENSORED) & (demand / MICRO > level) & (seen > 0)
         self.of("sum_units", bucket)[counts] += demand[counts]
-        self.of("sum_observed", bucket)[counts] += np.uint16(1)
+        self.of("sum_observed", bucket)[:] += counts
+        self.column("seen")[:] += counts
         promotion = self.plans.promotion(self, bucket, bucket)
         sums = self.of("sum_promotion", bucket)
         sums += np.rint(promotion * SHARE).astype(sums.dtype)
@@ -346,17 +331,19 @@ class Panel:
     def _uncover(self, bucket: int, row: int, status: int) -> int:
         """Make a missing bucket of a series one of which something is known; its status then."""
         at = (bucket % self.ring, row)
-        if self.rings["status"][at] == MISSING:
-            self.rings["status"][at], self.rings["units"][at] = status, 0.0
+        units = self.rings["units"]
+        if status_of(units[at]) == MISSING:
+            units[at] = told(0.0, status)
             self.columns["listed"][row] = min(self.columns["listed"][row], bucket)
-        return int(self.rings["status"][at])
+        return int(status_of(units[at]))
 
     def _amend_one(self, bucket: int, row: int, gross: int, returns: int, *, newly: bool) -> None:
         """Amend one bucket of one series by sums in millionths; ``newly``: by a sale, no void."""
         assert self.last is not None
         slot, rings = bucket % self.ring, self.rings
-        rings["returns"][slot, row] += returns / MICRO
-        status = int(rings["status"][slot, row])
+        if returns:
+            self.returns.add(bucket, row, returns)
+        status = int(status_of(rings["units"][slot, row]))
         if status == MISSING:
             if not newly:
                 return  # a void: what is missing stays so
@@ -365,22 +352,24 @@ class Panel:
         prior = (bucket - 1) % self.ring
         counted = int(rings["sum_observed"][slot, row] != rings["sum_observed"][prior, row])
         held = int(rings["sum_units"][slot, row] - rings["sum_units"][prior, row])
-        before = held if counted else round(float(rings["units"][slot, row]) * MICRO)
+        before = held if counted else round(abs(float(rings["units"][slot, row])) * MICRO)
         net = gross if self.settings.target == "gross" else gross - returns
         after = max(before + net, 0)
-        rings["units"][slot, row] = after / MICRO
+        rings["units"][slot, row] = told(after / MICRO, status)
         counts = 1
         if status == CENSORED:  # it may raise a level, never lower it
             level, seen = self.window(bucket - 1, self.short)
             counts = int(after / MICRO > level[row] and seen[row] > 0)
-        step, more = counts * after - held, (counts - counted) % 2**16
+        step, more = counts * after - held, counts - counted
+        self.columns["seen"][row : row + 1] += np.uint16(more % 2**16)
         for later in range(bucket, self.last):
             at = (later % self.ring, slice(row, row + 1))
             rings["sum_units"][at] += step
-            rings["sum_observed"][at] += np.uint16(more)
+            observed = rings["sum_observed"][at]
+            observed += np.array(more).astype(observed.dtype)
 
     def part(self, rows: Rows) -> Panel:
-        """Some of the series as a panel of their own, to be read only."""
+        """Some of the series as a panel of their own, to be read only; returns are left out."""
         out = Panel(self.settings, self.calendar)
         out.last, out.first, out.profiles = self.last, self.first, self.profiles
         out.keys = [self.keys[row] for row in rows.tolist()]
@@ -424,7 +413,7 @@ class Panel:
         counts = self.rings["sum_observed"]
         # One that was censored or missing is in no sum, and has no weight to take away.
         young = young[counts[slot, young] != counts[slot - 1, young]]
-        first = np.nan_to_num(self.rings["units"][listed[young] % self.ring, young])
+        first = np.nan_to_num(np.abs(self.rings["units"][listed[young] % self.ring, young]))
         rest = seen[young] - (1.0 - FIRST_WEIGHT)
         mean[young] = (mean[young] * seen[young] - (1.0 - FIRST_WEIGHT) * first) / rest
         mean[young] = np.maximum(mean[young], 0.0)
@@ -450,4 +439,9 @@ class Panel:
         """Demand of a bucket, shape (S,); ``nan`` where missing or no longer kept."""
         if not self.kept(bucket):
             return np.full(self.size, np.nan)
-        return np.asarray(self.of("units", bucket), np.float64)
+        units: Floats = np.abs(self.of("units", bucket), dtype=np.float64)
+        return units
+
+    def status(self, bucket: int) -> npt.NDArray[np.int8]:
+        """Status of a bucket that is kept, shape (S,)."""
+        return status_of(self.of("units", bucket))

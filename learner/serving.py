@@ -21,6 +21,7 @@ from stream.buckets import Calendar
 
 if TYPE_CHECKING:
     from learner.findings import Standing
+    from learner.returns import Returns
     from learner.watch import Watched
 
 Singles = npt.NDArray[np.float32]
@@ -115,11 +116,10 @@ class Serving:
     lengths: tuple[int, ...]  # of totals that are tracked, in buckets
     totals: Tables  # by tracked length
     groups: Mapping[str, Scatter]  # by kind of group
-    units: Singles  # ring (R, S)
-    returns: Singles  # ring (R, S)
+    units: Singles  # ring (R, S), with their status (``told``)
     price: Singles  # ring (R, S)
     sum_promotion: npt.NDArray[np.unsignedinteger]  # ring (R, S), running, modulo its type
-    status: npt.NDArray[np.int8]  # ring (R, S)
+    returns: Returns
     sources: Sequence[Standing] = ()  # where they stand with the guard, by name
     watched: Watched | None = None  # where the champion stands beside others
     # Parts as they were read, by name: what a newer snapshot shares is not read again.
@@ -183,15 +183,39 @@ class Serving:
         first = max(self.origin - min(limit, ring - 1) + 1, int(self.listed[row]))
         bucket = np.arange(first, self.origin + 1)
         slot = bucket % ring
-        sums = self.sum_promotion
+        held, sums = self.units[slot, row], self.sum_promotion
         return Past(
             bucket=bucket,
-            units=self.units[slot, row].astype(np.float64),
-            returns=self.returns[slot, row].astype(np.float64),
+            units=np.abs(held, dtype=np.float64),
+            returns=self.returns.of(row, bucket),
             price=self.price[slot, row].astype(np.float64),
             promotion=(sums[slot, row] - sums[slot - 1, row]).astype(np.float64) / SHARE,
-            status=self.status[slot, row],
+            status=status_of(held),
         )
+
+
+def told(units: npt.ArrayLike, status: npt.ArrayLike) -> Floats:
+    """Units that tell their status: ``nan`` where missing, with a minus where censored, 0 too.
+
+    Examples
+    --------
+    >>> told([3.0, 4.0, 0.0], [OBSERVED, MISSING, CENSORED])
+    array([ 3., nan, -0.])
+    """
+    signed = np.copysign(units, np.where(np.equal(status, CENSORED), -1.0, 1.0))
+    return np.where(np.equal(status, MISSING), np.nan, signed)
+
+
+def status_of(units: npt.ArrayLike) -> npt.NDArray[np.int8]:
+    """Status that ``told`` has put into units, of the same shape.
+
+    Examples
+    --------
+    >>> status_of([3.0, np.nan, -0.0]).tolist() == [OBSERVED, MISSING, CENSORED]
+    True
+    """
+    there = np.where(np.signbit(units), CENSORED, OBSERVED)
+    return np.where(np.isnan(units), MISSING, there).astype(np.int8)
 
 
 def bucket_times(calendar: Calendar, index: int) -> tuple[str, str]:

@@ -460,7 +460,7 @@ class Shard:
 
     def _observed(self, bucket: int, retired: npt.NDArray[np.bool_]) -> Floats:
         """Demand to learn from and to score by, shape (S,); ``nan`` elsewhere."""
-        observed = (np.asarray(self.panel.of("status", bucket)) == OBSERVED) & ~retired
+        observed = (self.panel.status(bucket) == OBSERVED) & ~retired
         return np.where(observed, self.panel.units(bucket), np.nan)
 
     def relearn(self) -> int:

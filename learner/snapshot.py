@@ -39,6 +39,7 @@ from learner.pickles import load_models
 from learner.plans import Kept
 from learner.products import Products
 from learner.replay import Promotion, Replay, Rule
+from learner.returns import Returns
 from learner.serving import Serving
 from learner.shard import Shard
 from learner.spread import ARRAYS as SPREAD
@@ -212,6 +213,7 @@ def lay_down(shard: Shard) -> dict[str, Pieces]:
             }
         ),
         "columns": pack(None, panel.columns),
+        "returns": pack(None, panel.returns.arrays()),
         "knowledge": pack(
             {
                 "first": panel.first,
@@ -359,7 +361,7 @@ def read_products(parts: Mapping[str, bytearray | Pieces]) -> Products:
 
 
 def take_up_panel(panel: Panel, parts: Mapping[str, bytearray | Pieces]) -> None:
-    """Fill a new panel with what ``lay_down`` was given; unpickles nothing."""
+    """Fill a new panel with what ``lay_down`` was given, but returns; unpickles nothing."""
     known, arrays = unpack(parts["knowledge"])
     panel.first, panel.last = known["first"], known["last"]
     for name in PROFILES:
@@ -394,6 +396,7 @@ def take_up(
     shard = Shard(settings, partition)
     window = shard.window
     take_up_panel(shard.panel, parts)
+    shard.panel.returns = Returns(unpack(parts["returns"])[1])
     scores, shard.evaluation.slices = unpack(parts["scores"])
     shard.evaluation.last = scores["last"]
     state, _ = unpack(parts["window"])
@@ -589,7 +592,7 @@ def read_serving(
     SnapshotMissing, SnapshotCorrupt
     """
     manifest = read_manifest(store, partition, snapshot, verifier)
-    past = ["accuracy", *(f"ring.{name}" for name in _SERVED)] if rings else []
+    past = ["accuracy", "returns", *(f"ring.{name}" for name in _SERVED)] if rings else []
     names = ["keys", "columns", "forecast", "open", "wholes", "scores", *past]
     names += [name for name in ("guard", "watch") if name in manifest.parts]
     known = dict(previous.parts) if previous is not None else {}
@@ -603,7 +606,7 @@ def read_serving(
         else:
             meta, found = unpack(read_parts(store, manifest, [name])[name])
         loaded[name] = (part, (meta, found))
-        if name not in ("scores", "accuracy", "guard", "watch"):
+        if name not in ("scores", "accuracy", "returns", "guard", "watch"):
             arrays.update(found)
             texts.update(meta or {})
     size = manifest.series
@@ -641,11 +644,12 @@ def read_serving(
         sources=standings(known_sources["sources"], judged, warm_after(Calendar(settings))),
         watched=watched(loaded["watch"][1][1]) if "watch" in loaded else None,
         parts=loaded,
+        returns=Returns(loaded["returns"][1][1] if rings else None),
         **{name: arrays[name] for name in (*_SERVED, "sold", "remains", "passed")},
     )
 
 
-_SERVED = ("units", "returns", "price", "sum_promotion", "status")
+_SERVED = ("units", "price", "sum_promotion")
 
 
 def settings_of(manifest: Manifest) -> Settings:

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from learner.intervals import Traits, judge
 from learner.panel import Panel
+from learner.serving import MISSING
 from learner.spread import Spread, gain
 from stream.event import MICRO
 
@@ -146,6 +147,6 @@ def demand(panel: Panel, bucket: int, length: int) -> Floats:
     if (known < length).any():
         for one in range(before + 1, bucket + 1):
             closed = panel.plans.closed(panel, one, one)
-            known += closed & (panel.of("status", one) == 0) & (panel.column("listed") <= one)
+            known += closed & (panel.status(one) == MISSING) & (panel.column("listed") <= one)
     out: Floats = np.where(known == length, units / MICRO, np.nan)
     return out

@@ -39,10 +39,10 @@ def learn(panel: Panel, bucket: int) -> None:
 
 def _learn_gaps(panel: Panel, bucket: int) -> None:
     """Keep how long each series is usually silent from one sale to the next."""
-    sold = np.flatnonzero(np.nan_to_num(panel.of("units", bucket)) > 0)
-    seen = np.asarray(panel.of("sum_observed", bucket))[sold]
+    sold = np.flatnonzero(panel.units(bucket) > 0)
+    seen = panel.column("seen")[sold]
     last, usual = panel.column("sold_seen"), panel.column("gap")
-    gap = (seen - last[sold]).astype(np.float32)  # modulo 2**16, as the sums are
+    gap = (seen - last[sold]).astype(np.float32)  # modulo 2**16
     usual[sold] = np.where(
         usual[sold] > 0, usual[sold] + GAP_SHARE * (gap - usual[sold]), panel.season
     )
@@ -54,7 +54,7 @@ def _learn_profiles(panel: Panel, bucket: int) -> None:
     counts = panel.of("sum_observed", bucket) != panel.of("sum_observed", bucket - 1)
     level, seen = panel.level(bucket - 1, panel.short)
     use = counts & (seen > 0)
-    units = np.asarray(panel.of("units", bucket), np.float64)[use]
+    units = panel.units(bucket)[use]
     code, level = np.asarray(panel.column("category"))[use], level[use]
     profiles = panel.profiles
     planned = [score(panel, name, bucket, bucket) for name in panel.covariates]
@@ -103,7 +103,7 @@ def offers(panel: Panel, bucket: int) -> tuple[Floats, Floats]:
 def retired(panel: Panel) -> npt.NDArray[np.bool_]:
     """Series that are over: delisted, or silent far beyond their own gaps, shape (S,)."""
     assert panel.last is not None
-    silent = (panel.of("sum_observed", panel.last) - panel.column("sold_seen")).astype(np.float64)
+    silent = (panel.column("seen") - panel.column("sold_seen")).astype(np.float64)
     usual = np.asarray(panel.column("gap"), np.float64)
     end = panel.calendar.span(panel.last)[1]
     over: npt.NDArray[np.bool_] = np.asarray(panel.column("until_us")) <= end

@@ -27,6 +27,7 @@ from learner.keys import ensure_keys, load_signer
 from learner.losses import BLOCKS, Losses
 from learner.parts import Pieces, cut, pack
 from learner.plans import Kept
+from learner.returns import Returns
 from learner.snapshot import FORMAT, Manifest, Signer, versions
 from learner.spread import Spread
 from learner.store import Pointer, SnapshotStore
@@ -156,15 +157,12 @@ def _parts(
     rng = np.random.default_rng(seed)
     count, horizons = len(keys), settings.horizons
     units = rng.poisson(5, (RING, count)).astype(np.float32)
-    status = np.ones((RING, count), np.int8)
     if count:
-        units[ORIGIN % RING, 0], status[ORIGIN % RING, 0] = np.nan, 0
+        units[ORIGIN % RING, 0] = np.nan
     rings: dict[str, Any] = {
         "units": units,
-        "returns": np.zeros_like(units),
         "price": np.full_like(units, 1.99),
         "sum_promotion": np.zeros(units.shape, np.uint16),
-        "status": status,
     }
     meta = {
         "stores": [store for store, _ in keys],
@@ -235,6 +233,7 @@ def _parts(
         "open": pack(None, opened),
         "wholes": pack(None, wholes.tables(totals, groups)),
         "accuracy": pack(None, accuracy.columns),
+        "returns": pack(None, Returns().arrays()),
         "losses": pack(None, _lost(settings, rng).arrays()),
         **{f"ring.{name}": pack(None, {name: ring}) for name, ring in rings.items()},
     }

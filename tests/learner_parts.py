@@ -104,10 +104,18 @@ class Told:
     def bucket(self, n: float) -> int:
         return self.shard.calendar.index(time_us(day(n)))
 
+    def returned(self, n: float) -> float:
+        """What came back of the series s/p on the n-th day, in units."""
+        panel = self.shard.panel
+        return float(panel.returns.of(panel.rows["s", "p"], np.array(self.bucket(n))))
+
     def fact(self, ring: str, n: float, store: str = "s", product: str = "p") -> float:
         """A fact of a series on the n-th day."""
         panel = self.shard.panel
-        return float(panel.of(ring, self.bucket(n))[panel.rows[store, product]])
+        row, bucket = panel.rows[store, product], self.bucket(n)
+        if ring in ("units", "status"):
+            return float(getattr(panel, ring)(bucket)[row])
+        return float(panel.of(ring, bucket)[row])
 
 
 def told(*events: AnyEvent, **changed: Any) -> Told:

@@ -85,12 +85,11 @@ def compare(chosen: Settings, partition: int, records: list[Record]) -> Shard:
             bucket = shard.calendar.index((start - EPOCH) // timedelta(microseconds=1))
             if not shard.panel.kept(bucket):
                 continue
-            slot = bucket % shard.panel.ring
-            rings = shard.panel.rings
-            assert rings["status"][slot, row] == STATUS[fact.status], (key, start)
+            assert shard.panel.status(bucket)[row] == STATUS[fact.status], (key, start)
             if fact.status != "missing":
-                assert rings["units"][slot, row] == np.float32(fact.gross / 1e6), (key, start)
-            assert np.isclose(rings["returns"][slot, row], fact.returns / 1e6)
+                assert shard.panel.units(bucket)[row] == np.float32(fact.gross / 1e6), (key, start)
+            came_back = shard.panel.returns.of(row, np.array([bucket]))
+            assert came_back.tolist() == [fact.returns / 1e6]
     for key, sold in said.open_sold.items():
         for start, gross in sold.items():
             bucket = shard.calendar.index((start - EPOCH) // timedelta(microseconds=1))

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from learner import usual
 from learner.levels import usual_promotion
 from learner.panel import Panel
 from learner.serving import CENSORED, MISSING, OBSERVED
@@ -104,12 +105,12 @@ def test_returns_stand_beside_demand_and_lower_it_only_where_demand_is_net() -> 
     events = (sale(0, 5), sale(0, -2, hour=13), tick(1))
     assert told(*events).fact("units", 0) == 5
     net = told(*events, target="net")
-    assert (net.fact("units", 0), net.fact("returns", 0)) == (3, 2)
+    assert (net.fact("units", 0), net.returned(0)) == (3, 2)
 
 
 def test_net_demand_is_never_negative() -> None:
     one = told(sale(0, 1), sale(0, -4, hour=13), tick(1), target="net")
-    assert (one.fact("units", 0), one.fact("returns", 0)) == (0, 4)
+    assert (one.fact("units", 0), one.returned(0)) == (0, 4)
 
 
 def test_the_price_of_a_bucket_is_what_was_paid_per_unit() -> None:
@@ -205,7 +206,7 @@ def test_a_void_never_makes_a_missing_bucket_look_like_a_zero() -> None:
     one.tell(void(back), tick(3))
     assert one.fact("status", 1) == MISSING
     assert math.isnan(one.fact("units", 1))
-    assert one.fact("returns", 1) == 0
+    assert one.returned(1) == 0
     assert mean(one, 2) == (4, 1)
 
 
@@ -276,8 +277,21 @@ def test_a_buckets_promotion_is_read_from_its_sums_however_long_they_ran(bucket:
     assert [panel.promotion(at)[0] for at in kept] == [
         0.123 if at == first + 990 else 1.0 for at in kept
     ]
-    usual = (panel.long - 1 + 0.123) / panel.long
-    assert usual_promotion(panel, first + 999).tolist() == pytest.approx([usual])
+    mean = (panel.long - 1 + 0.123) / panel.long
+    assert usual_promotion(panel, first + 999).tolist() == pytest.approx([mean])
+
+
+def test_silence_is_counted_beyond_what_the_sums_of_windows_hold() -> None:
+    settings = chosen()
+    panel = Panel(settings, Calendar(settings))
+    first = panel.calendar.index(time_us(day(0)))
+    for n in range(400):
+        sold = {("s", "p"): [MICRO, 0, 0, 0, 1, 0]} if n < 60 else {}
+        panel.close(Closed(first + n, sold, {}, {"s"}))
+        usual.learn(panel, first + n)
+        assert usual.retired(panel).tolist() == [n - 59 > panel.long]
+    assert (panel.column("seen") - panel.column("sold_seen")).tolist() == [340]
+    assert [one.tolist() for one in panel.window(first + 399, panel.long)] == [[0], [panel.long]]
 
 
 def test_silence_longer_than_the_ring_leaves_nothing_of_before_in_a_window() -> None:

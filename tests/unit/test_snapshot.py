@@ -67,6 +67,9 @@ def days(first: int, last: int) -> list[list[AnyEvent]]:
                 Availability(id="out", source="hq", time=at(3), store="s", product="p3",
                              start=at(10, 0), end=at(12, 0)),
             ]  # fmt: skip
+        if day == 25:
+            today.append(Sale(id="back", source="till", time=at(25, 13), store="s", product="p2",
+                              quantity=-1.5))  # fmt: skip
         if day == 30:
             taken = sale(30, "p0", quantities[30][0])
             today.append(Void(id="void", source="till", voids=taken.id, time=taken.time, store="s",
@@ -452,6 +455,21 @@ def test_what_is_served_is_read_without_unpickling_anything(
     assert served.scored == SETTINGS.scored_horizons
     assert served.categories[served.rows["s", "p1"]] == "fruit"
     assert unpickled == [] and not canary.exists()
+
+
+def test_history_tells_the_promotion_and_returns_of_each_bucket(
+    original: Shard, place: Place
+) -> None:
+    manifest = place.put(original)
+    served = read_serving(place.store, 0, manifest.snapshot, place.verifier)
+    past = served.past(served.rows["s", "p2"], 25)
+    offered = past.bucket >= original.calendar.index(time_us(at(20)))
+    assert 0 < offered.sum() < 25
+    assert np.array_equal(past.promotion, offered)
+    back = np.where(past.bucket == original.calendar.index(time_us(at(25))), 1.5, 0.0)
+    assert np.array_equal(past.returns, back)
+    other = served.past(served.rows["s", "p0"], 25)
+    assert not other.returns.any()
 
 
 def test_only_parts_that_changed_are_fetched_to_serve(shard: Shard, place: Place) -> None:
