@@ -149,7 +149,7 @@ def _plain(panel: Panel, origin: int, level: Floats, usual: Floats) -> Floats:
     to_promotion, to_price = panel.profiles.to_offers()
     total, count = np.zeros(panel.size), np.zeros(panel.size)
     for bucket in range(origin, origin - max(panel.season, SEASONLESS), -1):
-        if not panel.kept(bucket):
+        if bucket < panel.oldest:
             break
         promotion = panel.promotion(bucket) - usual
         price = log_price(panel, np.asarray(panel.of("price", bucket), np.float64))

@@ -265,7 +265,7 @@ class Replay:
     def _after(self, partition: int, bucket: int) -> None:
         shard = self.shards[partition]
         panel = shard.panel
-        observed = np.asarray(panel.of("status", bucket)) == OBSERVED
+        observed = panel.status(bucket) == OBSERVED
         actual = np.where(observed, panel.units(bucket), np.nan)
         waiting = self._waiting[partition]
         for target in sorted(target for target in waiting if target <= bucket):

@@ -53,7 +53,7 @@ class Watched:
         """Status of a store's series in a week."""
         panel = self.shard.panel
         bucket = self.shard.calendar.index(time_us(START + week * WEEK))
-        ring = panel.of("status", bucket)
+        ring = panel.status(bucket)
         return {int(ring[row]) for key, row in panel.rows.items() if key[0] == store}
 
     def state(self, source: str) -> str:
