@@ -64,9 +64,9 @@ class Owned:
     closes: int = 0  # buckets closed since the last snapshot
     taken_at: int = 0  # position when it was taken up
     caught_up_at: int = 0  # end of the log then
-    #: Position of a head that could not be taken up: nothing older is published in its place.
+    #: Position of a head that could not be taken up, until it is replaced: by nothing older.
     unread: int = 0
-    refused: bool = False  # whether it stands yet, to be replaced even if nothing comes
+    foreign: bool = False  # whether that head was not what an owner signed
     aside: Aside[Any] | None = None  # a snapshot on its way
     published: int = 0  # position of the last one
     publishing_s: float = 0.0  # monotonic: when the one on its way was begun
@@ -242,7 +242,8 @@ def _recover(
         )  # fmt: skip
         return Owned(
             shard=shard, head=head.snapshot, lineage=head.lineage + 1, parent=name,
-            taken_at=manifest.position, caught_up_at=end, unread=head.position, refused=True,
+            taken_at=manifest.position, caught_up_at=end, unread=head.position,
+            foreign=isinstance(error, SnapshotForeign),
         )  # fmt: skip
     if isinstance(error, SnapshotForeign):
         raise SnapshotForeign(
@@ -250,9 +251,7 @@ def _recover(
             "can be read"
         ) from error
     if first == 0:
-        owned = _from_start(settings, partition, head, end, str(error))
-        owned.refused = True
-        return owned
+        return _from_start(settings, partition, head, end, str(error))
     raise SnapshotCorrupt(
         f"partition {partition}: {error} No older snapshot of its lineage can be read, and the log "
         f"begins at offset {first}",

@@ -64,8 +64,7 @@ class Telemetry:
         self._snapshots = counter("snapshots_total", "Snapshots published, and durable", one)
         self._heads_refused = counter(
             "heads_refused_total",
-            "Heads that no owner signed, or that could not be read, and that "
-            "are come to again from an older snapshot or the log",
+            "Heads that no owner signed, in whose place an older snapshot is gone on from",
             one,
         )
         self._written = counter(
@@ -291,7 +290,7 @@ class Telemetry:
         self._stopped.labels(str(partition)).set(stopped)
 
     def head_refused(self, partition: int) -> None:
-        """Count a head that was not what an owner signed, or could not be read."""
+        """Count a head that was not what an owner signed."""
         self._counters(partition).heads_refused.inc()
 
     def replaying(self, partition: int, left: int) -> None:

@@ -236,7 +236,7 @@ class Worker:
             self.held[partition] = str(error)
             self.telemetry.stopped(partition, True)
             return
-        if owned.refused:
+        if owned.foreign:
             self.telemetry.head_refused(partition)
         self.waiting.pop(partition, None)
         self.held.pop(partition, None)
@@ -379,7 +379,8 @@ class Worker:
             # Publishing takes at most a fifth of the time, however fast buckets close.
             or (owned.closes > 0 and waited >= max(MIN_INTERVAL_S, 4 * owned.publish_s))
             or (
-                (owned.folded > 0 or owned.refused) and waited >= self.settings.snapshot_interval_s
+                (owned.folded > 0 or owned.unread > 0)
+                and waited >= self.settings.snapshot_interval_s
             ),
         )
 
@@ -468,7 +469,7 @@ class Worker:
         if not self.store.move_head(partition, owned.head, done.to, done.unserved):
             return False
         owned.head = owned.parent = done.to.snapshot
-        owned.refused = False
+        owned.unread = 0
         owned.chunks, owned.known = done.chunks, done.known
         owned.published = done.to.position
         owned.folded -= done.folded

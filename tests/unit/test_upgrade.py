@@ -354,7 +354,7 @@ def test_an_owner_that_moved_its_head_meanwhile_is_not_overruled(place: Place) -
     _sign_by_another(place, head.snapshot)
     signer = load_signer(place.settings)
     again = take(place.settings, place.events, place.store, signer.verifier, home())
-    assert again.refused
+    assert again.foreign
     again.shard.fold(place.records(home())[again.shard.position :])
     place.put(*two_stores(2, first=9))
     place.fold()  # the owner
