@@ -218,6 +218,7 @@ class Run:
 
     shard: Shard
     alarms: list[Alarm]
+    furthest: float = 0.0  # the champion was out, as a share of its band
 
     def tell(self, events: Day) -> None:
         """Fold a day's events, a hundred a record, appended when the last of them came."""
@@ -231,6 +232,7 @@ class Run:
             value = b"[" + b",".join(some) + b"]"
             records.append(Record(0, offset + len(records), _us(moment), None, value))
         folded = self.shard.fold(records)
+        self.furthest = max(self.furthest, float(self.shard.watch.arrays["last"][0]))
         for finding, _ in folded.findings:
             start = self.shard.calendar.span(finding.bucket)[0]
             day = dt.datetime.fromtimestamp(start / 1e6, journey.ZONE).date()
@@ -305,7 +307,7 @@ def main(arguments: Sequence[str]) -> None:
     least, most = volume[ranked[-1]] / 365, volume[ranked[0]] / 365
     print(f"{sum(volume.values())} sales, {shard.panel.size} series")
     print(f"{len(ranked)} sources of {least:.0f} to {most:.0f} sales a day")
-    print(f"false alarms: {len(run.alarms)}")
+    print(f"false alarms: {len(run.alarms)}; the champion's furthest: {run.furthest:.2f}")
     for day, one in run.alarms:
         hard = any(first <= day <= last for first, last in HOLIDAYS)
         print(f"  {day}{' holiday' if hard else ''} {one.source}: {one.text} ({one.score:.2f})")
@@ -315,8 +317,8 @@ def main(arguments: Sequence[str]) -> None:
         for start, fork in forks.items() if name in asked.faults else ():
             broken = fork.fork()
             corrupt(broken.shard)
-            delay, statistic, others = follow(broken, every, start, "", lambda sales, after: sales)
-            print(f"{name} | {start} | {delay} | {statistic} | {others}", flush=True)
+            delay, _, others = follow(broken, every, start, "", lambda sales, after: sales)
+            print(f"{name} | {start} | {delay} | {broken.furthest:.2f} | {others}", flush=True)
     for name, make in FAULTS.items():
         if name not in asked.faults:
             continue
