@@ -70,12 +70,15 @@ class Action:
                 self._api_key.set_visibility(False)
             self._result = ui.element("div").props("aria-live=polite")
             self._buttons = ui.element("div").classes("buttons")
-        self.dialog.on("show", self._begin)
 
     def open(self) -> None:
         """Show the form."""
         self._show_form()
         self.dialog.open()
+        # Not when it says that it is shown: a page that opens with it may say so before the
+        # connection stands, to nobody. A timer waits for that.
+        with self.dialog:
+            ui.timer(0, self._begin, once=True)
 
     async def _begin(self) -> None:
         # The tab's own memory, in this process: neither a cookie nor a file.
