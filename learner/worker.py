@@ -378,10 +378,7 @@ class Worker:
             due=(bool(owned.finished or owned.findings) and waited >= RETRY_S)
             # Publishing takes at most a fifth of the time, however fast buckets close.
             or (owned.closes > 0 and waited >= max(MIN_INTERVAL_S, 4 * owned.publish_s))
-            or (
-                (owned.folded > 0 or owned.unread > 0)
-                and waited >= self.settings.snapshot_interval_s
-            ),
+            or (bool(owned.folded or owned.unread) and waited >= self.settings.snapshot_interval_s),
         )
 
     def _publish_if(self, owned: Owned, consumer: Consumer, *, due: bool) -> None:
