@@ -125,8 +125,9 @@ class Ratio:
         ratio = np.empty(len(batch.scale))
         try:
             for some in _blocks(len(ratio)):
-                frame = self._frame(self.scaled(batch, some))
-                ratio[some] = self.regressor.predict_many(frame)
+                room = self._room(len(ratio[some]))
+                self.scaled(batch, some, out=room[:, : len(self.names)])
+                ratio[some] = self.regressor.predict_many(self._frame(room))
         except _FAULTS:
             if not self.plain:
                 raise
@@ -149,7 +150,9 @@ class Ratio:
             self.seen |= X.any(axis=0)
         for X, scale, y in rows:
             label = np.minimum(y, MAX_RATIO * scale + 12.0) / scale
-            frame = self._frame(X * scales)
+            room = self._room(len(X))
+            np.multiply(X, scales, out=room[:, : len(self.names)])
+            frame = self._frame(room)
             if self.plain:
                 try:
                     self.regressor.learn_many(frame, pd.Series(label))
@@ -176,10 +179,10 @@ class Ratio:
         self.scales = np.sqrt(usual / (ridge * np.maximum(mean_square, usual / 100.0)))
         return self.scales
 
-    def scaled(self, batch: Batch, some: slice = slice(None)) -> Floats:
+    def scaled(self, batch: Batch, some: slice = slice(None), out: Floats | None = None) -> Floats:
         """Columns as the regression takes them, shape (n, F), of all rows or of some."""
         assert self.scales is not None
-        X: Floats = batch.X[some] * self.scales
+        X: Floats = np.multiply(batch.X[some], self.scales, out=out)
         if batch.ahead > self.reach:
             # Nothing is known of so far a horizon yet: speak as for the farthest known.
             X[:, self._bent] *= self.reach / batch.ahead
@@ -190,8 +193,8 @@ class Ratio:
         """Coefficients of the scaled columns and of the waves; ``None`` where there are none."""
         if self.scales is None or self.plain:
             return None
-        names = self._names()
-        probe = pd.DataFrame(np.eye(len(names)), columns=names)
+        labels = _labels(self.names, self.waves)
+        probe = pd.DataFrame(np.eye(len(labels)), columns=labels)
         said = np.asarray(self.regressor.predict_many(probe), np.float64)
         return said[: len(self.names)], said[len(self.names) :]
 
@@ -211,20 +214,21 @@ class Ratio:
         """The columns whose effect grows with the horizon."""
         return slice(self.names.index("one:h"), None)
 
-    def _names(self) -> list[str]:
-        return [*self.names, *(f"wave_{n}" for n in range(self.waves))]
+    def _room(self, count: int) -> Floats:
+        """Room for so many rows of columns and waves."""
+        return np.empty((count, len(self.names) + self.waves))
 
-    def _frame(self, X: Floats) -> pd.DataFrame:
-        """Scaled columns with the waves beside them, as River takes them."""
+    def _frame(self, room: Floats) -> pd.DataFrame:
+        """Scaled columns as River takes them; their waves are written beside them."""
         if self.waves:
-            X = np.concatenate([X, self.waves_of(X)], axis=1)
+            room[:, len(self.names) :] = self.waves_of(room[:, : len(self.names)])
         # Without copy=False pandas turns the rows round: a third of a close.
-        return pd.DataFrame(X, columns=self._names(), copy=False)
+        return pd.DataFrame(room, columns=_labels(self.names, self.waves), copy=False)
 
     def digest(self) -> list[Floats]:
         scales = np.zeros(0) if self.scales is None else self.scales
-        names = self._names()
-        probe = pd.DataFrame(np.eye(len(names)), columns=names)
+        labels = _labels(self.names, self.waves)
+        probe = pd.DataFrame(np.eye(len(labels)), columns=labels)
         try:
             said = np.asarray(self.regressor.predict_many(probe), np.float64)
         except _FAULTS:
@@ -261,6 +265,12 @@ def _rows(
         good = np.isfinite(y) & np.isfinite(scale) & np.isfinite(X).all(axis=1)
         if good.any():
             yield (X, scale, y) if good.all() else (X[good], scale[good], y[good])
+
+
+@cache
+def _labels(names: tuple[str, ...], waves: int) -> pd.Index[str]:
+    """Labels of columns and waves: to make them for each block is a twentieth of a close."""
+    return pd.Index([*names, *(f"wave_{n}" for n in range(waves))], dtype=object)
 
 
 @cache

@@ -233,12 +233,8 @@ class OpenBucket:
         use = np.isfinite(actual) & (mean > 0)
         if use.any():
             came = np.zeros(panel.size, np.int64)
-            known = [
-                (panel.rows[k], cell[5]) for k, cell in closed.cells.items() if k in panel.rows
-            ]
-            if known:
-                rows, units = zip(*known, strict=True)
-                came[list(rows)] = units
+            rows, sums = panel.table(closed.cells)
+            came[rows] = sums[:, 5]
             share = self.shares(closed.bucket, len(stores))[panel.column("store")[use], early]
             size = grains(mean, grain)[use]
             first = np.minimum(came[use] / MICRO, actual[use])

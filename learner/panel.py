@@ -21,12 +21,14 @@ from learner.products import EVERYWHERE, Products
 from learner.profiles import Profiles
 from learner.returns import Returns
 from learner.serving import CENSORED, MISSING, OBSERVED, SHARE, status_of, told
+from stream.brought import CELL
 from stream.buckets import Calendar
 from stream.event import FIRST_US, LAST_US, MICRO, Availability, Product, time_us
 from stream.settings import LEVELS, Settings
 from stream.window import Cell, Closed, Key
 
 Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
 Rows = npt.NDArray[np.intp]
 
 #: Rings: name → dtype. ``units`` tell the status too (``serving.told``). ``sum_*`` hold running
@@ -267,21 +269,22 @@ class Panel:
         sums = self.of("sum_promotion", bucket)
         sums += np.rint(promotion * SHARE).astype(sums.dtype)
 
-    def _sums(
-        self, cells: dict[Key, Cell]
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], Floats]:
+    def _sums(self, cells: dict[Key, Cell]) -> tuple[Ints, Ints, Floats]:
         """Gross and returns in millionths and mean price paid, shape (S,) each."""
-        gross = np.zeros(self.size, np.int64)
-        returns = np.zeros(self.size, np.int64)
+        gross, returns = np.zeros((2, self.size), np.int64)
         price = np.full(self.size, np.nan)
-        known = [(self.rows[key], cell) for key, cell in cells.items() if key in self.rows]
-        if known:
-            at = np.array([row for row, _ in known], np.intp)
-            sums = np.array([cell[:4] for _, cell in known], np.int64)
-            gross[at], returns[at] = sums[:, 0], sums[:, 1]
-            priced = sums[:, 3] > 0
-            price[at[priced]] = sums[priced, 2] / sums[priced, 3]
+        at, sums = self.table(cells)
+        gross[at], returns[at] = sums[:, 0], sums[:, 1]
+        priced = sums[:, 3] > 0
+        price[at[priced]] = sums[priced, 2] / sums[priced, 3]
         return gross, returns, price
+
+    def table(self, cells: Mapping[Key, Cell]) -> tuple[Rows, Ints]:
+        """A bucket's cells as one table, (n, CELL), and their rows, (n,); of listed series only."""
+        at = np.array([self.rows.get(key, -1) for key in cells], np.intp)
+        sums = np.array(list(cells.values()), np.int64).reshape(-1, CELL)
+        known = at >= 0
+        return (at, sums) if known.all() else (at[known], sums[known])
 
     def for_sale(self, bucket: int) -> npt.NDArray[np.bool_]:
         """Whether a series' product is listed, and not delisted, in a bucket, shape (S,)."""

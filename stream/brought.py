@@ -14,6 +14,7 @@ Key = tuple[str, str]
 #: gross, returns, revenue and priced quantity in millionths, the number of live sales, and what
 #: of gross came in the bucket's early slots.
 Cell = list[int]
+CELL = 6  # figures in a cell
 K = TypeVar("K")
 
 
