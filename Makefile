@@ -49,7 +49,7 @@ check: $(VENV)/.test ## what CI runs: format, lint, types, tests, architecture
 
 chaos: $(VENV)/.test ## break real learners, brokers and stores, and compare (CHAOS_SHORT=1: a part)
 	@$(BIN)/python -m infra.parts
-	@$(BIN)/python -m pytest -q tests/chaos
+	@$(BIN)/python -m pytest -q --timeout=1800 tests/chaos
 
 fuzz: $(VENV)/.test ## any bytes at all, many times over (FUZZ_INPUTS, SCHEMATHESIS_EXAMPLES)
 	@FUZZ_INPUTS=$${FUZZ_INPUTS:-100000} $(BIN)/python -m pytest -q --timeout=0 tests/unit/test_fuzz.py

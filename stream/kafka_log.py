@@ -137,9 +137,7 @@ class KafkaLog:
                 about = self._describe()
                 if about is None:
                     self._make(partitions, replication, record_bytes)
-                    about = self._describe()
-                if about is None:
-                    raise LogUnavailable(f"the topic {topic} was made, but is not there yet")
+                    about = self._appeared()
                 self._partitions = len(about["partitions"])
                 self._id = str(about["topic_id"])
                 self._check(min(len(p["replica_nodes"]) for p in about["partitions"]))
@@ -295,6 +293,15 @@ class KafkaLog:
             return None
         if about["error_code"]:
             raise kafka_errors.for_code(about["error_code"])()
+        return about
+
+    def _appeared(self) -> dict[str, Any]:
+        """What the brokers say of a topic just made: each hears of it in its own time."""
+        deadline = time.monotonic() + CONNECT_S
+        while (about := self._describe()) is None:
+            if time.monotonic() > deadline:
+                raise LogUnavailable(f"the topic {self._topic} was made, but is not there yet")
+            time.sleep(0.05)
         return about
 
     def _make(self, partitions: int, replication: int, record_bytes: int) -> None:

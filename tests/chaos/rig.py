@@ -135,8 +135,10 @@ class Rig:
 
     def trace(self, name: str) -> str:
         """End a learner that hangs, and tell where it was."""
+        said = self.said(name)
         self.end(name, signal.SIGABRT)
-        return self.said(name)[-6000:]
+        stack = self.said(name)[len(said) :].partition("Extension modules")[0]
+        return said[-3000:] + stack
 
     def said(self, name: str) -> str:
         """What a learner has logged."""

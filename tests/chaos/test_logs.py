@@ -136,12 +136,13 @@ def test_nothing_is_published_ahead_of_its_dead_letters(rig: Rig) -> None:
     client.delete_topics([rig.letters.topic])
     client.close()
     rig.letters.close()
-    before = rig.heads()
     world = days(seed + 1, 10, PARTITIONS)
     for _ in range(4):
         rig.send(next(world))
     until(lambda: "not published" in rig.said("a"), "it to wait for the letters")
-    assert rig.heads() == before
+    for partition, (_, position) in rig.heads().items():
+        plain = Shard(rig.settings, partition)
+        assert not plain.fold([r for r in rig.records(partition) if r.offset < position]).letters
     rig.alive()
     rig.letters = open_log(rig.settings, "dead_letters")
     for entries in world:
