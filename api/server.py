@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import signal
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import partial
@@ -24,8 +26,8 @@ from stream.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-#: How long requests under way may take after SIGTERM.
-GRACE_S = 10
+#: After SIGTERM: how long open connections may still ask, and requests under way may take, s.
+DRAIN_S, GRACE_S = 1.0, 10
 
 
 class Server(uvicorn.Server):
@@ -62,9 +64,19 @@ class Server(uvicorn.Server):
                 signal.signal(one, handler)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Take no more requests, finish those under way."""
+        """Take no more connections, and answer what is asked over those that are open.
+
+        A request may be on its way over one that is kept alive: were it closed, that request
+        would fail. So each is told by its next answer that it was the last.
+        """
         # An event stream would be waited for until the time is up.
         self._updates.close()
+        for server in self.servers:
+            server.close()
+        self.server_state.default_headers.append((b"connection", b"close"))
+        until = time.monotonic() + DRAIN_S
+        while self.server_state.connections and not self.force_exit and time.monotonic() < until:
+            await asyncio.sleep(0.02)
         await super().shutdown(sockets)
 
 

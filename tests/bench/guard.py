@@ -24,6 +24,7 @@ from learner.findings import Finding
 from learner.parts import joined
 from learner.shard import Shard
 from learner.snapshot import lay_down, take_up
+from learner.watch import RUN
 from scripts import journey
 from stream.event import Sale, encode
 from stream.log import Record
@@ -234,7 +235,9 @@ class Run:
         folded = self.shard.fold(records)
         self.furthest = max(self.furthest, float(self.shard.watch.arrays["last"][0]))
         for finding, _ in folded.findings:
-            start = self.shard.calendar.span(finding.bucket)[0]
+            # The champion is named by the first bucket of a run, at the close of its last.
+            told = finding.bucket + (RUN - 1 if finding.champion else 0)
+            start = self.shard.calendar.span(told)[0]
             day = dt.datetime.fromtimestamp(start / 1e6, journey.ZONE).date()
             self.alarms.append(Alarm(day, finding))
 

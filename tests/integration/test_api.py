@@ -705,6 +705,15 @@ def test_a_stream_of_news_does_not_keep_the_server_from_stopping(tmp_path: Path)
     deployment.close()
 
 
+def refuses(port: int) -> bool:
+    """Whether nobody takes connections."""
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
 def test_the_process_serves_until_sigterm_and_leaves_with_zero(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -727,9 +736,13 @@ def test_the_process_serves_until_sigterm_and_leaves_with_zero(tmp_path: Path) -
                     return False
 
             until(ready)
-            assert client.post("/v1/events", json=SALE).status_code == 200
             stream = client.send(client.build_request("GET", "/v1/updates"), stream=True)
+            assert client.post("/v1/events", json=SALE).status_code == 200
             process.send_signal(signal.SIGTERM)
+            until(lambda: refuses(port))
+            # What is asked over a connection that is kept alive may be on its way.
+            last = client.get("/readyz")
+            assert (last.status_code, last.headers["connection"]) == (200, "close")
             assert process.wait(20) == 0
             stream.close()
     finally:
