@@ -37,9 +37,9 @@ demo-kafka: $(VENV)/.run ## the same on a real Apache Kafka and Redis (Java 17+,
 up: $(VENV)/.run ## the embedded mode for your own sales: learner, API, page and console
 	@$(BIN)/salescast up
 
-test: $(VENV)/.test ## install all that tests need, and test
+test: $(VENV)/.test ## install all that tests need, and test, with the short part of the chaos
 	@$(BIN)/python -m infra.parts
-	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	@CHAOS_SHORT=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile tests
 
 check: $(VENV)/.test ## what CI runs: format, lint, types, tests, architecture
 	@$(BIN)/ruff format --check .
@@ -47,7 +47,7 @@ check: $(VENV)/.test ## what CI runs: format, lint, types, tests, architecture
 	@$(BIN)/mypy
 	@$(MAKE) --no-print-directory test
 
-chaos: $(VENV)/.test ## break real learners, brokers and stores, and compare (CHAOS_SHORT=1: a part)
+chaos: $(VENV)/.test ## break real learners, brokers and stores, and compare (CHAOS_SHORT=1: a short part)
 	@$(BIN)/python -m infra.parts
 	@$(BIN)/python -m pytest -q --timeout=1800 tests/chaos
 
