@@ -13,9 +13,11 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from learner.evaluation import NAIVE
 from learner.panel import Panel
 from stream.brought import Brought, Open
 from stream.event import MICRO
+from stream.settings import TWIN
 from stream.window import STATE_BITS, Window
 
 Floats = npt.NDArray[np.float64]
@@ -174,7 +176,7 @@ _WORDS = {
     "model": "units against the forecast", "stuck": "share of prices that do not move",
     "twice": "share of sales sent twice under new ids", "again": "share of ids sent again",
     "drift": "recent units a sale against earlier",
-    "champion": "error over that of the twin, or of seasonal naive where there is none",
+    TWIN: "error over that of the twin", NAIVE: "error over that of seasonal naive",
 }  # fmt: skip
 
 

@@ -86,16 +86,15 @@ class Watch:
         off = value - a["level"]
         width = np.maximum(BAND * np.maximum(a["spread"], LEAST), bands.MARGIN * a["furthest"])
         judged = np.isfinite(value) & (a["count"] >= self.warm)
-        score = 0.0
+        score, by = 0.0, int(np.argmax(judged))
         if judged.any():
-            by = int(np.argmax(judged))
             score = float(off[by] / width[by])
             a["last"][:] = score, np.exp(value[by] / 2), np.exp(a["level"][by] / 2)
-        finding = self._decide(bucket, score, hold)
+        finding = self._decide(bucket, score, BESIDE[by], hold)
         self._learn(value, off, width)
         return finding
 
-    def _decide(self, bucket: int, score: float, hold: bool) -> Finding | None:
+    def _decide(self, bucket: int, score: float, by: str, hold: bool) -> Finding | None:
         now = self.arrays["now"]
         now[0] = now[0] + 1 if score >= 1.0 else 0
         now[1] = now[1] + 1 if score < RELEASE else 0
@@ -107,7 +106,7 @@ class Watch:
         _, found, usual = self.arrays["last"].tolist()
         return Finding(
             id=identity(self.partition, "", bucket - RUN + 1), source="", partition=self.partition,
-            bucket=bucket - RUN + 1, state="suspect", statistic="champion", found=found,
+            bucket=bucket - RUN + 1, state="suspect", statistic=by, found=found,
             usual=usual, score=score, held=hold,
         )  # fmt: skip
 

@@ -54,11 +54,11 @@ def test_what_is_hard_for_all_trips_nothing() -> None:
 
 def test_a_champion_gone_wrong_trips_after_two_buckets_and_once() -> None:
     (finding,) = seen({"ensemble": 5.0})
-    assert finding.champion and finding.held and finding.statistic == "champion"
+    assert finding.champion and finding.held and finding.statistic == "twin"
     assert finding.bucket == 62  # the first that it was out in
     assert finding.id == identity(0, "", 62)
     assert finding.found > 2 * finding.usual
-    assert "twin" in finding.text
+    assert finding.text.startswith("error over that of the twin ")
 
 
 def test_it_is_held_against_its_twin_whatever_seasonal_naive_does() -> None:
@@ -127,7 +127,7 @@ def test_a_trip_freezes_on_the_newest_snapshot_of_before_and_is_written_once(
         )  # fmt: skip
         finding = Finding(
             id=identity(partition, "", bucket - 2), source="", partition=partition,
-            bucket=bucket - 2, state="suspect", statistic="champion", found=3.0, usual=0.8,
+            bucket=bucket - 2, state="suspect", statistic="seasonal_naive", found=3.0, usual=0.8,
             score=2.0, held=True,
         )  # fmt: skip
         head = place.head(partition).snapshot
