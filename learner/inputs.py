@@ -177,6 +177,7 @@ _WORDS = {
     "twice": "share of sales sent twice under new ids", "again": "share of ids sent again",
     "drift": "recent units a sale against earlier",
     TWIN: "error over that of the twin", NAIVE: "error over that of seasonal naive",
+    "champion": "error over that of the twin, or of seasonal naive where there is none",
 }  # fmt: skip
 
 
