@@ -64,11 +64,12 @@ def columns(settings: Settings) -> tuple[str, ...]:
 class Batch:
     """Features of n series at one origin and horizon.
 
-    ``X`` (n, F) as named by ``columns``; ``scale`` (n,), the level in units a bucket; ``naive``,
-    ``level_phase``, ``phase_mean`` and ``season_phase`` (n,), simple forecasts in units; ``known``
-    (n,): whether the series was listed at the origin; ``closed`` (n,): nothing can be sold in the
-    target, for a closure is planned or the product is not listed; ``rows`` (n,): the series' rows
-    in the panel; ``ahead``: the horizon as a share of the farthest.
+    ``X`` (n, F) as named by ``columns``, column by column in memory; ``scale`` (n,), the level in
+    units a bucket; ``naive``, ``level_phase``, ``phase_mean`` and ``season_phase`` (n,), simple
+    forecasts in units; ``known`` (n,): whether the series was listed at the origin; ``closed``
+    (n,): nothing can be sold in the target, for a closure is planned or the product is not
+    listed; ``rows`` (n,): the series' rows in the panel; ``ahead``: the horizon as a share of the
+    farthest.
     """
 
     X: Floats
@@ -87,7 +88,7 @@ class Batch:
         if rows.all():
             return self
         return Batch(
-            X=self.X[rows],
+            X=self.X.T[:, rows].T,
             scale=self.scale[rows],
             naive=self.naive[rows],
             level_phase=self.level_phase[rows],
@@ -217,7 +218,7 @@ def features(
         base[f"x:{name}:own"] = found * panel.profiles.answer(which)[code]
     ahead = horizon / panel.settings.horizons
     names = columns(panel.settings)
-    X = np.empty((panel.size, len(names)))
+    X = np.empty((len(names), panel.size)).T
     for column, name in enumerate(base):
         np.clip(base[name], -MAX_RATIO, MAX_RATIO, out=X[:, column])
     for column, name in enumerate(_NEAR, start=len(base)):

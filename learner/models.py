@@ -203,11 +203,11 @@ class Ratio:
         slopes, phases = _waves(self.waves, len(self.names))
         # In single precision a cosine costs a fifth. A column of which nothing was learned must
         # not move what was learned of the others.
-        waves: Singles = X.astype(np.float32) @ (slopes * self.seen[:, None])
-        waves += phases
+        waves: Singles = (slopes * self.seen[:, None]).T @ X.T.astype(np.float32)
+        waves += phases[:, None]
         np.cos(waves, out=waves)
         waves *= np.float32(WAVE_HEIGHT)
-        return waves
+        return waves.T
 
     @property
     def _bent(self) -> slice:
@@ -215,8 +215,8 @@ class Ratio:
         return slice(self.names.index("one:h"), None)
 
     def _room(self, count: int) -> Floats:
-        """Room for so many rows of columns and waves."""
-        return np.empty((count, len(self.names) + self.waves))
+        """Room for so many rows of columns and waves, in memory column by column as in pandas."""
+        return np.empty((len(self.names) + self.waves, count)).T
 
     def _frame(self, room: Floats) -> pd.DataFrame:
         """Scaled columns as River takes them; their waves are written beside them."""
@@ -264,7 +264,7 @@ def _rows(
     for X, scale, y in pieces:
         good = np.isfinite(y) & np.isfinite(scale) & np.isfinite(X).all(axis=1)
         if good.any():
-            yield (X, scale, y) if good.all() else (X[good], scale[good], y[good])
+            yield (X, scale, y) if good.all() else (X.T[:, good].T, scale[good], y[good])
 
 
 @cache
