@@ -110,8 +110,8 @@ class Panel:
         """Number of series there is room for."""
         return len(self.columns["listed"])
 
-    def of(self, ring: str, bucket: int) -> npt.NDArray[Any]:
-        """A bucket's row of a ring, shape (S,): a view."""
+    def of(self, ring: str, bucket: int | Ints) -> npt.NDArray[Any]:
+        """A bucket's row of a ring, shape (S,): a view. Of several, (buckets, S): a copy."""
         return self.rings[ring][bucket % self.ring, : self.size]
 
     def column(self, name: str) -> npt.NDArray[Any]:
@@ -433,8 +433,8 @@ class Panel:
         """Whether the ring still holds a bucket."""
         return self.last is not None and self.last - self.ring < bucket <= self.last
 
-    def promotion(self, bucket: int) -> Floats:
-        """Planned promotion of a closed bucket, in [0, 1], shape (S,); from ``oldest`` on."""
+    def promotion(self, bucket: int | Ints) -> Floats:
+        """Planned promotion of closed buckets, in [0, 1], shaped as ``of``; from ``oldest`` on."""
         sums = self.of("sum_promotion", bucket) - self.of("sum_promotion", bucket - 1)
         return np.asarray(sums, np.float64) / SHARE
 
