@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from learner.features import MAX_RATIO, NAMES, Batch, features
-from learner.levels import MIN_SCALE
+from learner.levels import MIN_SCALE, levels
 from learner.panel import Panel
 from learner.shard import Shard
 from stream.event import time_us
@@ -50,6 +50,17 @@ def test_a_features_effect_bends_with_the_horizon() -> None:
     for name in ("one", "short", "promotion"):
         bent, straight = batch.X[:, NAMES.index(f"{name}:h")], batch.X[:, NAMES.index(name)]
         assert bent.tolist() == (straight * 7 / 28).tolist()
+
+
+@pytest.mark.parametrize("slab", [1, 7, 1000])
+def test_levels_do_not_depend_on_how_many_buckets_are_looked_at_together(
+    slab: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = told(*market(40), tick(40))
+    before = levels(one.shard.panel, one.bucket(39))
+    monkeypatch.setattr("learner.levels.SLAB", slab)
+    for was, now in zip(before, levels(one.shard.panel, one.bucket(39)), strict=True):
+        assert np.array_equal(was, now, equal_nan=True)
 
 
 @pytest.mark.parametrize("quantity", [0.0, 1e-6, 1e6])
