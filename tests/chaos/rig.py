@@ -20,6 +20,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from infra.kafka.cluster import die_with_parent
 from learner.adapters import open_store
 from learner.keys import load_verifier, make_keys
@@ -36,6 +38,8 @@ WAIT_S = 120.0
 PARTITIONS = 4
 #: A part of the chaos, that fits into CI.
 SHORT = bool(os.environ.get("CHAOS_SHORT"))
+#: What is left out of it, each for being near to another test.
+long = pytest.mark.skipif(SHORT, reason="CHAOS_SHORT: only in the whole chaos")
 
 
 def seed_of(test: str) -> int:

@@ -24,7 +24,7 @@ from stream.event import Sale, Tick, decode, encode, time_us
 from stream.log import Entry, partition_of
 from stream.sqlite_log import SqliteLog
 from tests.chaos.corpus import days
-from tests.chaos.rig import PARTITIONS, SHORT, Rig, on_kafka, rigged, seed_of, until
+from tests.chaos.rig import PARTITIONS, SHORT, Rig, long, on_kafka, rigged, seed_of, until
 
 kafka = pytest.mark.kafka
 
@@ -65,6 +65,7 @@ def test_brokers_die(
     rig.verify()
 
 
+@long
 @kafka
 @pytest.mark.redis
 def test_a_broker_that_is_down_at_the_start_is_waited_for(
@@ -151,6 +152,7 @@ def test_nothing_is_published_ahead_of_its_dead_letters(rig: Rig) -> None:
     rig.verify()
 
 
+@long
 @kafka
 @pytest.mark.redis
 def test_time_passes_in_an_idle_partition_that_was_live_and_in_no_other(

@@ -20,7 +20,7 @@ from learner.snapshot import Signer, describe, lay_down
 from learner.store import Pointer
 from tests.chaos.corpus import days
 from tests.chaos.proxy import Proxy
-from tests.chaos.rig import PARTITIONS, SHORT, Rig, seed_of, until
+from tests.chaos.rig import PARTITIONS, SHORT, Rig, long, seed_of, until
 
 pytestmark = [pytest.mark.kafka, pytest.mark.redis]
 
@@ -113,7 +113,7 @@ def test_redis_that_cannot_save_is_waited_for(rig: Rig, redis_server: RedisServe
     rig.verify()
 
 
-@pytest.mark.parametrize("share", [0.5, 0.9])
+@pytest.mark.parametrize("share", [0.5, pytest.param(0.9, marks=long)])
 def test_redis_that_has_lost_its_tail_is_brought_up_again(
     rig: Rig, redis_server: RedisServer, share: float
 ) -> None:
@@ -139,6 +139,7 @@ def test_redis_that_has_lost_its_tail_is_brought_up_again(
     rig.verify()
 
 
+@long
 def test_chunks_deleted_under_a_learner_are_put_again(rig: Rig, redis_server: RedisServer) -> None:
     world = days(seed_of("chunks"), 60, PARTITIONS)
     rig.start("a")
@@ -170,8 +171,8 @@ class Canary:
     ("how", "said"),
     [
         ("foreign key", "is not signed by"),
-        ("flipped chunk", "does not match its digest"),
-        ("swapped manifest", "holds another one"),
+        pytest.param("flipped chunk", "does not match its digest", marks=long),
+        pytest.param("swapped manifest", "holds another one", marks=long),
         ("own key", "no model is"),
     ],
 )
