@@ -134,8 +134,7 @@ class KafkaLog:
             )
         try:
             with self._unavailable():
-                about = self._describe()
-                if about is None:
+                if (about := self._describe()) is None:
                     self._make(partitions, replication, record_bytes)
                     about = self._appeared()
                 self._partitions = len(about["partitions"])

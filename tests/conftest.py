@@ -14,6 +14,6 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 pytest_plugins = ["tests.kafka_fixtures", "tests.redis_fixtures"]
 
 _usual = settings(deadline=None, suppress_health_check=list(HealthCheck))
-settings.register_profile("thorough", _usual, max_examples=100)
+settings.register_profile("thorough", _usual, max_examples=150)
 settings.register_profile("hasty", _usual, max_examples=60, phases=[Phase.generate])
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "thorough"))

@@ -38,7 +38,7 @@ WAIT_S = 120.0
 PARTITIONS = 4
 #: A part of the chaos, that fits into CI.
 SHORT = bool(os.environ.get("CHAOS_SHORT"))
-#: What is left out of it, each for being near to another test.
+#: What is left out of it, to keep it short.
 long = pytest.mark.skipif(SHORT, reason="CHAOS_SHORT: only in the whole chaos")
 
 

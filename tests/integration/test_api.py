@@ -719,8 +719,9 @@ def test_the_process_serves_until_sigterm_and_leaves_with_zero(tmp_path: Path) -
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     code = (
-        "import sys; from stream.settings import Settings; from api.server import serve; "
-        "sys.exit(serve(Settings(data_dir=sys.argv[1], port=int(sys.argv[2]))))"
+        "import sys; from stream.settings import Settings; from api import server; "
+        "server.DRAIN_S = 10.0; "  # long enough on a busy machine; it is not waited for in full
+        "sys.exit(server.serve(Settings(data_dir=sys.argv[1], port=int(sys.argv[2]))))"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path), str(port)], env={**os.environ}

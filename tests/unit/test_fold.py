@@ -21,7 +21,7 @@ from stream.window import OUTCOMES
 from tests import oracle
 from tests.strategies import World, logs, one_fact_two_orders, voided
 
-# 100 logs, each folded up to three times with every model: minutes where the processor is shared.
+# 150 logs, each folded up to three times with every model: minutes where the processor is shared.
 pytestmark = pytest.mark.timeout(900)
 
 STATUS = {"missing": MISSING, "observed": OBSERVED, "censored": CENSORED}
