@@ -73,7 +73,9 @@ def test_without_a_twin_it_is_held_against_seasonal_naive() -> None:
         own = own if bucket < 62 else actual + 5.0 * (own - actual)
         said = np.array([own, naive])
         found.append(watch.see(bucket, NAMES[:2], "ensemble", said, actual, SPREAD, True))
-    assert [one.bucket for one in found if one is not None] == [62]
+    (finding,) = [one for one in found if one is not None]
+    assert (finding.bucket, finding.statistic) == (62, "seasonal_naive")
+    assert finding.text.startswith("error over that of seasonal naive ")
 
 
 def test_an_unusual_bucket_of_one_series_trips_nothing() -> None:
