@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from learner import habits
 from learner.holidays import covariates
 from learner.levels import MIN_SCALE, MOST_LOG_PRICE, Levels, known_price, levels, log_price
 from learner.panel import Panel
@@ -33,7 +34,7 @@ BASE = ("one", "short", "season", "last", "same_phase", "phase_mean", "group_pha
          "fast_phase", "fast_own", "season_own", "promotion", "promotion_change",
          "promotion_phase", "price", "price_known", "promotion_mean", "promotion_before",
          "promotion_near", "price_near", "group_recent", "age", "year", "plain", "promotion_own",
-         "price_own")  # fmt: skip
+         "price_own", "own_phase", "usual")  # fmt: skip
 #: Those whose effect may change with the horizon.
 _BENT = ("one", "short", "season", "last", "same_phase", "phase_mean", "group_phase", "promotion",
          "promotion_mean", "group_recent")  # fmt: skip
@@ -136,7 +137,8 @@ def features(
     at = levels(panel, origin) if at is None else at
     short, long, scale, recent = at.short, at.long, at.scale, at.recent
     group = panel.profiles.phase(origin, target)[code]
-    level_phase = short * group
+    own_phase = habits.own_phase(panel, target, at.usual, group)
+    level_phase = short * own_phase
 
     last = np.where(np.isnan(at.last), level_phase, at.last)
     back = target - season * -(-horizon // season)
@@ -206,6 +208,8 @@ def features(
         "plain": at.plain / scale,
         "promotion_own": change * to_promotion[code],
         "price_own": log * to_price[code],
+        "own_phase": own_phase,
+        "usual": habits.held(at.usual, scale),
     }
     for which, name in enumerate(panel.covariates):
         wish = None if wishes is None else wishes.get(name)
@@ -232,7 +236,7 @@ def features(
         naive=naive,
         level_phase=level_phase,
         phase_mean=phase_mean,
-        season_phase=recent * group,
+        season_phase=recent * own_phase,
         known=listed <= origin,
         closed=closed | ~panel.for_sale(target),
         rows=np.arange(panel.size),

@@ -29,6 +29,7 @@ PARTS = {
     "season": "trend", "last": "trend", "fast_phase": "trend", "fast_own": "trend",
     "season_own": "trend", "group_recent": "trend", "age": "trend", "plain": "trend",
     "year": "season", "same_phase": "season", "phase_mean": "season", "group_phase": "season",
+    "own_phase": "season",
     "promotion": "promotion", "promotion_change": "promotion", "promotion_phase": "promotion",
     "promotion_mean": "promotion", "promotion_before": "promotion", "promotion_near": "promotion",
     "promotion_own": "promotion", "price_own": "price",
@@ -37,7 +38,8 @@ PARTS = {
 #: Features that are 1, and not 0, for a series that does just what its level says.
 _NEUTRAL = frozenset(
     ("one", "short", "season", "last", "same_phase", "phase_mean", "group_phase", "robust",
-     "fast_phase", "fast_own", "season_own", "promotion_mean", "group_recent", "plain")
+     "fast_phase", "fast_own", "season_own", "promotion_mean", "group_recent", "plain", "own_phase",
+     "usual")
 )  # fmt: skip
 #: Parts of every explanation, in the order they are told.
 ALL_PARTS = ("level", "trend", "season", "holidays", "promotion", "price", "covariates",

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from learner import habits
 from learner.panel import Panel
 from learner.serving import SHARE
 
@@ -46,6 +47,7 @@ class Levels(NamedTuple):
     ``recent``: of the last season; ``plain``: the same if promotions and prices had been usual;
     ``robust``: of some seasons, each bounded; ``fast``: of the last
     buckets, each over its phase; ``last``: the origin's own units, ``nan`` where missing;
+    ``usual``: of most of a year, ``nan`` where not known yet;
     ``usual_promotion``: share of the long window; ``group_recent``: the category's last season
     over its level; ``age``: 1 at listing, fading.
     """
@@ -58,6 +60,7 @@ class Levels(NamedTuple):
     robust: Floats
     fast: Floats
     last: Floats
+    usual: Floats
     usual_promotion: Floats
     group_recent: Floats
     age: Floats
@@ -91,6 +94,7 @@ def levels(panel: Panel, origin: int, overall: float | None = None) -> Levels:
         robust=_robust(panel, origin, short),
         fast=_fast(panel, origin, short),
         last=panel.units(origin),
+        usual=habits.level(panel),
         usual_promotion=promotion,
         group_recent=_group_ratio(recent, short, code, len(panel.profiles)),
         age=np.exp(-np.maximum(origin - np.asarray(panel.column("listed")), 0) / panel.short),

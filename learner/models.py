@@ -36,7 +36,7 @@ WARM_SEASONS, WARM_ROWS = 2, 400
 #: Ridge: prior weight of a zero coefficient, in rows of weight 1.
 RIDGE = 30.0
 #: Most weight of a row: a level in units.
-MAX_WEIGHT = 200.0
+MAX_WEIGHT = 50.0
 #: Share of what was learned that survives a bucket.
 KEPT = {"hour": 0.9998, "day": 0.995, "week": 0.97}
 #: Random Fourier features: how many, how fast, and how much the prior allows them.

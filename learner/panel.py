@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from learner import habits
 from learner.holidays import Holidays, covariates
 from learner.names import Names
 from learner.plans import Plans
@@ -24,7 +25,7 @@ from learner.serving import CENSORED, MISSING, OBSERVED, SHARE, status_of, told
 from stream.brought import CELL
 from stream.buckets import Calendar
 from stream.event import FIRST_US, LAST_US, MICRO, Availability, Product, time_us
-from stream.settings import LEVELS, Settings
+from stream.settings import LEVELS, Settings, ring_length
 from stream.window import Cell, Closed, Key
 
 Floats = npt.NDArray[np.float64]
@@ -34,12 +35,14 @@ Rows = npt.NDArray[np.intp]
 #: Rings: name → dtype. ``units`` tell the status too (``serving.told``). ``sum_*`` hold running
 #: sums up to and including the bucket: units in millionths, observed buckets, planned promotion in
 #: parts of ``SHARE``, the last two modulo what as many bits hold as the longest window needs.
+#: ``usual_units`` has a slot for each phase of the season in the place of one for each bucket.
 RINGS: dict[str, type[np.generic]] = {
     "units": np.float32,
     "price": np.float32,
     "sum_units": np.int64,
     "sum_observed": np.uint32,
     "sum_promotion": np.uint32,
+    "usual_units": np.float32,
 }
 #: Columns of one value a series: name → (dtype, value of a new row).
 COLUMNS: dict[str, tuple[type[np.generic], float]] = {
@@ -64,11 +67,6 @@ FIRST_WEIGHT = 0.25
 NO_CATEGORY = ""
 
 
-def ring_length(settings: Settings) -> int:
-    """Buckets kept: the long level's window at the oldest origin that is learned from."""
-    return LEVELS[settings.bucket][1] + settings.horizons + 1
-
-
 class Panel:
     """Facts of a shard's series. Mutable; all of it is state."""
 
@@ -91,7 +89,11 @@ class Panel:
         self.plans = Plans(calendar)
         most = {"sum_observed": self.ring, "sum_promotion": SHARE * self.long}
         types = RINGS | {name: np.min_scalar_type(n).type for name, n in most.items()}
-        self.rings = {name: np.zeros((self.ring, 0), dtype) for name, dtype in types.items()}
+        self.rings: dict[str, npt.NDArray[Any]] = {}
+        for name, of in types.items():
+            self.rings[name] = np.zeros(
+                (self.season if name == "usual_units" else self.ring, 0), of
+            )
         self.returns = Returns()
         self.columns = {name: np.zeros(0, dtype) for name, (dtype, _) in COLUMNS.items()}
         self.holidays = Holidays(settings.holidays, calendar)
@@ -124,11 +126,10 @@ class Panel:
         if needed > self.capacity:
             room = max(needed, self.capacity + self.capacity // 4, 64) - self.capacity
             for name, ring in self.rings.items():
-                self.rings[name] = np.pad(ring, ((0, 0), (0, room)))
-                if name in ("units", "price"):
-                    self.rings[name][:, -room:] = np.nan
-            for name, (_, new) in COLUMNS.items():
-                self.columns[name] = np.pad(self.columns[name], (0, room), constant_values=new)
+                new = np.nan if name in ("units", "price", "usual_units") else 0
+                self.rings[name] = np.pad(ring, ((0, 0), (0, room)), constant_values=new)
+            for name, (_, value) in COLUMNS.items():
+                self.columns[name] = np.pad(self.columns[name], (0, room), constant_values=value)
         for store, product in keys:
             row = len(self.keys)
             self.keys.append((store, product))
@@ -238,6 +239,7 @@ class Panel:
             self.of(name, bucket)[:] = np.nan
         for name in ("sum_units", "sum_observed", "sum_promotion"):
             self.of(name, bucket)[:] = self.of(name, before)
+        habits.learn(self, bucket - self.settings.horizons)
 
     def _fill(self, closed: Closed) -> None:
         bucket = closed.bucket

@@ -25,7 +25,7 @@ from learner.guard import Guard
 from learner.levels import levels
 from learner.losses import Losses
 from learner.open_bucket import OpenBucket, OpenPart, open_part
-from learner.panel import Panel, ring_length
+from learner.panel import Panel
 from learner.replay import (
     Effect,
     Exclusion,
@@ -52,7 +52,7 @@ from stream.buckets import Calendar
 from stream.event import MICRO, AnyEvent, Availability, Marker, Plan, Product, Refusal
 from stream.gaps import Passed
 from stream.log import Record
-from stream.settings import Settings
+from stream.settings import Settings, ring_length
 from stream.window import OUTCOMES, Closed, Key, Letter, Window
 
 Floats = npt.NDArray[np.float64]

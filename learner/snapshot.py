@@ -33,7 +33,7 @@ from learner.findings import standings
 from learner.groups import Groups
 from learner.intervals import Tables, Traits
 from learner.open_bucket import OpenBucket
-from learner.panel import COLUMNS, RINGS, Panel, ring_length
+from learner.panel import COLUMNS, RINGS, Panel
 from learner.parts import Array, Part, Pieces, joined, pack, restored, unpack
 from learner.pickles import load_models
 from learner.plans import Kept
@@ -51,10 +51,10 @@ from stream.brought import Brought, Open
 from stream.buckets import Calendar
 from stream.errors import FingerprintMismatch, SnapshotCorrupt, SnapshotForeign
 from stream.event import Product
-from stream.settings import Settings
+from stream.settings import Settings, ring_length
 from stream.window import OUTCOMES
 
-FORMAT = 3
+FORMAT = 4
 VERSION = "0.1.0"
 #: Name of all stores, or categories, that have no scores of their own.
 OTHERS = "(others)"

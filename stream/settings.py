@@ -406,3 +406,8 @@ def shown(loaded: Loaded) -> list[dict[str, str]]:
         rows.append({"name": f.name, "value": text, "unit": f.metadata["unit"],
                      "origin": loaded.origins[f.name], "help": f.metadata["help"]})  # fmt: skip
     return rows
+
+
+def ring_length(settings: Settings) -> int:
+    """Buckets whose facts are kept: the long level's window at the oldest origin learned from."""
+    return LEVELS[settings.bucket][1] + settings.horizons + 1

@@ -24,6 +24,7 @@ GROUPS = {
     "the last days": ("last", "season", "fast_phase", "fast_own", "season_own"),
     "the series' own phase": ("same_phase", "phase_mean", "fast_own", "season_own"),
     "the category's phase": ("group_phase", "fast_phase"),
+    "the series' long memory": ("own_phase", "usual"),
     "the robust level": ("robust",),
     "promotions": ("promotion", "promotion_change", "promotion_phase", "promotion_mean",
                    "promotion_before", "promotion_near", "promotion_own"),
