@@ -54,6 +54,7 @@ chaos: $(VENV)/.test ## break real learners, brokers and stores, and compare (CH
 
 fuzz: $(VENV)/.test ## any bytes at all, many times over (FUZZ_INPUTS, SCHEMATHESIS_EXAMPLES)
 	@FUZZ_INPUTS=$${FUZZ_INPUTS:-100000} $(BIN)/python -m pytest -q --timeout=0 tests/unit/test_fuzz.py
+	@FOLD_LOGS=$${FOLD_LOGS:-500} $(BIN)/python -m pytest -q --timeout=0 tests/unit/test_fold.py
 	@SCHEMATHESIS_EXAMPLES=$${SCHEMATHESIS_EXAMPLES:-300} $(BIN)/python -m pytest -q --timeout=0 tests/integration/test_openapi.py
 
 format: $(VENV)/.test ## format the code, and mend what lint can

@@ -30,21 +30,22 @@ BELOW, ABOVE = -0.22, 0.15
 
 
 def learn(panel: Panel, bucket: int) -> None:
-    """Move what is usual in a bucket's phase towards it; missing and censored ones say nothing.
+    """Take in what the close of a bucket makes old enough; ``panel.last`` is the one before.
 
-    Parameters
-    ----------
-    bucket
-        One that no origin which is still learned from lies before.
+    What is missing or censored says nothing.
     """
-    if not panel.kept(bucket):
+    if panel.last is None:
         return
-    units, usual = panel.of("units", bucket), _of_phase(panel, bucket)
-    there = ~np.isnan(units) & ~np.signbit(units)
-    # A plain mean at first; the bucket that listed a series, chosen for its sale, weighs little.
-    share = np.maximum(SHARE, 1.0 / (np.maximum(_seasons(panel, bucket), 0) + 1.0))
-    before = np.where(np.isnan(usual), units, usual)
-    usual[there] = (before + share.astype(np.float32) * (units - before))[there]
+    lag = panel.settings.horizons
+    for old in range(panel.last + 1 - lag, min(bucket - lag, panel.last) + 1):
+        if not panel.kept(old):
+            continue
+        units, usual = panel.of("units", old), _of_phase(panel, old)
+        there = ~np.isnan(units) & ~np.signbit(units)
+        # A plain mean at first; the bucket that listed a series, chosen for its sale, is in it.
+        share = np.maximum(SHARE, 1.0 / (np.maximum(_seasons(panel, old), 0) + 1.0))
+        before = np.where(np.isnan(usual), units, usual)
+        usual[there] = (before + share.astype(np.float32) * (units - before))[there]
 
 
 def level(panel: Panel) -> Floats:

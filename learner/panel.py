@@ -90,10 +90,9 @@ class Panel:
         most = {"sum_observed": self.ring, "sum_promotion": SHARE * self.long}
         types = RINGS | {name: np.min_scalar_type(n).type for name, n in most.items()}
         self.rings: dict[str, npt.NDArray[Any]] = {}
-        for name, of in types.items():
-            self.rings[name] = np.zeros(
-                (self.season if name == "usual_units" else self.ring, 0), of
-            )
+        for name, dtype in types.items():
+            slots = self.season if name == "usual_units" else self.ring
+            self.rings[name] = np.zeros((slots, 0), dtype)
         self.returns = Returns()
         self.columns = {name: np.zeros(0, dtype) for name, (dtype, _) in COLUMNS.items()}
         self.holidays = Holidays(settings.holidays, calendar)
@@ -131,9 +130,8 @@ class Panel:
             for name, (_, value) in COLUMNS.items():
                 self.columns[name] = np.pad(self.columns[name], (0, room), constant_values=value)
         for store, product in keys:
-            row = len(self.keys)
+            row = self.rows[store, product] = len(self.keys)
             self.keys.append((store, product))
-            self.rows[store, product] = row
             self.columns["listed"][row] = bucket
             self.columns["store"][row] = self.stores.code(store)
             self.columns["product"][row] = self.product_codes.code(product)
@@ -191,6 +189,7 @@ class Panel:
             return refused  # nothing is known yet, so nothing has closed
         self._list(new, bucket)
         self._list(self._launched(bucket)[: max(room - len(new), 0)], bucket)
+        habits.learn(self, bucket)
         self._pass_silence(bucket)
         self.last = bucket
         if self.first is None:
@@ -239,7 +238,6 @@ class Panel:
             self.of(name, bucket)[:] = np.nan
         for name in ("sum_units", "sum_observed", "sum_promotion"):
             self.of(name, bucket)[:] = self.of(name, before)
-        habits.learn(self, bucket - self.settings.horizons)
 
     def _fill(self, closed: Closed) -> None:
         bucket = closed.bucket

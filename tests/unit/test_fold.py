@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -9,6 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from learner.serving import CENSORED, MISSING, OBSERVED
@@ -21,8 +23,10 @@ from stream.window import OUTCOMES
 from tests import oracle
 from tests.strategies import World, logs, one_fact_two_orders, voided
 
-# 150 logs, each folded up to three times with every model: minutes where the processor is shared.
+# Each log is folded up to three times with every model: minutes where the processor is shared.
 pytestmark = pytest.mark.timeout(900)
+#: Logs that are folded whole more than once: they cost most of the suite. `make fuzz` draws more.
+LOGS = int(os.environ.get("FOLD_LOGS", "50"))
 
 STATUS = {"missing": MISSING, "observed": OBSERVED, "censored": CENSORED}
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -97,6 +101,7 @@ def compare(chosen: Settings, partition: int, records: list[Record]) -> Shard:
     return shard
 
 
+@hypothesis_settings(max_examples=LOGS)
 @given(one_fact_two_orders())
 def test_order_within_grace_and_packing_leave_no_trace(
     drawn: tuple[World, list[Record], list[Record]],
@@ -110,6 +115,7 @@ def test_order_within_grace_and_packing_leave_no_trace(
     assert counted(a) == counted(b)
 
 
+@hypothesis_settings(max_examples=LOGS)
 @given(logs(), st.data())
 def test_a_snapshot_and_restore_at_any_record_changes_nothing(
     drawn: tuple[World, list[Record]], data: st.DataObject
