@@ -29,7 +29,7 @@ from stream.settings import Settings
 ZONE = "Europe/Berlin"
 SEASON = {"hour": 168, "day": 7, "week": 1}
 #: Days of sales, and of warm-up: summer time begins on 31 March 2024, within what is scored.
-SPANS = {"hour": (15, 8), "day": (45, 20), "week": (120, 60)}
+SPANS = {"hour": (12, 8), "day": (45, 20), "week": (120, 60)}
 HORIZONS = {"hour": (1, 30), "day": (1, 9), "week": (1, 3)}
 START = datetime(2024, 3, 18, tzinfo=ZoneInfo(ZONE))
 
