@@ -37,13 +37,10 @@ demo-kafka: $(VENV)/.run ## the same on a real Apache Kafka and Redis (Java 17+,
 up: $(VENV)/.run ## the embedded mode for your own sales: learner, API, page and console
 	@$(BIN)/salescast up
 
-# Tests at once: one more than cores, since some of them mostly wait; more than four wait on each other.
-WORKERS = $(shell $(BIN)/python -c 'import os; print(min((os.cpu_count() or 1) + 1, 4))')
-
 # In the order of the folders: the chaos, which mostly waits, is not left to the end.
 test: $(VENV)/.test ## install all that tests need, and test, with the short part of the chaos
 	@$(BIN)/python -m infra.parts
-	@CHAOS_SHORT=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder tests
+	@CHAOS_SHORT=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder tests
 
 check: $(VENV)/.test ## what CI runs: format, lint, types, tests, architecture
 	@$(BIN)/ruff format --check .

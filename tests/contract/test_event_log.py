@@ -479,8 +479,7 @@ def test_who_joins_alone_gains_every_partition_and_is_named_their_owner(place: P
     if place.kind != "tansu":  # kafka-python cannot read how it describes groups
         assert dict(log.owners()) == {}
     member = Member(log)
-    step_until(lambda: member.held == {0, 1, 2}, member)
-    assert member.consumer.joined
+    step_until(lambda: member.held == {0, 1, 2} and member.consumer.joined, member)
     assert member.consumer.moves() == Moves()
     if place.kind != "tansu":
         assert dict(log.owners()) == dict.fromkeys(range(3), here())
