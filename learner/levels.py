@@ -66,7 +66,9 @@ class Levels(NamedTuple):
     age: Floats
 
 
-def levels(panel: Panel, origin: int, overall: float | None = None) -> Levels:
+def levels(
+    panel: Panel, origin: int, overall: float | None = None, usual: Floats | None = None
+) -> Levels:
     """Levels of all series at the close of ``origin``.
 
     Parameters
@@ -75,6 +77,8 @@ def levels(panel: Panel, origin: int, overall: float | None = None) -> Levels:
         Facts; demand after ``origin`` is not looked at.
     overall
         ``overall_level`` of the whole panel where this one is a part of it.
+    usual
+        ``habits.level`` where it was worked out before; it serves all origins.
     """
     code = np.asarray(panel.column("category"))
     short, seen = panel.level(origin, panel.short)
@@ -94,7 +98,7 @@ def levels(panel: Panel, origin: int, overall: float | None = None) -> Levels:
         robust=_robust(panel, origin, short),
         fast=_fast(panel, origin, short),
         last=panel.units(origin),
-        usual=habits.level(panel),
+        usual=habits.level(panel) if usual is None else usual,
         usual_promotion=promotion,
         group_recent=_group_ratio(recent, short, code, len(panel.profiles)),
         age=np.exp(-np.maximum(origin - np.asarray(panel.column("listed")), 0) / panel.short),

@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from learner import intervals, usual
+from learner import habits, intervals, usual
 from learner.accuracy import Accuracy
 from learner.digest import digest_of
 from learner.evaluation import Evaluation, learn_difference, seasonal_difference, slices_of
@@ -486,11 +486,13 @@ class Shard:
         """Let each model learn the bucket, as seen from each scored horizon's origin."""
         batches = []
         start = self.panel.first if start is None else start
+        usually = habits.level(self.panel)
         for horizon in self.scored:
             origin = bucket - horizon
             if start is None or origin < start:
                 continue
-            batch = features(self.panel, origin, horizon)
+            at = levels(self.panel, origin, usual=usually)
+            batch = features(self.panel, origin, horizon, at=at)
             rows = batch.known & ~batch.closed & np.isfinite(actual)
             if rows.any():
                 batches.append((batch.take(rows), actual[rows]))
