@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from learner import habits
+from learner.amending import amend
 from learner.holidays import Holidays, covariates
 from learner.names import Names
 from learner.plans import Plans
@@ -78,6 +79,8 @@ class Panel:
         self.season = calendar.season
         self.last: int | None = None  # last closed bucket
         self.first: int | None = None  # first bucket that closed with a series
+        #: Rows by earlier bucket of which something is known since the last close alone; no state.
+        self.told: dict[int, list[int]] = {}
         self.keys: list[Key] = []
         self.rows: dict[Key, int] = {}
         self.stores = Names()
@@ -182,7 +185,10 @@ class Panel:
         Series that found no room under ``max_series``, in key order.
         """
         bucket = closed.bucket
-        new = sorted(key for key in closed.cells if key not in self.rows)
+        sold = {
+            key for cells in closed.revisions.values() for key, cell in cells.items() if cell[4] > 0
+        }
+        new = sorted(key for key in sold.union(closed.cells) if key not in self.rows)
         room = max(self.settings.max_series - self.size, 0)
         new, refused = new[:room], new[room:]
         if self.first is None and not new:
@@ -194,7 +200,7 @@ class Panel:
         self.last = bucket
         if self.first is None:
             self.first = bucket
-        self._amend(closed.revisions, closed.gaps)
+        self.told = amend(self, closed)
         self._fill(closed)
         self.plans.forget(bucket - self.ring)
         self._forget_stockouts(bucket)
@@ -245,11 +251,11 @@ class Panel:
         alive = np.array([text in closed.alive for text in self.stores.texts], dtype=bool)
         gross, returns, price = self._sums(closed.cells)
         gaps = [key for key in closed.gaps.get(bucket, ()) if key in self.rows]
-        away = self._not_for_sale(bucket)
+        away = self.not_for_sale(bucket)
         away[[self.rows[key] for key in gaps if key not in closed.cells]] = True
         observed = alive[self.column("store")] & (~away | (gross > 0))
         status = np.where(observed, OBSERVED, MISSING).astype(np.int8)
-        for key in [*self._stocked_out(bucket), *gaps]:
+        for key in [*self.stocked_out(bucket), *gaps]:
             if observed[self.rows[key]]:
                 status[self.rows[key]] = CENSORED
         demand = gross if self.settings.target == "gross" else np.maximum(gross - returns, 0)
@@ -292,11 +298,12 @@ class Panel:
         there: npt.NDArray[np.bool_] = self.column("from_us") < end
         return there & (self.column("until_us") > start)
 
-    def _not_for_sale(self, bucket: int) -> npt.NDArray[np.bool_]:
+    def not_for_sale(self, bucket: int) -> npt.NDArray[np.bool_]:
         """Where silence means nothing: a planned closure, or a product not listed, shape (S,)."""
         return self.plans.closed(self, bucket, bucket) | ~self.for_sale(bucket)
 
-    def _stocked_out(self, bucket: int) -> list[Key]:
+    def stocked_out(self, bucket: int) -> list[Key]:
+        """Series that were told to be out of stock in a bucket."""
         start, end = self.calendar.span(bucket)
         found = []
         for key, spans in self.stockouts.items():
@@ -309,67 +316,15 @@ class Panel:
         return found
 
     def _forget_stockouts(self, bucket: int) -> None:
-        """Drop stock-outs that ended by the close of a bucket: no later one asks for them."""
-        end = self.calendar.span(bucket)[1]
+        """Drop stock-outs of which no bucket that is open, or may still be amended, asks."""
+        oldest = self.calendar.dawn(bucket + 1 - self.settings.revise_buckets)
+        end = self.calendar.span(oldest)[0]
         for key, spans in list(self.stockouts.items()):
             kept = [span for span in spans if span[1] > end]
             if not kept:
                 del self.stockouts[key]
             elif len(kept) < len(spans):
                 self.stockouts[key] = kept
-
-    def _amend(self, revisions: dict[int, dict[Key, Cell]], gaps: Mapping[int, set[Key]]) -> None:
-        """Add what came after a close to that bucket's facts and to the sums since."""
-        for bucket in sorted(revisions):
-            if self.last is None or not self.last - self.ring < bucket < self.last:
-                continue
-            for key, (gross, returns, _, _, count, _) in sorted(revisions[bucket].items()):
-                row = self.rows.get(key)
-                if row is None:
-                    continue
-                if count > 0 and key in gaps.get(bucket, ()):
-                    self._uncover(bucket, row, CENSORED)
-                self._amend_one(bucket, row, gross, returns, newly=count > 0)
-
-    def _uncover(self, bucket: int, row: int, status: int) -> int:
-        """Make a missing bucket of a series one of which something is known; its status then."""
-        at = (bucket % self.ring, row)
-        units = self.rings["units"]
-        if status_of(units[at]) == MISSING:
-            units[at] = told(0.0, status)
-            self.columns["listed"][row] = min(self.columns["listed"][row], bucket)
-        return int(status_of(units[at]))
-
-    def _amend_one(self, bucket: int, row: int, gross: int, returns: int, *, newly: bool) -> None:
-        """Amend one bucket of one series by sums in millionths; ``newly``: by a sale, no void."""
-        assert self.last is not None
-        slot, rings = bucket % self.ring, self.rings
-        if returns:
-            self.returns.add(bucket, row, returns)
-        status = int(status_of(rings["units"][slot, row]))
-        if status == MISSING:
-            if not newly:
-                return  # a void: what is missing stays so
-            status = self._uncover(bucket, row, OBSERVED)
-        # What the bucket counts for in the sums: exact, where units are rounded to float32.
-        prior = (bucket - 1) % self.ring
-        counted = int(rings["sum_observed"][slot, row] != rings["sum_observed"][prior, row])
-        held = int(rings["sum_units"][slot, row] - rings["sum_units"][prior, row])
-        before = held if counted else round(abs(float(rings["units"][slot, row])) * MICRO)
-        net = gross if self.settings.target == "gross" else gross - returns
-        after = max(before + net, 0)
-        rings["units"][slot, row] = told(after / MICRO, status)
-        counts = 1
-        if status == CENSORED:  # it may raise a level, never lower it
-            level, seen = self.window(bucket - 1, self.short)
-            counts = int(after / MICRO > level[row] and seen[row] > 0)
-        step, more = counts * after - held, counts - counted
-        self.columns["seen"][row : row + 1] += np.uint16(more % 2**16)
-        for later in range(bucket, self.last):
-            at = (later % self.ring, slice(row, row + 1))
-            rings["sum_units"][at] += step
-            observed = rings["sum_observed"][at]
-            observed += np.array(more).astype(observed.dtype)
 
     def part(self, rows: Rows) -> Panel:
         """Some of the series as a panel of their own, to be read only; returns are left out."""

@@ -13,11 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from stream.buckets import Calendar
+from stream.settings import LEARN_LAG
 
 Floats = npt.NDArray[np.float64]
 Codes = npt.NDArray[np.int_]
 
-#: Share of a new bucket in a profile.
+#: Share of a new bucket in a profile, at least: in the first seasons it is a mean, with one of 1.
 PHASE_SHARE = 0.15
 #: Most that a bucket may be of the usual, and a category's prior weight in units.
 MOST, PRIOR_UNITS = 5.0, 20.0
@@ -53,6 +54,7 @@ class Profiles:
     def __init__(self, calendar: Calendar, ring: int, covariates: int) -> None:
         self.calendar = calendar
         self.ring = ring
+        self.lag = LEARN_LAG[calendar.bucket]
         self.phases: Floats = np.ones((1, calendar.season))  # 1 is the mean
         self.past = np.ones((ring, 1), np.float32)  # the phase of a bucket, at its close
         self.weeks: Floats = np.zeros((WEEKS, 1))  # units by week
@@ -90,7 +92,8 @@ class Profiles:
         season, phase = self.calendar.season, self.calendar.phase(target)
         back = target - season * -(-(target - origin) // season)
         for bucket in (back, back - 1, back - season, back - season + 1):
-            if bucket > origin - self.ring and self.calendar.phase(bucket) == phase:
+            known = origin - self.ring < bucket <= origin - self.lag
+            if known and self.calendar.phase(bucket) == phase:
                 return np.asarray(self.past[bucket % self.ring], np.float64)
         return self.phases[:, phase]
 
@@ -99,7 +102,7 @@ class Profiles:
         self.past[bucket % self.ring] = self.phases[:, self.calendar.phase(bucket)]
 
     def learn_phase(self, bucket: int, units: Floats, level: Floats, code: Codes,
-                    effect: Floats) -> None:  # fmt: skip
+                    effect: Floats, seasons: int) -> None:  # fmt: skip
         """Move the profiles towards what a bucket was.
 
         Parameters
@@ -110,19 +113,21 @@ class Profiles:
             Their categories, shape (n,).
         effect
             What was planned did to each category, as a share, shape (categories,).
+        seasons
+            Seasons that are known before.
         """
-        groups = len(self)
+        groups, share = len(self), max(PHASE_SHARE, 1.0 / (seasons + 2))
         sold = np.bincount(code, units, groups)
         usual = np.bincount(code, level * (1.0 + effect[code]), groups)
         total = usual.sum()
         if self.calendar.season > 1 and total > 0:
             phase = self.calendar.phase(bucket)
             overall = self.phases[0, phase]
-            overall += PHASE_SHARE * (min(sold.sum() / total, MOST) - overall)
+            overall += share * (min(sold.sum() / total, MOST) - overall)
             # A category's own profile counts as much as it has volume.
             ratio = np.minimum((sold + PRIOR_UNITS * overall) / (usual + PRIOR_UNITS), MOST)
             known = usual > 0
-            self.phases[known, phase] += PHASE_SHARE * (ratio[known] - self.phases[known, phase])
+            self.phases[known, phase] += share * (ratio[known] - self.phases[known, phase])
             self.phases[0, phase] = overall
         self.pass_by(bucket)
 

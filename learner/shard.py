@@ -52,7 +52,7 @@ from stream.buckets import Calendar
 from stream.event import MICRO, AnyEvent, Availability, Marker, Plan, Product, Refusal
 from stream.gaps import Passed
 from stream.log import Record
-from stream.settings import Settings, ring_length
+from stream.settings import LEARN_LAG, Settings, ring_length
 from stream.window import OUTCOMES, Closed, Key, Letter, Window
 
 Floats = npt.NDArray[np.float64]
@@ -396,7 +396,7 @@ class Shard:
             self._traits().grain,
         )  # fmt: skip
         self._score_wholes(bucket, actual, retired)
-        self._learn(bucket, actual)
+        self._learn_told(bucket, actual, retired)
         if np.isfinite(actual).any():  # silence says nothing of who is good
             self._renew_twin(bucket)
         usual.learn(panel, bucket)
@@ -477,25 +477,50 @@ class Shard:
         oldest = self.panel.oldest
         start = first if first >= oldest else oldest + self.panel.short
         retired = usual.retired(self.panel)
-        for bucket in range(start + 1, last + 1):
-            self._learn(bucket, self._observed(bucket, retired), start)
+        for bucket in range(start + 1, last + 1 - LEARN_LAG[self.settings.bucket]):
+            self._learn({bucket: self._observed(bucket, retired)}, start)
         take_anew(self.models, self.champion, last)
         return max(last - start, 0)
 
-    def _learn(self, bucket: int, actual: Floats, start: int | None = None) -> None:
-        """Let each model learn the bucket, as seen from each scored horizon's origin."""
+    def _learn_told(self, bucket: int, actual: Floats, retired: npt.NDArray[np.bool_]) -> None:
+        """Learn a bucket that closed, of hours one of a business day that is over; and of earlier
+        ones what is known only now, of hours nothing: that day's revisions are among its facts.
+        """
+        lag = LEARN_LAG[self.settings.bucket]
+        if lag:
+            if self.panel.kept(bucket - lag):
+                self._learn({bucket - lag: self._observed(bucket - lag, retired)})
+            return
+        demand = {}
+        for earlier, rows in sorted(self.panel.told.items()):
+            of_it = np.full(self.panel.size, np.nan)
+            of_it[rows] = self._observed(earlier, retired)[rows]
+            demand[earlier] = of_it
+        self._learn(demand | {bucket: actual})
+
+    def _learn(self, demand: Mapping[int, Floats], start: int | None = None) -> None:
+        """Let each model learn buckets, each as seen from each scored horizon's origin.
+
+        Parameters
+        ----------
+        demand
+            By bucket, shape (S,); ``nan`` where it is not to be learned.
+        """
         batches = []
         start = self.panel.first if start is None else start
         usually = habits.level(self.panel)
-        for horizon in self.scored:
-            origin = bucket - horizon
-            if start is None or origin < start:
+        for bucket, actual in demand.items():
+            if not np.isfinite(actual).any():
                 continue
-            at = levels(self.panel, origin, usual=usually)
-            batch = features(self.panel, origin, horizon, at=at)
-            rows = batch.known & ~batch.closed & np.isfinite(actual)
-            if rows.any():
-                batches.append((batch.take(rows), actual[rows]))
+            for horizon in self.scored:
+                origin = bucket - horizon
+                if start is None or origin < start:
+                    continue
+                at = levels(self.panel, origin, usual=usually)
+                batch = features(self.panel, origin, horizon, at=at)
+                rows = batch.known & ~batch.closed & np.isfinite(actual)
+                if rows.any():
+                    batches.append((batch.take(rows), actual[rows]))
         if batches:
             for model in self.models.values():
                 model.learn(batches)

@@ -52,9 +52,9 @@ from stream.buckets import Calendar
 from stream.errors import FingerprintMismatch, SnapshotCorrupt, SnapshotForeign
 from stream.event import Product
 from stream.settings import Settings, ring_length
-from stream.window import OUTCOMES
+from stream.window import OUTCOMES, Orphan
 
-FORMAT = 4
+FORMAT = 5
 VERSION = "0.1.0"
 #: Name of all stores, or categories, that have no scores of their own.
 OTHERS = "(others)"
@@ -332,7 +332,7 @@ def _window(shard: Shard) -> dict[str, Any]:
         "complete_us": window.complete_us,
         "counts": window.counts,
         "refused": window.refused,
-        "orphans": [[*key, identity] for key, identity in window.orphans],
+        "orphans": [list(one) for one in window.orphans],
         "revisions": [
             [bucket, [[*key, cell] for key, cell in sorted(cells.items())]]
             for bucket, cells in sorted(window.revisions.items())
@@ -427,7 +427,7 @@ def take_up(
                  "counts", "refused"):  # fmt: skip
         setattr(window, name, state[name])
     window.revisions = {bucket: _cells(cells) for bucket, cells in state["revisions"]}
-    window.orphans = [((store, name), identity) for store, name, identity in state["orphans"]]
+    window.orphans = [Orphan(*one) for one in state["orphans"]]
     window.again = dict(state["again"])
     spans, found = unpack(parts["identities"])
     identities, entries = found["identity"].tobytes(), found["entry"].tolist()

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from learner.levels import log_price, usual_promotion
 from learner.panel import Panel
 from learner.serving import GROUP, OWN, RETIRED
+from stream.settings import LEARN_LAG
 
 Floats = npt.NDArray[np.float64]
 
@@ -34,7 +35,8 @@ def learn(panel: Panel, bucket: int) -> None:
     usual[fresh] = price[fresh]
     usual[paid] += PRICE_SHARE * (price[paid] - usual[paid])
     _learn_gaps(panel, bucket)
-    _learn_profiles(panel, bucket)
+    if panel.kept(bucket - LEARN_LAG[panel.settings.bucket]):
+        _learn_profiles(panel, bucket - LEARN_LAG[panel.settings.bucket])
 
 
 def _learn_gaps(panel: Panel, bucket: int) -> None:
@@ -67,7 +69,9 @@ def _learn_profiles(panel: Panel, bucket: int) -> None:
             mean[0] = sums.sum() / max(level.sum(), 1e-9)
             scores[at] = mean
     profiles.learn_answers(bucket, units, level, code, scores)
-    profiles.learn_phase(bucket, units, level, code, profiles.effect(scores))
+    assert panel.first is not None
+    seasons = max(bucket - panel.first, 0) // panel.season
+    profiles.learn_phase(bucket, units, level, code, profiles.effect(scores), seasons)
     profiles.learn_week(bucket, units, code)
     for at, name in enumerate(panel.covariates):
         if name in panel.settings.covariates:

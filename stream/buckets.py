@@ -100,6 +100,10 @@ class Calendar:
         """Business day that an hour is in; a day or a week is its own."""
         return self._day(self.span(index)[0]) if self.bucket == "hour" else index
 
+    def dawn(self, index: int) -> int:
+        """The first bucket of the business day that a bucket is in: of days and weeks itself."""
+        return self._hour(self._day_us(self.day_of(index))) if self.bucket == "hour" else index
+
     def _hour(self, time_us: int) -> int:
         return (time_us - self._align_us) // _HOUR_US
 

@@ -51,8 +51,13 @@ class Gaps:
         self.silent = {store: last for store, last in self.silent.items() if last >= day}
         return {store for store, last in self.silent.items() if last == day}
 
+    def passed_over(self, buckets: Iterable[int]) -> set[str]:
+        """Stores whose feed was passed over in any of some buckets."""
+        found = (self.series.get(bucket, ()) for bucket in buckets)
+        return {store for keys in found for store, product in keys if product == FEED}
+
     def forget(self, floor: int) -> None:
-        """Drop buckets before ``floor``: no sale comes for them any more."""
+        """Drop buckets before ``floor``: nothing is learned of them any more."""
         for bucket in [one for one in self.series if one < floor]:
             del self.series[bucket]
 

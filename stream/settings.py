@@ -24,6 +24,9 @@ TWIN = "twin"
 #: Default horizons, scored horizons, season, and windows of the levels, in buckets.
 SEASON = {"hour": 168, "day": 7, "week": 1}
 LEVELS = {"hour": (168, 672), "day": (28, 56), "week": (4, 13)}
+#: Buckets between a close and what models learn at it. Whether an hour's silence means that
+#: nothing was sold is known once its business day is over.
+LEARN_LAG = {"hour": 24, "day": 0, "week": 0}
 HORIZON = {"hour": 72, "day": 28, "week": 26}
 #: Most covariates that a deployment may name: each costs two columns of every regression.
 MOST_COVARIATES = 16
@@ -410,4 +413,4 @@ def shown(loaded: Loaded) -> list[dict[str, str]]:
 
 def ring_length(settings: Settings) -> int:
     """Buckets whose facts are kept: the long level's window at the oldest origin learned from."""
-    return LEVELS[settings.bucket][1] + settings.horizons + 1
+    return LEVELS[settings.bucket][1] + settings.horizons + LEARN_LAG[settings.bucket] + 1

@@ -37,14 +37,14 @@ from stream.event import (
 from stream.gaps import Gaps, Passed
 from stream.identities import CONTENT, amounts_of, content_hash, content_of, identify
 from stream.log import Record, partition_of
-from stream.settings import Settings
+from stream.settings import LEARN_LAG, Settings
 
 OUTCOMES = ("learned", "revised", "duplicate", "void", "late", "quarantined", "excluded",
             "refused", "applied")  # fmt: skip
 LEARNED, REVISED, DUPLICATE, VOID, LATE, QUARANTINED, EXCLUDED, REFUSED, APPLIED = range(9)
 #: State of an identity, in the three low bits beside its content's hash. A sale is live in a
-#: bucket's sums, or as a revision, or dropped: revised, but of a series that was not listed.
-_LIVE, _REVISED, _DROPPED, _TOMBSTONE, _RETRACTED = range(5)
+#: bucket's sums, or as a revision.
+_LIVE, _REVISED, _TOMBSTONE, _RETRACTED = range(4)
 STATE_BITS = 3
 _STATE = 7
 #: Sources told apart in the counts; those after share one line.
@@ -76,7 +76,8 @@ class Closed:
     """A bucket at its close: sums by series, amendments of earlier ones, and live stores.
 
     ``gaps`` are series by bucket of which sales were passed over, this one and earlier ones;
-    ``heard``: how many sales each store had by slot.
+    ``heard``: how many sales each store had by slot. ``woken`` are stores by earlier bucket that
+    turn out to have been alive in it: by an hour's first sale of their day, or by a revision.
     """
 
     bucket: int
@@ -85,6 +86,18 @@ class Closed:
     alive: set[str]
     gaps: Mapping[int, set[Key]] = field(default_factory=dict)
     heard: dict[str, list[int]] = field(default_factory=dict)
+    woken: Mapping[int, set[str]] = field(default_factory=dict)
+
+
+class Orphan(NamedTuple):
+    """A revision of a series that had no row when it came, and where it is in the log."""
+
+    store: str
+    product: str
+    identity: bytes
+    offset: int
+    item: int
+    source: str
 
 
 class Window:
@@ -120,7 +133,7 @@ class Window:
         self.open_from = _NEVER  # index of the first bucket that is not closed
         self.open: dict[int, Open] = {}
         self.revisions: dict[int, dict[Key, Cell]] = {}
-        self.orphans: list[tuple[Key, bytes]] = []  # revisions of series without a row
+        self.orphans: list[Orphan] = []
         self.seen: dict[bytes, int] = {}
         self.seen_in: dict[int, dict[str, list[bytes]]] = {}  # by source
         self.again: dict[int, dict[str, int]] = {}  # repeated or conflicting, by source
@@ -276,7 +289,7 @@ class Window:
             self._remember(identity, content | _REVISED, bucket, source)
             add(self.revisions.setdefault(bucket, {}), key, amounts_of(quantity, price), 1)
             if not self.listed(key):
-                self.orphans.append((key, identity))
+                self.orphans.append(Orphan(store, product, identity, offset, item, source))
             return None
         self.seen[identity] = content | _LIVE
         line = self.counts.get(source)
@@ -373,8 +386,6 @@ class Window:
         self.seen[sale] = sale_content | _RETRACTED
         self._count(event.source, LEARNED if state == _LIVE else REVISED, -1)
         self._count(event.source, VOID, 2)
-        if state == _DROPPED:
-            return None
         key = (event.store, event.product)
         amounts = amounts_of(event.quantity, event.price)
         if bucket >= self.open_from:
@@ -425,7 +436,7 @@ class Window:
         if self.open_from == _NEVER:
             self.open_from = min([until, *self.open])
         while self.open_from < until:
-            if until - self.open_from > self.reach and not self.revisions:
+            if until - self.open_from > self.reach and not self.revisions and self._rested():
                 # Silence longer than anything remembers: go to where something is known.
                 self.open_from = max(self.open_from, min([until - self.reach, *self.open]))
             bucket = self.open_from
@@ -436,46 +447,79 @@ class Window:
             self.again.pop(bucket, None)
             cells = here.cells
             revisions, self.revisions = self.revisions, {}
-            alive = self._alive(bucket, cells)
-            refused = close(Closed(bucket, cells, revisions, alive, self.gaps.series, here.heard))
-            self._settle(bucket, here, refused, letters)
+            alive, woken = self._alive(bucket, cells, revisions)
+            refused = close(
+                Closed(bucket, cells, revisions, alive, self.gaps.series, here.heard, woken)
+            )
+            self._settle(here, refused, letters)
             self.open_from = bucket + 1
             self._forget(self.open_from - self.settings.revise_buckets)
         self.next_end_us = self.calendar.span(self.open_from)[1]
 
-    def _settle(
-        self, bucket: int, here: Open, refused: Sequence[Key], letters: list[Letter]
-    ) -> None:
+    def _rested(self) -> bool:
+        """Whether all that was sold before a silence is learned."""
+        last = max(self.last_day.values(), default=_NEVER)
+        return (
+            not LEARN_LAG[self.calendar.bucket] or self.calendar.day_of(self.open_from) > last + 1
+        )
+
+    def _settle(self, here: Open, refused: Sequence[Key], letters: list[Letter]) -> None:
         """Say what became of sales whose series was not listed when they came."""
         gone: set[bytes] = set()
         for key in refused:
-            places = here.places[key]
+            places = here.places.get(key, {})
             gone.update(places)
             for offset, item, source in sorted(places.values()):
-                self._count(source, LEARNED, -1)
-                refusal = Refusal("past_max_series", f"series {key[0]}/{key[1]}", "product")
-                self._refuse(source, offset, item, refusal, letters)
-        if gone:
-            for source, there in self.seen_in[bucket].items():
-                self.seen_in[bucket][source] = [one for one in there if one not in gone]
-            for identity in gone:
-                del self.seen[identity]
-        for key, identity in self.orphans:
-            known = self.seen.get(identity)
+                self._past_max_series(key, source, LEARNED, offset, item, letters)
+        for one in self.orphans:
+            key, known = (one.store, one.product), self.seen.get(one.identity)
             if known is not None and known & _STATE == _REVISED and not self.listed(key):
-                self.seen[identity] = known & CONTENT | _DROPPED
+                gone.add(one.identity)
+                self._past_max_series(key, one.source, REVISED, one.offset, one.item, letters)
         self.orphans = []
+        if not gone:
+            return
+        for identity in gone:
+            del self.seen[identity]
+        for by in self.seen_in.values():
+            for there in by.values():
+                there[:] = [one for one in there if one not in gone]
 
-    def _alive(self, bucket: int, cells: Mapping[Key, Cell]) -> set[str]:
-        """Stores whose silence in a bucket means that nothing was sold."""
+    def _past_max_series(
+        self, key: Key, source: str, counted: int, offset: int, item: int, letters: list[Letter]
+    ) -> None:
+        self._count(source, counted, -1)
+        refusal = Refusal("past_max_series", f"series {key[0]}/{key[1]}", "product")
+        self._refuse(source, offset, item, refusal, letters)
+
+    def _alive(
+        self, bucket: int, cells: Mapping[Key, Cell], revisions: Mapping[int, Mapping[Key, Cell]]
+    ) -> tuple[set[str], dict[int, set[str]]]:
+        """Stores whose silence in a bucket means that nothing was sold; and in earlier ones.
+
+        Who sells on a business day was alive on all of it, so an hour's silence before a store's
+        first sale is known as such only then; and by a revision it is known of a closed day.
+        """
         day = self.calendar.day_of(bucket)
         end = self.calendar.span(bucket)[1]
-        for store, _ in cells:
-            self.last_day[store] = day
         silent = self.gaps.close(bucket, day)
+        woken: dict[int, set[str]] = {}
+        for earlier, revised in revisions.items():
+            stores = {store for (store, _), cell in revised.items() if cell[4] > 0}
+            then, start = self.calendar.day_of(earlier), self.calendar.dawn(earlier)
+            if then == day:
+                self.last_day.update(dict.fromkeys(stores, day))
+            hours = [one for one in range(start, bucket) if self.calendar.day_of(one) == then]
+            stores -= self.gaps.passed_over(hours)
+            for one in hours if stores else ():
+                woken.setdefault(one, set()).update(stores)
+        first = {store for store, _ in cells if self.last_day.get(store) != day}
+        self.last_day.update(dict.fromkeys(first, day))
+        for one in range(self.calendar.dawn(bucket), bucket) if first - silent else ():
+            woken.setdefault(one, set()).update(first - silent)
         alive = {store for store, upto in self.complete_us.items() if upto >= end} - silent
         alive.update(store for store, last in self.last_day.items() if last == day)
-        return alive
+        return alive, woken
 
     def _drop(self, bucket: int, source: str) -> Brought | None:
         """Take a source's part out of an open bucket; what is empty then is no longer there."""
@@ -502,7 +546,7 @@ class Window:
             there.pop(source, None)
 
     def _forget(self, floor: int) -> None:
-        self.gaps.forget(floor)
+        self.gaps.forget(self.calendar.dawn(floor))
         for bucket in [b for b in self.seen_in if b < floor]:
             for there in self.seen_in.pop(bucket).values():
                 for identity in there:

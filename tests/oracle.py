@@ -41,20 +41,25 @@ The rules, in the order in which they meet an item:
 
 A bucket ``b`` closes like this:
 
-a.  **Listing.** Series with a live sale in ``b`` (a return, or one of quantity zero, is a sale)
-    are listed from ``b`` on, in key order, until there are ``max_series``. Of the others, the live
-    sales of ``b`` turn from ``learned`` to refused ``past_max_series`` and are forgotten.
+a.  **Listing.** Series with a live sale in ``b`` (a return, or one of quantity zero, is a sale),
+    or a live one revised since the last close, are listed from ``b`` on, in key order, until there
+    are ``max_series``. Of the others, the live sales of ``b``, and those revised, turn to refused
+    ``past_max_series`` and are forgotten.
 b.  **Facts** of every listed series: what its live sales sum to, and ``observed``, if its store's
-    feed was alive: a sale that was live at the close of its bucket, of the same business day up
-    to ``b`` (one that rule a. refused shows life too); or a complete up to ``b``'s end at least.
-    The business day of an hour is the one in which the hour starts; days and weeks are their own.
-    Not alive: ``missing``, all zero. Observed, but a stock-out known now touches ``b``:
-    ``censored``.
-c.  **Revisions** since the last close amend the facts of listed series: a sale revised, and not
+    feed was alive: a sale of the same business day, that was live at the close of its bucket up
+    to ``b``, or revised and live at this one (one that rule a. refused shows life too); or a
+    complete up to ``b``'s end at least. The business day of an hour is the one in which the hour
+    starts; days and weeks are their own. Not alive: ``missing``, all zero. Observed, but a
+    stock-out known now touches ``b``: ``censored``.
+c.  **Waking.** A store that is alive by rule b. for the first time on its business day, or of
+    which a sale of an earlier one is revised and live, was alive on all of that day: what is
+    ``missing`` of its series in that day's closed buckets, from each series' first on, turns to
+    ``observed``, or ``censored`` by the stock-outs known now.
+d.  **Revisions** since the last close amend the facts of listed series: a sale revised, and not
     retracted before now, adds its quantities and turns ``missing`` to ``observed``; if the series
     was listed later than that bucket, its facts now begin there, ``missing`` in between. A sale
-    retracted after its close is taken out; the status stays. For a series not listed at this
-    close, revisions are dropped. Where several buckets close at once the first takes them.
+    retracted after its close is taken out; the status stays. Where several buckets close at once
+    the first takes them.
 
 Leaves out: exclusions, quarantines and markers' operations; closures and listings by plan or
 product, which are not in the facts' status here; the panel's bounded memory.
@@ -400,22 +405,25 @@ def _advance(o: _Oracle) -> None:
 
 def _close(o: _Oracle, bucket: int) -> None:
     live = [s for s in o.sold if s.live and s.bucket == bucket and s.outcome == "learned"]
+    revised = [s for s in o.added if s.live]
+    day = _business_day(o.settings, bucket)
+    woken = {(s.key[0], s.day) for s in revised}
+    woken |= {(s.key[0], day) for s in live} - o.lively
+    o.lively |= {(s.key[0], s.day) for s in live + revised}
     # a. listing, in key order
-    for key in sorted({s.key for s in live} - o.listed.keys()):
+    for key in sorted({s.key for s in live + revised} - o.listed.keys()):
         if len(o.listed) < o.settings.max_series:
             o.listed[key] = bucket
             o.facts[key] = {}
             continue
-        for sold in [s for s in live if s.key == key]:
+        for sold in [s for s in live + revised if s.key == key]:
+            o.counts[sold.source, sold.outcome] -= 1
             sold.outcome = "past_max_series"
-            o.counts[sold.source, "learned"] -= 1
             o.counts[sold.source, "refused"] += 1
             o.refusals.append((sold.offset, sold.item, "past_max_series"))
             o.known = {i: known for i, known in o.known.items() if known.sold is not sold}
     # b. facts
-    day = _business_day(o.settings, bucket)
     end = bucket_start(o.settings, bucket + 1)
-    o.lively |= {(s.key[0], s.day) for s in live}
     alive = {name for name, moment in o.completes if moment >= end} | {
         store for store, on in o.lively if on == day
     }
@@ -429,9 +437,15 @@ def _close(o: _Oracle, bucket: int) -> None:
             sum(s.revenue for s in mine),
             _status(o, key, bucket) if key[0] in alive else "missing",
         )
-    # c. revisions
-    for sold in o.added:
-        if sold.live and sold.key in o.listed:
+    # c. waking
+    for key, facts in o.facts.items():
+        for earlier, fact in facts.items():
+            there = (key[0], _business_day(o.settings, earlier))
+            if earlier < bucket and fact.status == "missing" and there in woken:
+                facts[earlier] = Fact(0, 0, 0, _status(o, key, earlier))
+    # d. revisions
+    for sold in revised:
+        if sold.key in o.listed:
             sold.in_facts = True
             _amend(o, sold, 1)
     for sold in o.taken_out:

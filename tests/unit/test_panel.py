@@ -217,10 +217,67 @@ def test_amended_sums_are_exact_however_large_the_bucket() -> None:
     assert mean(one, 1) == (0.3, 1)
 
 
-def test_a_revision_of_a_series_that_is_not_listed_is_dropped_whole() -> None:
+def test_a_late_first_sale_lists_its_series() -> None:
     one = told(sale(0, product="other"), tick(1), sale(0, 3), tick(2), sale(2, 1), tick(3))
-    assert math.isnan(one.fact("units", 0))
-    assert mean(one, 2) == (1, 1)
+    assert one.fact("units", 0) == 3
+    assert math.isnan(one.fact("units", 1)), "the store was silent"
+    assert mean(one, 2) == (2, 2)
+    assert one.letters == []
+
+
+def test_a_revision_wakes_its_store_on_that_day() -> None:
+    begun = (sale(0, 2), sale(0, 1, product="other"), sale(0, store="live"))
+    late = told(*begun, sale(1, store="live"), tick(2), sale(1, 4), tick(3))
+    in_time = told(*begun, sale(1, store="live"), sale(1, 4), tick(2), tick(3))
+    for one in (late, in_time):
+        assert one.fact("units", 1) == 4
+        assert (one.fact("status", 1, product="other"), one.fact("units", 1, product="other")) == (
+            OBSERVED, 0,
+        )  # fmt: skip
+    assert mean(late, 2) == mean(in_time, 2)
+    assert (late.shard.panel.column("seen") == in_time.shard.panel.column("seen")).all()
+
+
+def test_a_revision_wakes_no_series_that_was_out_of_stock_closed_or_not_listed_yet() -> None:
+    one = told(
+        product("gone", delisted=1), sale(0), sale(0, product="gone"), sale(0, product="shut"),
+        stock_outs(1, 2), plan("p", 1, 2, product="shut", closed=True), sale(0, store="live"),
+        sale(1, store="live"), tick(2), sale(1, product="new"), tick(3), sale(3), tick(4),
+    )  # fmt: skip
+    assert (one.fact("status", 1), one.fact("units", 1)) == (CENSORED, 0)
+    for name in ("gone", "shut"):
+        assert one.fact("status", 1, product=name) == MISSING
+    assert one.fact("units", 1, product="new") == 1
+    assert one.fact("status", 0, product="new") == MISSING
+    assert mean(one, 3) == (1, 2), "a stock-out lowers no level"
+
+
+def test_hours_before_a_stores_first_sale_of_the_day_are_known_as_zero_by_it() -> None:
+    one = told(sale(0, hour=9), tick(1, hour=9), bucket="hour")
+    hours = {hour: one.bucket(1) - 12 + hour for hour in range(24)}
+    units = one.shard.panel.of("units", np.array(list(hours.values())))
+    assert np.isnan(units[:9]).all(), "nothing is known of the day yet"
+    one.tell(sale(1, 2, hour=9), tick(1, hour=10))
+    units = one.shard.panel.of("units", np.array(list(hours.values())))
+    assert units[:10, 0].tolist() == [0.0] * 9 + [2.0]
+    level, seen = one.shard.panel.window(hours[9], 10)
+    assert (level.tolist(), seen.tolist()) == ([0.2], [10.0])
+
+
+def test_nights_are_forecast_as_nights() -> None:
+    """A store that is open from 9 to 21 sells nothing at night, and its 24 hours add up."""
+    drawn = np.random.default_rng(3)
+    one = told(bucket="hour", challengers=(), twin_seasons=0)
+    for n in range(21):
+        for hour in range(9, 21):
+            for which in range(3):
+                units = float(drawn.poisson(4.0))
+                one.tell(sale(n, units, product=f"p{which}", hour=hour + 0.1))
+    one.tell(tick(21, hour=0))
+    ahead = one.shard.forecast()[:24].astype(np.float64).mean(axis=1)
+    assert ahead[:8].max() < 0.4
+    assert 3.0 < ahead[10:20].mean() < 5.0
+    assert abs(ahead.sum() / 48 - 1) < 0.15
 
 
 # -- sums over time ------------------------------------------------------------------------

@@ -50,7 +50,8 @@ class Watched:
 
     def _close(self, closed: Closed) -> Sequence[Key]:
         self.closed.append(closed)
-        new = sorted(closed.cells.keys() - self.rows)
+        late = {key for cells in closed.revisions.values() for key in cells}
+        new = sorted((closed.cells.keys() | late) - self.rows)
         room = max(self.most - len(self.rows), 0)
         self.rows.update(new[:room])
         return new[room:]
@@ -349,10 +350,30 @@ def test_a_sale_refused_for_the_limit_is_not_remembered() -> None:
     assert one.counts == {"learned": 1, "refused": 1, "applied": 1, "revised": 1}
 
 
+def test_a_late_sale_past_the_limit_is_refused_at_the_next_close_and_not_remembered() -> None:
+    one = watched(sale(0, product="a"), tick(1), sale(0, product="b", id="late"), most=1)
+    assert one.counts == {"learned": 1, "applied": 1, "revised": 1}
+    one.tell(sale(1, product="a"), tick(2))
+    assert one.reasons == [(2, "past_max_series")]
+    assert one.counts == {"learned": 2, "applied": 2, "refused": 1}
+    one.tell(sale(0, product="b", id="late"))
+    assert one.counts["revised"] == 1, "sent again it is no duplicate"
+
+
+def test_a_first_sale_and_a_revision_say_which_earlier_hours_were_zero() -> None:
+    one = watched(sale(0, hour=3), tick(0, hour=4), sale(0, hour=6), tick(0, hour=7), bucket="hour")
+    midnight = one.bucket(0) - 12
+    assert one.closed[-1].woken == {}, "it was alive before"
+    one.tell(sale(1, hour=2), tick(1, hour=3))
+    assert one.closed[-1].woken == {midnight + 24 + hour: {"s"} for hour in range(2)}
+    one.tell(tick(2, hour=1), sale(1, hour=23, id="late"), tick(2, hour=2))
+    assert one.closed[-1].woken == {midnight + 24 + hour: {"s"} for hour in range(24)}
+
+
 def test_five_years_of_silence_are_passed_in_a_reach_of_closes() -> None:
     one = watched(sale(0), reach=745, bucket="hour")
     one.tell(sale(5 * 365, hour=13))
-    assert len(one.closed) <= 745 + 1
+    assert len(one.closed) <= 745 + 1 + 48, "hours are learned a day late"
     assert one.closed[-1].bucket == one.bucket(5 * 365)
     assert one.closed[0].cells, "what was open when silence began is closed, not skipped"
     jumps = [b.bucket - a.bucket for a, b in zip(one.closed, one.closed[1:], strict=False)]
