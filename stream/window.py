@@ -20,6 +20,7 @@ from stream.brought import Key as Key
 from stream.brought import Open as Open
 from stream.buckets import Calendar
 from stream.event import (
+    ALL_SOURCES,
     FIRST_US,
     LAST_US,
     MICRO,
@@ -49,7 +50,7 @@ STATE_BITS = 3
 _STATE = 7
 #: Sources told apart in the counts; those after share one line.
 MAX_SOURCES = 10_000
-OTHER_SOURCES = "*"
+OTHER_SOURCES = ALL_SOURCES
 #: Stores remembered to be at home.
 MAX_HOMES = 65_536
 _NEVER = -(2**62)
