@@ -9,7 +9,7 @@ that the ring reaches costs two look-ups. Leaves out: what is learned from the f
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -67,6 +67,29 @@ FIRST_WEIGHT = 0.25
 NO_CATEGORY = ""
 
 
+class Span(NamedTuple):
+    """What an availability event says of [from_us, to_us), and by what it is told from others."""
+
+    from_us: int
+    to_us: int
+    available: bool
+    told_us: int
+    source: str
+    id: str
+
+
+def last_told(spans: Iterable[Span]) -> list[Span]:
+    """Spans in the order of their events' (time, source, id), whatever order they came in.
+
+    Where they overlap, the last one holds; one that a later one covers whole is left out.
+    """
+    kept: list[Span] = []
+    for one in sorted(spans, key=lambda span: (*span[3:], *span[:3]), reverse=True):
+        if not any(later.from_us <= one.from_us and one.to_us <= later.to_us for later in kept):
+            kept.append(one)
+    return kept[::-1]
+
+
 class Panel:
     """Facts of a shard's series. Mutable; all of it is state."""
 
@@ -85,7 +108,7 @@ class Panel:
         self.categories = Names()
         self.categories.code(NO_CATEGORY)
         self.products = Products()
-        self.stockouts: dict[Key, list[tuple[int, int, bool]]] = {}
+        self.stockouts: dict[Key, list[Span]] = {}
         self.plans = Plans(calendar)
         most = {"sum_observed": self.ring, "sum_promotion": SHARE * self.long}
         types = RINGS | {name: np.min_scalar_type(n).type for name, n in most.items()}
@@ -167,10 +190,12 @@ class Panel:
                 self._tell(rows.tolist())
                 self.plans.repaint()
             return
-        span = (time_us(event.start), time_us(event.end), event.available)
-        spans = self.stockouts.setdefault((event.store, event.product), [])
-        if span not in spans:
-            spans.append(span)
+        span = Span(
+            time_us(event.start), time_us(event.end), event.available,
+            time_us(event.time), event.source, event.id,
+        )  # fmt: skip
+        key = (event.store, event.product)
+        self.stockouts[key] = last_told([*self.stockouts.get(key, ()), span])
 
     # -- closing ---------------------------------------------------------------------------
 
@@ -301,7 +326,7 @@ class Panel:
         found = []
         for key, spans in self.stockouts.items():
             state = True
-            for from_us, to_us, available in spans:
+            for from_us, to_us, available, *_ in spans:
                 if from_us < end and to_us > start:
                     state = available
             if not state and key in self.rows:
@@ -309,10 +334,15 @@ class Panel:
         return found
 
     def _forget_stockouts(self, bucket: int) -> None:
-        """Drop stock-outs that ended by the close of a bucket: no later one asks for them."""
+        """Drop stock-outs that ended by the close of a bucket: no later one asks for them.
+
+        Nor is asked for those of a series that finds no room any more.
+        """
         end = self.calendar.span(bucket)[1]
+        full = self.size >= self.settings.max_series
         for key, spans in list(self.stockouts.items()):
-            kept = [span for span in spans if span[1] > end]
+            room = not full or key in self.rows
+            kept = [span for span in spans if room and span.to_us > end]
             if not kept:
                 del self.stockouts[key]
             elif len(kept) < len(spans):

@@ -33,7 +33,7 @@ from learner.findings import standings
 from learner.groups import Groups
 from learner.intervals import Tables, Traits
 from learner.open_bucket import OpenBucket
-from learner.panel import COLUMNS, RINGS, Panel
+from learner.panel import COLUMNS, RINGS, Panel, Span
 from learner.parts import Array, Part, Pieces, joined, pack, restored, unpack
 from learner.pickles import load_models
 from learner.plans import Kept
@@ -369,7 +369,7 @@ def take_up_panel(panel: Panel, parts: Mapping[str, bytearray | Pieces]) -> None
     panel.profiles.week, panel.profiles.first_week = known["week"], known["first_week"]
     panel.products = read_products(parts)
     for store, product_name, spans in known["stockouts"]:
-        panel.stockouts[store, product_name] = [tuple(span) for span in spans]
+        panel.stockouts[store, product_name] = [Span(*span) for span in spans]
     panel.plans.restore(msgspec.json.decode(raw, type=Kept) for raw in known["plans"])
     keys, _ = unpack(parts["keys"])
     panel.keys.extend(zip(keys["stores"], keys["products"], strict=True))

@@ -503,7 +503,13 @@ class Window:
             there.pop(source, None)
 
     def _forget(self, floor: int) -> None:
+        """Drop what is of no use any more: identities, gaps, stores long silent."""
         self.gaps.forget(floor)
+        oldest = self.open_from - self.reach
+        since_us, day = self.calendar.span(oldest)[0], self.calendar.day_of(oldest)
+        for told, since in ((self.complete_us, since_us), (self.last_day, day)):
+            for store in [one for one, last in told.items() if last < since]:
+                del told[store]
         for bucket in [b for b in self.seen_in if b < floor]:
             for there in self.seen_in.pop(bucket).values():
                 for identity in there:

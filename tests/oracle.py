@@ -48,8 +48,8 @@ b.  **Facts** of every listed series: what its live sales sum to, and ``observed
     feed was alive: a sale that was live at the close of its bucket, of the same business day up
     to ``b`` (one that rule a. refused shows life too); or a complete up to ``b``'s end at least.
     The business day of an hour is the one in which the hour starts; days and weeks are their own.
-    Not alive: ``missing``, all zero. Observed, but a stock-out known now touches ``b``:
-    ``censored``.
+    Not alive: ``missing``, all zero. Observed, but of the availability known
+    now that touches ``b`` the last by (time, source, id) says no: ``censored``.
 c.  **Revisions** since the last close amend the facts of listed series: a sale revised, and not
     retracted before now, adds its quantities and turns ``missing`` to ``observed``; if the series
     was listed later than that bucket, its facts now begin there, ``missing`` in between. A sale
@@ -222,7 +222,7 @@ class _Oracle:
     known: dict[Identity, _Known] = field(default_factory=dict)
     plans: set[Any] = field(default_factory=set)
     completes: list[tuple[str, datetime]] = field(default_factory=list)
-    stock_outs: list[tuple[str, str, datetime, datetime, bool]] = field(default_factory=list)
+    stock_outs: set[Availability] = field(default_factory=set)
     listed: dict[Key, int] = field(default_factory=dict)
     facts: dict[Key, dict[int, Fact]] = field(default_factory=dict)
     added: list[_Sold] = field(default_factory=list)
@@ -301,9 +301,7 @@ def _judge(
     if isinstance(event, Complete):
         o.completes.append((event.store, event.time))
     if isinstance(event, Availability):
-        said = (event.store, event.product, event.start, event.end, event.available)
-        if said not in o.stock_outs:
-            o.stock_outs.append(said)
+        o.stock_outs.add(event)
     return "applied", ""
 
 
@@ -443,9 +441,9 @@ def _status(o: _Oracle, key: Key, bucket: int) -> str:
     """Status of a bucket of a series whose store's feed was alive."""
     start, end = bucket_start(o.settings, bucket), bucket_start(o.settings, bucket + 1)
     available = True
-    for store, product, since, until, says in o.stock_outs:
-        if (store, product) == key and since < end and until > start:
-            available = says
+    for one in sorted(o.stock_outs, key=lambda one: (one.time, one.source, one.id)):
+        if (one.store, one.product) == key and one.start < end and one.end > start:
+            available = one.available
     return "observed" if available else "censored"
 
 
