@@ -40,6 +40,7 @@ from stream.identities import CONTENT, amounts_of, content_hash, content_of, ide
 from stream.log import Record, partition_of
 from stream.settings import Settings
 
+#: Ways an item can end; they add up to the items that came in.
 OUTCOMES = ("learned", "revised", "duplicate", "void", "late", "quarantined", "excluded",
             "refused", "applied")  # fmt: skip
 LEARNED, REVISED, DUPLICATE, VOID, LATE, QUARANTINED, EXCLUDED, REFUSED, APPLIED = range(9)
