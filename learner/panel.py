@@ -9,12 +9,13 @@ that the ring reaches costs two look-ups. Leaves out: what is learned from the f
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from learner import habits
+from learner import availability, habits
+from learner.availability import Span
 from learner.holidays import Holidays, covariates
 from learner.names import Names
 from learner.plans import Plans
@@ -24,7 +25,7 @@ from learner.returns import Returns
 from learner.serving import CENSORED, MISSING, OBSERVED, SHARE, status_of, told
 from stream.brought import CELL
 from stream.buckets import Calendar
-from stream.event import FIRST_US, LAST_US, MICRO, Availability, Product, time_us
+from stream.event import FIRST_US, LAST_US, MICRO, Availability, Product
 from stream.settings import LEVELS, Settings, ring_length
 from stream.window import Cell, Closed, Key
 
@@ -65,29 +66,6 @@ COLUMNS: dict[str, tuple[type[np.generic], float]] = {
 FIRST_WEIGHT = 0.25
 #: No category known.
 NO_CATEGORY = ""
-
-
-class Span(NamedTuple):
-    """What an availability event says of [from_us, to_us), and by what it is told from others."""
-
-    from_us: int
-    to_us: int
-    available: bool
-    told_us: int
-    source: str
-    id: str
-
-
-def last_told(spans: Iterable[Span]) -> list[Span]:
-    """Spans in the order of their events' (time, source, id), whatever order they came in.
-
-    Where they overlap, the last one holds; one that a later one covers whole is left out.
-    """
-    kept: list[Span] = []
-    for one in sorted(spans, key=lambda span: (*span[3:], *span[:3]), reverse=True):
-        if not any(later.from_us <= one.from_us and one.to_us <= later.to_us for later in kept):
-            kept.append(one)
-    return kept[::-1]
 
 
 class Panel:
@@ -190,12 +168,7 @@ class Panel:
                 self._tell(rows.tolist())
                 self.plans.repaint()
             return
-        span = Span(
-            time_us(event.start), time_us(event.end), event.available,
-            time_us(event.time), event.source, event.id,
-        )  # fmt: skip
-        key = (event.store, event.product)
-        self.stockouts[key] = last_told([*self.stockouts.get(key, ()), span])
+        availability.learn(self.stockouts, event)
 
     # -- closing ---------------------------------------------------------------------------
 
@@ -222,7 +195,8 @@ class Panel:
         self._amend(closed.revisions, closed.gaps)
         self._fill(closed)
         self.plans.forget(bucket - self.ring)
-        self._forget_stockouts(bucket)
+        listed = self.rows if self.size >= self.settings.max_series else None
+        availability.forget(self.stockouts, self.calendar.span(bucket)[1], listed)
         return refused
 
     def _launched(self, bucket: int) -> list[Key]:
@@ -332,21 +306,6 @@ class Panel:
             if not state and key in self.rows:
                 found.append(key)
         return found
-
-    def _forget_stockouts(self, bucket: int) -> None:
-        """Drop stock-outs that ended by the close of a bucket: no later one asks for them.
-
-        Nor is asked for those of a series that finds no room any more.
-        """
-        end = self.calendar.span(bucket)[1]
-        full = self.size >= self.settings.max_series
-        for key, spans in list(self.stockouts.items()):
-            room = not full or key in self.rows
-            kept = [span for span in spans if room and span.to_us > end]
-            if not kept:
-                del self.stockouts[key]
-            elif len(kept) < len(spans):
-                self.stockouts[key] = kept
 
     def _amend(self, revisions: dict[int, dict[Key, Cell]], gaps: Mapping[int, set[Key]]) -> None:
         """Add what came after a close to that bucket's facts and to the sums since."""

@@ -27,13 +27,14 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from river.__version__ import __version__ as river_version
 
 from learner import wholes
+from learner.availability import Span
 from learner.bands import warm_after
 from learner.evaluation import MOST_SLICES, VOLUME_NAMES, seasonal_difference
 from learner.findings import standings
 from learner.groups import Groups
 from learner.intervals import Tables, Traits
 from learner.open_bucket import OpenBucket
-from learner.panel import COLUMNS, RINGS, Panel, Span
+from learner.panel import COLUMNS, RINGS, Panel
 from learner.parts import Array, Part, Pieces, joined, pack, restored, unpack
 from learner.pickles import load_models
 from learner.plans import Kept

@@ -35,7 +35,7 @@ from stream.event import (
     Void,
     decode,
 )
-from stream.gaps import Gaps, Passed
+from stream.gaps import Gaps, Passed, forget
 from stream.identities import CONTENT, amounts_of, content_hash, content_of, identify
 from stream.log import Record, partition_of
 from stream.settings import Settings
@@ -507,10 +507,8 @@ class Window:
         """Drop what is of no use any more: identities, gaps, stores long silent."""
         self.gaps.forget(floor)
         oldest = self.open_from - self.reach
-        since_us, day = self.calendar.span(oldest)[0], self.calendar.day_of(oldest)
-        for told, since in ((self.complete_us, since_us), (self.last_day, day)):
-            for store in [one for one, last in told.items() if last < since]:
-                del told[store]
+        forget(self.complete_us, self.calendar.span(oldest)[0])
+        forget(self.last_day, self.calendar.day_of(oldest))
         for bucket in [b for b in self.seen_in if b < floor]:
             for there in self.seen_in.pop(bucket).values():
                 for identity in there:
