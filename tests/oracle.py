@@ -70,6 +70,8 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
+import msgspec
+
 from stream.event import (
     AnyEvent,
     Availability,
@@ -301,7 +303,7 @@ def _judge(
     if isinstance(event, Complete):
         o.completes.append((event.store, event.time))
     if isinstance(event, Availability):
-        o.stock_outs.add(event)
+        o.stock_outs.add(msgspec.structs.replace(event, x=None))
     return "applied", ""
 
 
