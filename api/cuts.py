@@ -60,6 +60,8 @@ class Cuts:
         pointers = self._catalog.pointers()
         if request.kind == "quarantine":
             return self._quarantine(request, pointers)
+        if request.kind == "skip":
+            return self._skip(request, pointers)
         if not any(one.head for one in pointers.values()):
             raise Problem(
                 409, "no-snapshots", "Nothing to operate on", "no snapshot was published yet",
@@ -168,6 +170,32 @@ class Cuts:
             )  # fmt: skip
         heads = {p: one.head.snapshot for p, one in pointers.items() if one.head is not None}
         return {p: heads.get(p, START) for p in sorted(self._concerned(what))}
+
+    def _skip(self, request: Request, pointers: Mapping[int, Pointers]) -> dict[int, str]:
+        """Offsets that are not learned yet, and what their partitions have learned up to there."""
+        what = request.exclude
+        if what is None or what != Exclusion(offsets=what.offsets, surplus=what.surplus):
+            raise invalid("exclude", "a skip is of offsets, and of nothing else",
+                          "give `offsets`, which /readyz of the learner names")  # fmt: skip
+        _check(what)
+        if request.snapshots or request.to or request.replay or request.admit_late:
+            raise invalid("exclude", "a skip takes nothing back",
+                          "give `exclude`, `who` and `reason` only")  # fmt: skip
+        cut, ends = {}, self._events.end()
+        for partition in sorted(self._concerned(what)):
+            head = pointers[partition].head if partition in pointers else None
+            first, end = what.offsets[partition]
+            learned = 0 if head is None else head.position
+            if not learned <= first or end > ends[partition]:
+                raise Problem(
+                    409, "no-standstill", "The partition does not stand still there",
+                    f"partition {partition} has learned what is before {learned}, and its log "
+                    f"ends at {ends[partition]}", field="exclude.offsets",
+                    remedy="name the offset that /readyz of the learner says; what is learned is "
+                    "taken back by: salescast rollback --replay --exclude-offsets",
+                )  # fmt: skip
+            cut[partition] = START if head is None else head.snapshot
+        return cut
 
     def _concerned(self, what: Exclusion | None) -> set[int]:
         """Partitions that an exclusion can mean anything in."""

@@ -7,14 +7,11 @@ refused here is what the fold would refuse, as far as one item and a clock can t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
 from typing import Any
 
 import msgspec
 
 from stream.event import (
-    FIRST_US,
-    LAST_US,
     MAX_RECORD_BYTES,
     RESERVED,
     AnyEvent,
@@ -32,12 +29,6 @@ PACK_BYTES = 512_000
 Raw = bytes | msgspec.Raw
 _raws = msgspec.json.Decoder(list[msgspec.Raw])
 _BLANK = b" \t\r\n"
-_FIRST_S, _LAST_S = FIRST_US / 1e6, LAST_US / 1e6
-#: Fields that hold a time, by type.
-_TIMES: dict[type, tuple[str, ...]] = {
-    Plan: ("time", "start", "end"),
-    Product: ("time", "listed", "delisted"),
-}
 
 
 class Place(msgspec.Struct, frozen=True, gc=False):
@@ -92,10 +83,6 @@ def judge(raw: Raw, latest_s: float) -> AnyEvent | Refusal:
         return Refusal(
             "unknown_type", f"`{kind.__name__.lower()}` is written by Salescast itself", "type"
         )
-    for field in _TIMES.get(kind) or _spans(kind):
-        moment: datetime | None = getattr(event, field)
-        if moment is not None and not _FIRST_S <= moment.timestamp() <= _LAST_S:
-            return Refusal("out_of_range", f"`{field}` is before 1990 or after 2200", field)
     if event.time.timestamp() > latest_s:
         return Refusal(
             "future_dated", f"`time` {event.time.isoformat()} lies in the future", "time"
@@ -103,13 +90,6 @@ def judge(raw: Raw, latest_s: float) -> AnyEvent | Refusal:
     if event.store == "*" and kind is not Plan and kind is not Product:
         return Refusal("inconsistent", f"a {kind.__name__.lower()} is about one store", "store")
     return event
-
-
-def _spans(kind: type) -> tuple[str, ...]:
-    """Remember the time fields of a type that ``_TIMES`` does not list."""
-    return _TIMES.setdefault(
-        kind, ("time", "start", "end") if hasattr(kind, "start") else ("time",)
-    )
 
 
 def batch(raws: Sequence[Raw], partitions: int, latest_s: float) -> Batch:

@@ -9,7 +9,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, NonNegativeInt
 from api.schemas import ShortName, Text
 from learner.operations import Kind
 
-OperationKind = Literal["freeze", "resume", "rollback", "quarantine", "readmit", "promote"]
+OperationKind = Literal["freeze", "resume", "rollback", "quarantine", "readmit", "skip", "promote"]
 
 
 class Exclude(BaseModel):
@@ -55,7 +55,9 @@ class OperationRequest(BaseModel):
     snapshots: list[str] = Field([], max_length=10_000, description="Ids, one a partition")
     to: AwareDatetime | None = Field(None, description="The newest snapshots up to this event time")
     replay: bool = Field(False, description="Roll back facts too, and learn again what came after")
-    exclude: Exclude | None = Field(None, description="What a replay or quarantine passes over")
+    exclude: Exclude | None = Field(
+        None, description="What a replay, quarantine or skip passes over"
+    )
     admit_late: bool = Field(False, description="Learn late items too, in a replay")
     readmits: ShortName | None = Field(None, description="The operation whose exclusion to lift")
     model: str | None = Field(

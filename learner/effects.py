@@ -94,6 +94,8 @@ class Effects:
             snapshot = operation.cut.get(partition)
             if operation.kind in ("freeze", "resume", "suspect") or snapshot is None:
                 return "the operation does not concern this partition"
+            if operation.kind == "skip":
+                return "the partition did not stand still at these offsets"
             try:
                 return self._effect(operation, entry.offset, partition, snapshot)
             except StoreUnavailable:

@@ -17,10 +17,10 @@ import numpy.typing as npt
 
 from learner.ensemble import Ensemble
 from learner.features import BASE, Batch, features
-from learner.holidays import HOLIDAYS
 from learner.levels import Levels, levels, overall_level
 from learner.models import Model, Ratio, Simple
 from learner.panel import Panel
+from stream.settings import HOLIDAYS
 
 Floats = npt.NDArray[np.float64]
 

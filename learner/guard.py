@@ -95,8 +95,8 @@ class Guard:
         self.arrays: dict[str, npt.NDArray[Any]] = {}
         for name, (dtype, _, wide) in ARRAYS.items():
             self.arrays[name] = np.zeros((0, len(STATISTICS)) if wide else (0,), dtype)
-        # By phase of the season: nan where none was seen yet.
         self.owner = np.zeros(0, np.int32)  # of each series: the source that sent it first
+        # By phase of the season: nan where none was seen yet.
         self.arrays["phase"] = np.zeros((0, len(SEASONAL), calendar.season))
 
     def judge(

@@ -13,10 +13,8 @@ import holidays
 
 from stream.buckets import Calendar
 from stream.errors import SettingsError
-from stream.settings import Settings
+from stream.settings import HOLIDAYS, Settings
 
-#: Names of the covariates: on a holiday, and on the day before one.
-HOLIDAYS = ("holiday", "holiday_eve")
 _EPOCH = date(1970, 1, 1)
 
 

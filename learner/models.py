@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import pickle
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any, Protocol
 
@@ -365,7 +365,13 @@ def make(name: str, settings: Settings) -> Model:
             + f"Models are: {known}; or the import path of a River regressor",
         )
     found = _imported(name)
-    regressor = found if isinstance(found, base.Estimator) else found()
+    try:
+        regressor = found if isinstance(found, base.Estimator) else found()
+    except TypeError as error:
+        raise SettingsError(
+            f"model `{name}` cannot be made of nothing: {error}",
+            remedy="Name a function that takes nothing and gives it with what it needs",
+        ) from None
     last = list(regressor.steps.values())[-1] if isinstance(regressor, Pipeline) else regressor
     if not isinstance(last, base.Regressor):
         raise SettingsError(
@@ -407,8 +413,20 @@ def _check_seeds(name: str, estimator: Any) -> None:
                 f"model `{name}` draws random numbers without a seed ({type(estimator).__name__})",
                 remedy="Name a function that gives it with seed=...",
             )
-        if isinstance(value, base.Estimator):
-            _check_seeds(name, value)
+        for part in _parts(value):
+            _check_seeds(name, part)
+
+
+def _parts(value: Any) -> Iterator[base.Estimator]:
+    """Estimators in a parameter: itself, or those it holds."""
+    if isinstance(value, base.Estimator):
+        yield value
+    elif isinstance(value, Mapping):
+        for one in value.values():
+            yield from _parts(one)
+    elif isinstance(value, (list, tuple, set)):
+        for one in value:
+            yield from _parts(one)
 
 
 class RowByRow:

@@ -23,6 +23,7 @@ Kind = Literal[
     "rollback",
     "quarantine",
     "readmit",
+    "skip",
     "promote",
     "resend",
     "discard",
@@ -39,6 +40,7 @@ class Operation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="op
     ``replay`` all returns, and what came after is learned again, without ``exclude``, with late
     items if ``admit_late``. ``quarantine`` passes ``exclude`` over from its marker on; its cut is
     where ``readmit`` may go back to, a replay without the rule of the operation ``readmits``.
+    ``skip`` lets a partition pass the offsets of ``exclude`` that it stands still at.
     ``promote`` lets ``model`` be champion in place of ``over``, against which it was judged on the
     cut's snapshots; ``about`` says what the gates found. ``replay.START`` in a cut is the log's
     beginning. ``resend`` and ``discard`` are about dead letters: their cut is empty, and ``about``

@@ -74,6 +74,8 @@ class Owned:
     publish_s: float = 0.0  # how long the last publication took
     last_record_s: float = 0.0  # monotonic
     stopped: str = ""  # why it stands still, if it does
+    stopped_at: int = 0  # offset of the record that it stands still at
+    looked_s: float = 0.0  # monotonic: when it was last seen whether that may be skipped
 
     @property
     def behind(self) -> bool:

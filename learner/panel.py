@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from learner import habits
+from learner import availability, habits
 from learner.amending import amend
+from learner.availability import Span
 from learner.holidays import Holidays, covariates
 from learner.names import Names
 from learner.plans import Plans
@@ -25,7 +26,7 @@ from learner.returns import Returns
 from learner.serving import CENSORED, MISSING, OBSERVED, SHARE, status_of, told
 from stream.brought import CELL
 from stream.buckets import Calendar
-from stream.event import FIRST_US, LAST_US, MICRO, Availability, Product, time_us
+from stream.event import FIRST_US, LAST_US, MICRO, Availability, Product
 from stream.settings import LEVELS, Settings, ring_length
 from stream.window import Cell, Closed, Key
 
@@ -88,7 +89,7 @@ class Panel:
         self.categories = Names()
         self.categories.code(NO_CATEGORY)
         self.products = Products()
-        self.stockouts: dict[Key, list[tuple[int, int, bool]]] = {}
+        self.stockouts: dict[Key, list[Span]] = {}
         self.plans = Plans(calendar)
         most = {"sum_observed": self.ring, "sum_promotion": SHARE * self.long}
         types = RINGS | {name: np.min_scalar_type(n).type for name, n in most.items()}
@@ -170,10 +171,7 @@ class Panel:
                 self._tell(rows.tolist())
                 self.plans.repaint()
             return
-        span = (time_us(event.start), time_us(event.end), event.available)
-        spans = self.stockouts.setdefault((event.store, event.product), [])
-        if span not in spans:
-            spans.append(span)
+        availability.learn(self.stockouts, event)
 
     # -- closing ---------------------------------------------------------------------------
 
@@ -203,7 +201,9 @@ class Panel:
         self.told = amend(self, closed)
         self._fill(closed)
         self.plans.forget(bucket - self.ring)
-        self._forget_stockouts(bucket)
+        listed = self.rows if self.size >= self.settings.max_series else None
+        oldest = self.calendar.dawn(bucket + 1 - self.settings.revise_buckets)
+        availability.forget(self.stockouts, self.calendar.span(oldest)[0], listed)
         return refused
 
     def _launched(self, bucket: int) -> list[Key]:
@@ -308,23 +308,12 @@ class Panel:
         found = []
         for key, spans in self.stockouts.items():
             state = True
-            for from_us, to_us, available in spans:
+            for from_us, to_us, available, *_ in spans:
                 if from_us < end and to_us > start:
                     state = available
             if not state and key in self.rows:
                 found.append(key)
         return found
-
-    def _forget_stockouts(self, bucket: int) -> None:
-        """Drop stock-outs of which no bucket that is open, or may still be amended, asks."""
-        oldest = self.calendar.dawn(bucket + 1 - self.settings.revise_buckets)
-        end = self.calendar.span(oldest)[0]
-        for key, spans in list(self.stockouts.items()):
-            kept = [span for span in spans if span[1] > end]
-            if not kept:
-                del self.stockouts[key]
-            elif len(kept) < len(spans):
-                self.stockouts[key] = kept
 
     def part(self, rows: Rows) -> Panel:
         """Some of the series as a panel of their own, to be read only; returns are left out."""

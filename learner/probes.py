@@ -72,9 +72,7 @@ class Probes:
                     for one in sorted(worker.waiting)
                 ]
                 reasons += [
-                    f"partition {partition} stands still: {owned.stopped}"
-                    for partition, owned in sorted(worker.owned.items())
-                    if owned.stopped
+                    owned.stopped for _, owned in sorted(worker.owned.items()) if owned.stopped
                 ]
             body = json.dumps({"status": "waiting" if reasons else "ok", "reasons": reasons})
             return (503 if reasons else 200), "application/json", body.encode()

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import msgspec
+
 from stream.event import FIRST_US, LAST_US, Product, time_us
 from stream.window import Key
 
@@ -38,7 +40,7 @@ class Products:
         """Take in an event. ``False``: nothing of it is new."""
         key = (event.store, event.product)
         before = self.told.get(key)
-        self.told[key] = event
+        self.told[key] = msgspec.structs.replace(event, x=None)
         if before is not None and _facts(before) == _facts(event):
             return False
         self.awaited.pop(key, None)

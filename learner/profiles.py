@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stream.buckets import Calendar
+from stream.event import MAX_COVARIATE
 from stream.settings import LEARN_LAG
 
 Floats = npt.NDArray[np.float64]
@@ -38,6 +39,9 @@ ANSWER_KEPT, ANSWER_PRIOR, OFFER_PRIOR = 0.99, 4.0, 0.45
 #: Share of a new bucket in a covariate's mean and variance, at least; buckets before it has a
 #: score, and the bound of that.
 COVARIATE_SHARE, FEWEST, MOST_SCORE = 0.01, 3, 4.0
+#: How far from its mean a value may be and still be learned whole: in deviations, and at least.
+#: One that was always the same has no deviation to measure by, and one that is rare a small one.
+MOST_DEVIATIONS, LEAST_STEP = 16.0, 1.0
 
 
 class Profiles:
@@ -233,11 +237,20 @@ class Profiles:
             self.answers[there, at] = sums
 
     def learn_score(self, at: int, values: Floats) -> None:
-        """Move a covariate's mean and variance towards a bucket's values."""
+        """Move a covariate's mean and variance towards a bucket's values.
+
+        One far out is bounded first: it would hide all that the covariate says for long.
+        """
         known = values[np.isfinite(values)]
         if len(known) == 0:
             return
+        known = np.clip(known, -MAX_COVARIATE, MAX_COVARIATE)
         weight, mean, variance = self.scores[at].tolist()
+        if not np.isfinite(variance):  # spoilt by one that was not bounded once
+            weight, mean, variance = 0.0, 0.0, 0.0
+        if weight >= FEWEST:
+            most = max(MOST_DEVIATIONS * variance**0.5, LEAST_STEP)
+            known = np.clip(known, mean - most, mean + most)
         share = max(1.0 / (weight + 1.0), COVARIATE_SHARE)
         step = float(known.mean()) - mean
         spread = float(((known - mean - share * step) ** 2).mean())

@@ -27,6 +27,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from river.__version__ import __version__ as river_version
 
 from learner import wholes
+from learner.availability import Span
 from learner.bands import warm_after
 from learner.evaluation import MOST_SLICES, VOLUME_NAMES, seasonal_difference
 from learner.findings import standings
@@ -55,7 +56,7 @@ from stream.settings import Settings, ring_length
 from stream.window import OUTCOMES, Orphan
 
 FORMAT = 5
-VERSION = "0.1.0"
+VERSION = version("salescast")
 #: Name of all stores, or categories, that have no scores of their own.
 OTHERS = "(others)"
 #: Arrays of ``profiles.Profiles`` that are kept.
@@ -369,7 +370,7 @@ def take_up_panel(panel: Panel, parts: Mapping[str, bytearray | Pieces]) -> None
     panel.profiles.week, panel.profiles.first_week = known["week"], known["first_week"]
     panel.products = read_products(parts)
     for store, product_name, spans in known["stockouts"]:
-        panel.stockouts[store, product_name] = [tuple(span) for span in spans]
+        panel.stockouts[store, product_name] = [Span(*span) for span in spans]
     panel.plans.restore(msgspec.json.decode(raw, type=Kept) for raw in known["plans"])
     keys, _ = unpack(parts["keys"])
     panel.keys.extend(zip(keys["stores"], keys["products"], strict=True))
@@ -419,10 +420,10 @@ def take_up(
         shard.restore_forecast(unpack(parts["forecast"])[1]["mean"])
 
     shard.position, shard.operations = state["position"], state["operations"]
-    shard.order = state.get("order", -1)  # the first release knew of none, nor of rules
-    shard.rules = msgspec.convert(state.get("rules", []), list[Rule], str_keys=True)
-    shard.replay = msgspec.convert(state.get("replay"), Replay | None)
-    window.gaps.take_up(*state.get("gaps", ((), ())))
+    shard.order = state["order"]
+    shard.rules = msgspec.convert(state["rules"], list[Rule], str_keys=True)
+    shard.replay = msgspec.convert(state["replay"], Replay | None)
+    window.gaps.take_up(*state["gaps"])
     for name in ("watermark_us", "open_from", "next_end_us", "live", "last_day", "complete_us",
                  "counts", "refused"):  # fmt: skip
         setattr(window, name, state[name])
@@ -593,8 +594,7 @@ def read_serving(
     """
     manifest = read_manifest(store, partition, snapshot, verifier)
     past = ["accuracy", "returns", *(f"ring.{name}" for name in _SERVED)] if rings else []
-    names = ["keys", "columns", "forecast", "open", "wholes", "scores", *past]
-    names += [name for name in ("guard", "watch") if name in manifest.parts]
+    names = ["keys", "columns", "forecast", "open", "wholes", "scores", "guard", "watch", *past]
     known = dict(previous.parts) if previous is not None else {}
     arrays: dict[str, Array] = {name: np.zeros((0, manifest.series)) for name in _SERVED}
     texts: dict[str, list[str]] = {}
@@ -613,7 +613,7 @@ def read_serving(
     category = arrays["category"][:size]
     slices, scores = loaded["scores"][1]
     settings = settings_of(manifest)
-    known_sources, judged = loaded["guard"][1] if "guard" in loaded else ({"sources": []}, {})
+    known_sources, judged = loaded["guard"][1]
     return Serving(
         partition=partition,
         snapshot=snapshot,
@@ -642,7 +642,7 @@ def read_serving(
         totals=wholes.of_totals(arrays),
         groups=wholes.scatters(arrays, texts, size),
         sources=standings(known_sources["sources"], judged, warm_after(Calendar(settings))),
-        watched=watched(loaded["watch"][1][1]) if "watch" in loaded else None,
+        watched=watched(loaded["watch"][1][1]),
         parts=loaded,
         returns=Returns(loaded["returns"][1][1] if rings else None),
         **{name: arrays[name] for name in (*_SERVED, "sold", "remains", "passed")},

@@ -18,10 +18,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_late
 
 from learner.watch import Watched
 from stream.event import REASONS
-
-#: Ways an item can end; they add up to the items that came in.
-OUTCOMES = ("learned", "revised", "duplicate", "void", "late", "quarantined", "excluded",
-            "refused", "applied")  # fmt: skip
+from stream.window import OUTCOMES
 
 _SNAPSHOT_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 

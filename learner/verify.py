@@ -18,6 +18,7 @@ from learner.ownership import admit_late
 from learner.replay import START
 from learner.shard import Shard
 from learner.snapshot import Manifest, Verifier, read_manifest, read_shard, versions
+from learner.standstill import heed
 from learner.store import SnapshotStore
 from stream.dead_letters import DeadLetters
 from stream.errors import OffsetExpired, SnapshotMissing, TopicMismatch
@@ -112,6 +113,7 @@ class Verification:
         ancestor = None if from_start else self._ancestor(manifest)
         if ancestor is not None:
             shard = read_shard(self.store, ancestor, self.settings)
+            self._skipping(shard, manifest)
             return shard, ancestor.snapshot, self._fold(shard, manifest.position)
         shard, origin, records = Shard(self.settings, manifest.partition), START, 0
         turn = self._turn(manifest)
@@ -131,7 +133,24 @@ class Verification:
                 until = manifest.operations[turn.operation.id]
                 written = self.dead_letters.written(manifest.partition, until)
                 admit_late(shard, self.events, written)
-        return shard, origin, records + self._fold(shard, manifest.position)
+        return (
+            shard,
+            origin,
+            records + self._fold(self._skipping(shard, manifest), manifest.position),
+        )
+
+    def _skipping(self, shard: Shard, manifest: Manifest) -> Shard:
+        """A shard that passes over what the snapshot has skipped since."""
+        known = read_operations(self.control)
+        heed(shard, [
+            rule
+            for rule in manifest.rules
+            if rule.start >= shard.position
+            and rule.operation not in shard.operations
+            and rule.operation in known
+            and known[rule.operation].operation.kind == "skip"
+        ])  # fmt: skip
+        return shard
 
     def _ancestor(self, manifest: Manifest) -> Manifest | None:
         """The nearest ancestor of the same lineage that is kept."""

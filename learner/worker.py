@@ -15,18 +15,16 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 
-import numpy as np
-
 from learner.aside import Aside
 from learner.effects import Effects, Suspects, read_operations, report
-from learner.evaluation import summary
-from learner.ownership import Owned, check_topic, following, pinned, restored, take, take_in
+from learner.ownership import Owned, check_topic, following, pinned, take, take_in
 from learner.publishing import Put, prune, put
 from learner.replay import Turn
 from learner.snapshot import Signer
+from learner.standstill import heed, skips, stopped
 from learner.store import SnapshotStore
 from learner.telemetry import Telemetry
-from learner.watch import watched
+from learner.telling import tell
 from stream.dead_letters import DeadLetters
 from stream.errors import (
     AlreadyOwned,
@@ -172,6 +170,7 @@ class Worker:
         for owned in list(self.owned.values()):
             self._tick(owned, now)
             self._publish_if_due(owned, consumer)
+            self._skip_if_told(owned, consumer)
         self._tell()
 
     # -- partitions come and go --------------------------------------------------------------
@@ -207,13 +206,29 @@ class Worker:
         owned.let_go()
         logger.info("partition %d: %s", partition, "handed over" if publish else "lost")
         self.telemetry.dropped(partition)
+        self._owed = {at: n for at, n in self._owed.items() if at[0] != partition}
         if publish and owned.folded and not owned.stopped and not owned.behind:
             try:
                 self.publish(owned)
             except (LogUnavailable, StoreUnavailable) as error:
                 logger.warning("partition %d: not published: %s", partition, error)
 
-    def _restore(self, partition: int, consumer: Consumer) -> None:
+    def _skip_if_told(self, owned: Owned, consumer: Consumer) -> None:
+        """Take a partition that stands still up again, once an operator lets it pass."""
+        partition, now = owned.shard.partition, time.monotonic()
+        stands = owned.stopped and self.owned.get(partition) is owned
+        if not stands or now - owned.looked_s < RETRY_S:
+            return
+        owned.looked_s = now
+        try:
+            found = skips(owned.shard, read_operations(self.control), owned.stopped_at)
+        except LogUnavailable as error:
+            logger.warning("partition %d: %s", partition, error)
+            return
+        if found:
+            self._restore(partition, consumer, stood_at=owned.stopped_at)
+
+    def _restore(self, partition: int, consumer: Consumer, stood_at: int | None = None) -> None:
         """Take a partition up from its head, and read on from there; or try again in a while.
 
         One that nothing leads to stands still until the store is mended; others go on.
@@ -225,6 +240,7 @@ class Worker:
             again = max(owned.unread, 0 if replay is None else replay.until)
             if again:
                 owned.written = self.dead_letters.written(partition, again)
+            found = skips(owned.shard, read_operations(self.control), stood_at)
         except (LogUnavailable, StoreUnavailable) as error:
             logger.warning("partition %d: %s", partition, error)
             self._postpone(partition, consumer)
@@ -236,6 +252,8 @@ class Worker:
             self.held[partition] = str(error)
             self.telemetry.stopped(partition, True)
             return
+        heed(owned.shard, [one.rule for one in found])
+        owned.finished += [(one.rule.operation, one.rule.start, None) for one in found if one.fresh]
         if owned.foreign:
             self.telemetry.head_refused(partition)
         self.waiting.pop(partition, None)
@@ -279,11 +297,9 @@ class Worker:
             return False
         except Exception as error:
             # No reason names this. The shard stops here; what is published goes on being served.
-            owned.stopped = f"{type(error).__name__}: {error}"
-            logger.exception(
-                "partition %d stands still between offsets %d and %d",
-                shard.partition, records[0].offset, records[-1].offset,
-            )  # fmt: skip
+            owned.stopped_at = shard.position
+            owned.stopped = str(stopped(shard.partition, shard.position, error))
+            logger.exception("%s", owned.stopped)
             self.telemetry.stopped(shard.partition, True)
             return False
         if replaying and shard.replay is None:
@@ -501,18 +517,4 @@ class Worker:
             ends = self.events.end()
         except LogUnavailable:
             return
-        for partition, owned in self.owned.items():
-            self.telemetry.position(partition, owned.shard.position, ends[partition])
-            replay = owned.shard.replay
-            left = 0 if replay is None else replay.until - owned.shard.position
-            self.telemetry.replaying(partition, left)
-            self.telemetry.restored(partition, restored(owned))
-            self.telemetry.guarded(partition, owned.shard.guard.states())
-            self.telemetry.watched(partition, watched(owned.shard.watch.arrays))
-        if not self.owned:
-            return
-        evaluations = [owned.shard.evaluation for owned in self.owned.values()]
-        sums = np.sum([one.sums for one in evaluations], axis=0)
-        champion = next(iter(self.owned.values())).shard.champion
-        rows = summary(evaluations[0].models, evaluations[0].scored, sums, champion)
-        self.telemetry.scored(rows, champion=champion)
+        tell(self.telemetry, self.owned, ends)

@@ -1,5 +1,5 @@
-"""`salescast freeze`, `resume`, `rollback`, `quarantine`, `readmit`, `promote`: each with its
-reason."""
+"""`salescast freeze`, `resume`, `rollback`, `quarantine`, `readmit`, `skip`, `promote`: each
+with its reason."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def register(app: typer.Typer) -> None:
     """Add the subcommands."""
     app.command()(freeze)
     app.command()(resume)
-    for command in (rollback, quarantine, readmit, promote):
+    for command in (rollback, quarantine, readmit, skip, promote):
         app.command()(command)
 
 
@@ -196,6 +196,34 @@ def readmit(
              {"readmits": operation})  # fmt: skip
 
 
+def skip(
+    reason: Reason,
+    offsets: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="PARTITION:OFFSET...",
+            help="The record that /readyz of the learner names; PARTITION:FIRST-LAST: several",
+            show_default=False,
+        ),
+    ],
+    surplus: Annotated[
+        bool, typer.Option("--surplus", help="What remains is whole; its buckets are not missing")
+    ] = False,
+    who: Who = None,
+    dry_run: DryRun = False,
+    config: Config = None,
+    url: Url = None,
+    json: AsJson = False,
+) -> None:
+    """Let a partition that stands still go on without the record that stops it.
+
+    The record is kept, with all events in it; readmit learns it after all, once what stopped at
+    it is mended. What the record was not to blame for stops the next one too: then report it.
+    """
+    exclude = {"offsets": _offsets(offsets), **({"surplus": True} if surplus else {})}
+    _operate("skip", reason, None, None, who, dry_run, config, url, json, {"exclude": exclude})
+
+
 def promote(
     reason: Reason,
     model: Annotated[
@@ -215,13 +243,14 @@ def promote(
 
 
 def _offsets(texts: list[str]) -> dict[str, list[int]]:
-    """`PARTITION:FIRST-LAST` as partition → first, and the one after the last."""
+    """`PARTITION:FIRST-LAST`, or one offset, as partition → first, and the one after the last."""
     found = {}
     for text in texts:
-        match = re.fullmatch(r"(\d+):(\d+)-(\d+)", text)
-        if match is None or int(match[3]) < int(match[2]):
-            raise typer.BadParameter(f"`{text}`: give --exclude-offsets PARTITION:FIRST-LAST")
-        found[match[1]] = [int(match[2]), int(match[3]) + 1]
+        match = re.fullmatch(r"(\d+):(\d+)(?:-(\d+))?", text)
+        last = -1 if match is None else int(match[3] or match[2])
+        if match is None or last < int(match[2]):
+            raise typer.BadParameter(f"`{text}`: give PARTITION:FIRST-LAST, or PARTITION:OFFSET")
+        found[match[1]] = [int(match[2]), last + 1]
     return found
 
 

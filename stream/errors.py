@@ -118,4 +118,4 @@ class OperationRefused(SalescastError):
 class ShardStopped(SalescastError):
     """The fold met an exception that no reason names; the shard stands still at that position."""
 
-    remedy = "The record is kept; report it with the log's traceback"
+    remedy = "Go on without it with: salescast skip PARTITION:OFFSET --reason ..."

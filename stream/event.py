@@ -31,6 +31,12 @@ MICRO = 1_000_000
 #: 1990-01-01 and 2200-01-01 UTC, µs: bounds of every time.
 FIRST_US = 631_152_000_000_000
 LAST_US = 7_258_118_400_000_000
+#: The same as seconds.
+_FIRST_S, _LAST_S = FIRST_US / 1e6, LAST_US / 1e6
+#: Largest value of a covariate, either way.
+MAX_COVARIATE = 1e12
+#: Stands for all sources beyond those told apart; no source is called so.
+ALL_SOURCES = "*"
 
 #: Reasons an item is refused, or kept aside as late, with what to do about it.
 REASONS: dict[str, str] = {
@@ -38,7 +44,7 @@ REASONS: dict[str, str] = {
     "unknown_type": "set `type` to sale, void, plan, availability, complete or product",
     "unknown_field": "remove the field, or move it into `x`, which is yours",
     "invalid_field": "send the field with the type and bounds of the schema",
-    "out_of_range": "check the field's unit; it is outside of what can be summed exactly",
+    "out_of_range": "check the field's unit, or date; it is outside of what can be summed exactly",
     "inconsistent": "make the fields agree with each other",
     "future_dated": "check the clock and the time zone of the source",
     "misrouted": "key the record by its store with Kafka's default partitioner (murmur2)",
@@ -162,6 +168,22 @@ AnyEvent = Sale | Void | Plan | Availability | Complete | Product | Tick | Marke
 #: Types that only Salescast itself writes.
 RESERVED = (Tick, Marker)
 
+#: Fields that hold a time, by type.
+_TIMES: dict[type, tuple[str, ...]] = {
+    **dict.fromkeys((Sale, Void, Complete, Tick, Marker), ("time",)),
+    **dict.fromkeys((Plan, Availability), ("time", "start", "end")),
+    Product: ("time", "listed", "delisted"),
+}
+#: What to send where nobody knows the end yet.
+_OPEN_END: dict[tuple[type, str], str] = {
+    (Plan, "end"): f"; for an open end, plan the next {MAX_PLAN_DAYS} days or fewer, and send the "
+    "plan again with a later end and a higher `revision` before they are over",
+    (Availability, "end"): "; for an open end, give one in 2199 at the latest, and send another "
+    "event with `available` true and a later `time` once the goods are back",
+    (Product, "delisted"): "; for an open end, leave it out",
+    (Product, "listed"): "; if it was always listed, leave it out",
+}
+
 _events = msgspec.json.Decoder(AnyEvent)
 _many = msgspec.json.Decoder(list[AnyEvent])
 _raws = msgspec.json.Decoder(list[msgspec.Raw])
@@ -238,7 +260,7 @@ def _refusal(message: str) -> Refusal:
 
 def _plain(event: AnyEvent) -> bool:
     """Whether an event is a sale that nothing more can be wrong with: nearly all are."""
-    if type(event) is not Sale or event.x is not None:
+    if type(event) is not Sale or event.x is not None or event.source == ALL_SOURCES:
         return False
     price = event.price
     return price is None or -MAX_REVENUE <= event.quantity * price <= MAX_REVENUE
@@ -248,6 +270,15 @@ def _checked(event: AnyEvent) -> AnyEvent | Refusal:
     """Refuse what no single field shows: sums that overflow, spans that end before they start."""
     if event.x is not None and _depth(event.x) > MAX_DEPTH:
         return Refusal("malformed", "nested too deeply", "x")
+    if event.source == ALL_SOURCES:
+        return Refusal("invalid_field", "`*` is no source's name; say which one it is", "source")
+    for field in _TIMES[type(event)]:
+        moment: datetime | None = getattr(event, field)
+        if moment is not None and not _FIRST_S <= moment.timestamp() <= _LAST_S:
+            said = (
+                f"`{field}` is before 1990 or after 2200{_OPEN_END.get((type(event), field), '')}"
+            )
+            return Refusal("out_of_range", said, field)
     if isinstance(event, (Sale, Void)):
         if event.price is not None and abs(event.quantity * event.price) > MAX_REVENUE:
             return Refusal("out_of_range", f"quantity × price exceeds {MAX_REVENUE:g}", "price")
@@ -269,6 +300,10 @@ def _checked(event: AnyEvent) -> AnyEvent | Refusal:
             )
         if event.price is not None and event.product is None:
             return Refusal("inconsistent", "a planned price is about one product", "product")
+        for name, value in (event.covariates or {}).items():
+            if not -MAX_COVARIATE <= value <= MAX_COVARIATE:
+                said = f"covariate `{name}` is beyond ±{MAX_COVARIATE:g}"
+                return Refusal("out_of_range", said, "covariates")
     elif isinstance(event, Availability):
         if event.start >= event.end:
             return Refusal("inconsistent", "`start` must be before `end`", "start")

@@ -30,6 +30,8 @@ LEARN_LAG = {"hour": 24, "day": 0, "week": 0}
 HORIZON = {"hour": 72, "day": 28, "week": 26}
 #: Most covariates that a deployment may name: each costs two columns of every regression.
 MOST_COVARIATES = 16
+#: Covariates that the setting `holidays` brings: on a holiday, and on the day before one.
+HOLIDAYS = ("holiday", "holiday_eve")
 SCORED = {"hour": (1, 24, 72), "day": (1, 7, 14), "week": (1, 4, 13)}
 
 
@@ -362,8 +364,19 @@ def _check(settings: Settings) -> None:
         raise SettingsError(f"setting `horizon` must be at most {10 * HORIZON[settings.bucket]}")
     if len(settings.covariates) > MOST_COVARIATES:
         raise SettingsError(f"setting `covariates` names more than {MOST_COVARIATES}")
-    if len(set(settings.covariates)) < len(settings.covariates):
-        raise SettingsError("setting `covariates` names one twice")
+    for name in settings.covariates:
+        if settings.covariates.count(name) > 1:
+            raise SettingsError(f"setting `covariates` names `{name}` twice")
+        if ":" in name:
+            raise SettingsError(
+                f"setting `covariates`: `{name}` holds a colon, which marks what is made of one",
+                remedy=f"Name it `{name.replace(':', '_')}`, here and in the plans",
+            )
+        if settings.holidays and name in HOLIDAYS:
+            raise SettingsError(
+                f"setting `covariates`: `{name}` is what the setting `holidays` knows already",
+                remedy="Give yours another name, or leave one of the two out",
+            )
     if settings.champion in settings.challengers:
         raise SettingsError(f"`{settings.champion}` cannot be champion and challenger at once")
     if TWIN in (settings.champion, *settings.challengers):

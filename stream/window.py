@@ -20,6 +20,7 @@ from stream.brought import Key as Key
 from stream.brought import Open as Open
 from stream.buckets import Calendar
 from stream.event import (
+    ALL_SOURCES,
     FIRST_US,
     LAST_US,
     MICRO,
@@ -34,11 +35,12 @@ from stream.event import (
     Void,
     decode,
 )
-from stream.gaps import Gaps, Passed
+from stream.gaps import Gaps, Passed, forget
 from stream.identities import CONTENT, amounts_of, content_hash, content_of, identify
 from stream.log import Record, partition_of
 from stream.settings import LEARN_LAG, Settings
 
+#: Ways an item can end; they add up to the items that came in.
 OUTCOMES = ("learned", "revised", "duplicate", "void", "late", "quarantined", "excluded",
             "refused", "applied")  # fmt: skip
 LEARNED, REVISED, DUPLICATE, VOID, LATE, QUARANTINED, EXCLUDED, REFUSED, APPLIED = range(9)
@@ -49,7 +51,7 @@ STATE_BITS = 3
 _STATE = 7
 #: Sources told apart in the counts; those after share one line.
 MAX_SOURCES = 10_000
-OTHER_SOURCES = "*"
+OTHER_SOURCES = ALL_SOURCES
 #: Stores remembered to be at home.
 MAX_HOMES = 65_536
 _NEVER = -(2**62)
@@ -546,7 +548,11 @@ class Window:
             there.pop(source, None)
 
     def _forget(self, floor: int) -> None:
+        """Drop what is of no use any more: identities, gaps, stores long silent."""
         self.gaps.forget(self.calendar.dawn(floor))
+        oldest = self.open_from - self.reach
+        forget(self.complete_us, self.calendar.span(oldest)[0])
+        forget(self.last_day, self.calendar.day_of(oldest))
         for bucket in [b for b in self.seen_in if b < floor]:
             for there in self.seen_in.pop(bucket).values():
                 for identity in there:

@@ -32,6 +32,8 @@ from learner.snapshot import FORMAT, Manifest, Signer, versions
 from learner.spread import Spread
 from learner.store import Pointer, SnapshotStore
 from learner.totals import Totals
+from learner.watch import Watch
+from stream.buckets import Calendar
 from stream.event import Plan, Product, encode, time_us
 from stream.log import EventLog, partition_of
 from stream.settings import Settings
@@ -234,6 +236,8 @@ def _parts(
         "wholes": pack(None, wholes.tables(totals, groups)),
         "accuracy": pack(None, accuracy.columns),
         "returns": pack(None, Returns().arrays()),
+        "guard": pack({"sources": []}),
+        "watch": pack(None, Watch(Calendar(settings), 0).arrays),
         "losses": pack(None, _lost(settings, rng).arrays()),
         **{f"ring.{name}": pack(None, {name: ring}) for name, ring in rings.items()},
     }

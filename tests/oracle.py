@@ -49,8 +49,9 @@ b.  **Facts** of every listed series: what its live sales sum to, and ``observed
     feed was alive: a sale of the same business day, that was live at the close of its bucket up
     to ``b``, or revised and live at this one (one that rule a. refused shows life too); or a
     complete up to ``b``'s end at least. The business day of an hour is the one in which the hour
-    starts; days and weeks are their own. Not alive: ``missing``, all zero. Observed, but a
-    stock-out known now touches ``b``: ``censored``.
+    starts; days and weeks are their own. Not alive: ``missing``, all zero. Observed, but of
+    the availability known now that touches ``b`` the last by (time, source, id) says no:
+    ``censored``.
 c.  **Waking.** A store that is alive by rule b. for the first time on its business day, or of
     which a sale of an earlier one is revised and live, was alive on all of that day: what is
     ``missing`` of its series in that day's closed buckets, from each series' first on, turns to
@@ -74,6 +75,8 @@ from datetime import UTC, date, datetime, time, timedelta
 from functools import lru_cache
 from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
+
+import msgspec
 
 from stream.event import (
     AnyEvent,
@@ -227,7 +230,7 @@ class _Oracle:
     known: dict[Identity, _Known] = field(default_factory=dict)
     plans: set[Any] = field(default_factory=set)
     completes: list[tuple[str, datetime]] = field(default_factory=list)
-    stock_outs: list[tuple[str, str, datetime, datetime, bool]] = field(default_factory=list)
+    stock_outs: set[Availability] = field(default_factory=set)
     listed: dict[Key, int] = field(default_factory=dict)
     facts: dict[Key, dict[int, Fact]] = field(default_factory=dict)
     added: list[_Sold] = field(default_factory=list)
@@ -306,9 +309,7 @@ def _judge(
     if isinstance(event, Complete):
         o.completes.append((event.store, event.time))
     if isinstance(event, Availability):
-        said = (event.store, event.product, event.start, event.end, event.available)
-        if said not in o.stock_outs:
-            o.stock_outs.append(said)
+        o.stock_outs.add(msgspec.structs.replace(event, x=None))
     return "applied", ""
 
 
@@ -457,9 +458,9 @@ def _status(o: _Oracle, key: Key, bucket: int) -> str:
     """Status of a bucket of a series whose store's feed was alive."""
     start, end = bucket_start(o.settings, bucket), bucket_start(o.settings, bucket + 1)
     available = True
-    for store, product, since, until, says in o.stock_outs:
-        if (store, product) == key and since < end and until > start:
-            available = says
+    for one in sorted(o.stock_outs, key=lambda one: (one.time, one.source, one.id)):
+        if (one.store, one.product) == key and one.start < end and one.end > start:
+            available = one.available
     return "observed" if available else "censored"
 
 

@@ -35,7 +35,8 @@ def routes(context: Context) -> APIRouter:
         follows the head again; `rollback` takes the models back to a cut and keeps the facts,
         or, with `replay`, takes all back and learns again what came after, without `exclude`;
         `quarantine` passes over what comes of `exclude` from now on; `readmit` learns again,
-        with what the operation `readmits` keeps out; `promote` lets a challenger be champion, if
+        with what the operation `readmits` keeps out; `skip` lets a partition that stands still
+        go on without the offsets of `exclude`; `promote` lets a challenger be champion, if
         every gate lets it pass (409 `gate-failed` names the one that does not).
         """
         exclude = None

@@ -10,7 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from river import linear_model, preprocessing
+from river import base, linear_model, preprocessing
+from river.ensemble import EWARegressor
+from river.forest import ARFRegressor
+from river.linear_model import LinearRegression
 
 from learner.features import MAX_RATIO, NAMES, Batch
 from learner.models import MODELS, Model, Ratio, make
@@ -282,6 +285,10 @@ def test_the_champion_comes_first() -> None:
     assert list(made) == ["level_phase", "bayes", "seasonal_naive", "twin"]
 
 
+def unseeded_in_a_list() -> base.Estimator:
+    return EWARegressor(models=[LinearRegression(), ARFRegressor(n_models=2)])
+
+
 @pytest.mark.parametrize(
     ("path", "said"),
     [
@@ -290,6 +297,8 @@ def test_the_champion_comes_first() -> None:
         ("river.preprocessing.StandardScaler", "is no River regressor"),
         ("river.forest.ARFRegressor", "without a seed"),
         ("river.linear_model.PARegressor", "cannot be kept in a snapshot"),
+        ("river.ensemble.BaggingRegressor", "cannot be made of nothing: .*'model'"),
+        (f"{__name__}:unseeded_in_a_list", "without a seed .ARFRegressor"),
     ],
 )
 def test_a_path_that_gives_no_model_is_refused_with_the_reason(path: str, said: str) -> None:

@@ -148,6 +148,16 @@ def test_every_type_is_accepted_alone_and_in_an_array(event: dict[str, Any]) -> 
         (SALE | {"quantity": 1e6, "price": 101}, "out_of_range", "price"),
         (SALE | {"quantity": -1e6, "price": 101}, "out_of_range", "price"),
         (PLAN | {"end": "2027-03-10T09:30:00Z"}, "out_of_range", "end"),
+        *((event | {name: moment}, "out_of_range", name)
+          for event, names in ((SALE | {"x": {}}, ("time",)), (VOID, ("time",)), (TICK, ("time",)),
+                               (COMPLETE, ("time",)), (PLAN, ("time", "start", "end")),
+                               (OUT, ("time", "start", "end")),
+                               (PRODUCT, ("time", "listed", "delisted")))
+          for name in names
+          for moment in ("0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59Z")),
+        (PLAN | {"covariates": {"rain": 2e12}}, "out_of_range", "covariates"),
+        (SALE | {"source": "*"}, "invalid_field", "source"),
+        (PLAN | {"source": "*"}, "invalid_field", "source"),
         (VOID | {"voids": "v1"}, "inconsistent", "id"),
         (PLAN | {"end": MOMENT}, "inconsistent", "start"),
         (PLAN | {"category": "food"}, "inconsistent", "category"),
@@ -167,6 +177,22 @@ def test_a_refusal_names_reason_field_and_remedy(value: Any, reason: str, field:
     assert (found.reason, found.field) == (reason, field)
     assert found.detail
     assert found.remedy == REASONS[reason]
+
+
+@pytest.mark.parametrize(
+    ("event", "field", "said"),
+    [
+        (PLAN, "end", "800 days or fewer, and send the plan again with a later end"),
+        (OUT, "end", "2199 at the latest, and send another event with `available` true"),
+        (PRODUCT, "delisted", "leave it out"),
+    ],
+)
+def test_who_means_an_open_end_is_told_what_to_send(
+    event: dict[str, Any], field: str, said: str
+) -> None:
+    found = refusal(event | {field: "9999-12-31T23:59:59Z"})
+    assert (found.reason, found.field) == ("out_of_range", field)
+    assert said in found.detail
 
 
 def test_too_many_good_events_are_refused_as_one_item() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import permutations
 
 import msgspec
 import numpy as np
@@ -17,7 +18,7 @@ from learner.panel import Panel
 from learner.serving import CENSORED, MISSING, OBSERVED
 from learner.shard import Shard
 from stream.buckets import Calendar
-from stream.event import MICRO, AnyEvent, Product, time_us
+from stream.event import MICRO, AnyEvent, Availability, Product, time_us
 from stream.window import Closed
 from tests.learner_parts import (
     Told,
@@ -169,11 +170,36 @@ def test_a_void_in_a_censored_bucket_never_lowers_a_level() -> None:
 
 def test_stock_outs_that_are_over_are_not_remembered() -> None:
     one = told(sale(0), *(stock_outs(n, n + 1) for n in range(30)), stock_outs(20, 90), tick(40))
-    assert list(one.shard.panel.stockouts.values()) == [
+    assert [[span[:3] for span in spans] for spans in one.shard.panel.stockouts.values()] == [
         [(int(day(20, 0).timestamp() * 1e6), int(day(90, 0).timestamp() * 1e6), False)]
     ]
     one.tell(tick(95))
     assert one.shard.panel.stockouts == {}
+
+
+def test_stock_outs_that_overlap_are_settled_by_their_own_time_not_by_arrival() -> None:
+    def said(at: float, first: float, last: float, available: bool) -> Availability:
+        one = stock_outs(first, last, available=available)
+        return msgspec.structs.replace(one, id=f"told {at}", time=day(at, 0))
+
+    spans = [said(0.1, 1, 4, False), said(0.2, 2, 9, True), said(0.3, 3, 5, False),
+             said(0.4, 1, 4, False)]  # fmt: skip
+    found = []
+    for order in permutations(spans):
+        one = told(sale(0, 5), *order)
+        kept = list(one.shard.panel.stockouts.values())
+        one.tell(complete(7), tick(7))
+        found.append((kept, [one.fact("status", n) for n in range(7)], one.shard.digest()))
+    assert all(one == found[0] for one in found)
+    assert found[0][1] == [OBSERVED, *[CENSORED] * 4, OBSERVED, OBSERVED]
+    assert [len(one) for one in found[0][0]] == [3], "what a later one covers whole is not kept"
+
+
+def test_stock_outs_of_series_that_find_no_room_are_not_remembered() -> None:
+    out = msgspec.structs.replace(stock_outs(0, 90), product="unheard of")
+    for most, kept in ((2, 1), (1, 0)):
+        one = told(sale(0), out, tick(3), max_series=most)
+        assert len(one.shard.panel.stockouts) == kept
 
 
 # -- amendments ----------------------------------------------------------------------------

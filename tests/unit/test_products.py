@@ -44,6 +44,12 @@ def test_the_later_of_two_events_about_the_same_holds() -> None:
     assert known.about("7", "p").until_us > time_us(day(9))
 
 
+def test_what_is_the_producers_own_is_not_kept() -> None:
+    products = Products()
+    products.add(Product(id="1", source="hq", time=day(0), product="p", x={"much": "x" * 999}))
+    assert products.told["*", "p"].x is None
+
+
 def test_what_says_nothing_new_changes_nothing() -> None:
     known = Products()
     assert known.add(product(category="dairy", listed=day(3)))

@@ -203,6 +203,32 @@ def test_a_covariate_of_any_size_is_told_in_its_own_deviations() -> None:
     assert abs(score[0]) < 0.5 and 1 < score[1] <= 4 and score[2] == 0 and score[3] == 4
 
 
+@pytest.mark.parametrize("outlier", [1e9, -1e200])
+@pytest.mark.parametrize("usual", [0.0, 290.0])
+def test_one_value_far_out_does_not_hide_what_a_covariate_says(
+    outlier: float, usual: float
+) -> None:
+    """Whether it varied before or not, some weeks later it is measured as if nothing had been."""
+    scores = []
+    for odd in (usual, outlier):
+        one = profiles(covariates=1)
+        for n in range(300):
+            said = usual + (n % 7 - 3) * (usual > 0)
+            one.learn_score(0, np.full(3, odd if n == 60 else said))
+        for n in range(100):
+            one.learn_score(0, np.full(3, usual + n % 2))
+        scores.append(one.score(0, np.array([usual, usual + 1])))
+    assert np.abs(np.diff(scores[1])) > 0.5 * np.abs(np.diff(scores[0]))
+
+
+def test_a_covariate_that_starts_to_vary_late_is_measured_as_it_varies() -> None:
+    one = profiles(covariates=1)
+    for n in range(400):
+        one.learn_score(0, np.full(3, 50_000.0 * (n > 100 and n % 3 == 0)))
+    low, high = one.score(0, np.array([0.0, 50_000.0]))
+    assert 1.0 < high < 3.0 and -1.5 < low < -0.3
+
+
 def promoted(days: int) -> Told:
     """Every fifth day the price of both is cut by a third: snacks sell threefold, salt as ever."""
     one = told(champion="bayes", challengers=())

@@ -129,6 +129,28 @@ def test_a_model_cannot_be_champion_and_challenger() -> None:
         load({}, overrides={"champion": "river_plain"})
 
 
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"covariates": ("rain", "rain")}, "names `rain` twice"),
+        ({"covariates": ("rain", "rain:own")}, "`rain:own` holds a colon.*Name it `rain_own`"),
+        (
+            {"covariates": ("holiday",), "holidays": "DE"},
+            "`holiday` is what the setting `holidays`",
+        ),
+    ],
+)
+def test_covariates_that_would_share_a_column_are_refused(
+    values: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(SettingsError, match=said):
+        load({}, overrides=values)
+
+
+def test_without_a_country_a_holiday_may_be_a_covariate_of_its_own() -> None:
+    assert load({}, overrides={"covariates": ("holiday",)}).settings.covariates
+
+
 def test_a_file_that_is_missing_or_not_toml_is_named(tmp_path: Path) -> None:
     missing = tmp_path / "none.toml"
     with pytest.raises(SettingsError, match=r"cannot read the settings file .*none\.toml"):

@@ -15,8 +15,9 @@ from prometheus_client import CollectorRegistry, Metric
 from starlette.types import Message, Receive, Scope, Send
 
 from api.telemetry import CLIENT_LEFT, ApiTelemetry, MeasureRequests
-from learner.telemetry import OUTCOMES, Telemetry
+from learner.telemetry import Telemetry
 from stream.event import REASONS
+from stream.window import OUTCOMES
 
 LEARNER = {
     "salescast_records_total": {"partition"},

@@ -683,8 +683,11 @@ def test_an_unforeseen_error_stops_its_partition_alone_and_loses_nothing(
             until(lambda: place.head(other).position == end, "the other partition")
             status, said = get(probes.port, "/readyz")
             assert status == 503
+            at = worker.owned[home()].stopped_at
             assert said["reasons"] == [
-                f"partition {home()} stands still: ZeroDivisionError: a fault nobody thought of"
+                f"partition {home()} stands still at offset {at}: ZeroDivisionError: a fault "
+                "nobody thought of. The record is kept; report it with the traceback. To go on "
+                f"without it: salescast skip {home()}:{at} --reason ..."
             ]
             assert get(probes.port, "/livez") == (200, {"status": "ok"})
             assert get(probes.port, "/startupz")[0] == 200

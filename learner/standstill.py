@@ -1,0 +1,71 @@
+"""How a partition gets past a record that stops it: an operator's *skip*.
+
+A fold that raises stands still at the record's offset. A skip names that offset; it cannot take
+effect at its marker, which lies after it. So a rule says from the standstill on what is passed
+over, and the outcome in the control log says where it began: who folds the log anew passes over
+the same, whether or not the fold would raise there by then. Leaves out: reading the control log,
+and restoring (``worker``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from learner.operations import Entry
+from learner.replay import Rule
+from learner.shard import Shard
+from stream.errors import ShardStopped
+
+
+class Skip(NamedTuple):
+    """A rule of a skip; ``fresh``: no outcome tells of it yet."""
+
+    rule: Rule
+    fresh: bool
+
+
+def stopped(partition: int, offset: int, error: Exception) -> ShardStopped:
+    """What is said of a partition that stands still at an offset, with the command that helps."""
+    return ShardStopped(
+        f"partition {partition} stands still at offset {offset}: {type(error).__name__}: {error}",
+        remedy="The record is kept; report it with the traceback. To go on without it: "
+        f"salescast skip {partition}:{offset} --reason ...",
+    )
+
+
+def skips(shard: Shard, entries: Mapping[str, Entry], at: int | None = None) -> list[Skip]:
+    """Skips that a shard has yet to heed.
+
+    Parameters
+    ----------
+    entries
+        All operations of the control log.
+    at
+        Where the shard stood still, if it did: skips without an outcome begin there.
+    """
+    partition = shard.partition
+    lifted = {entries[name].operation.readmits for name in shard.operations if name in entries}
+    found = []
+    for entry in entries.values():
+        operation = entry.operation
+        if operation.kind != "skip" or operation.id in lifted | shard.operations.keys():
+            continue
+        assert operation.exclude is not None
+        first, end = operation.exclude.offsets.get(partition, (0, 0))
+        told = [one for one in entry.outcomes if one.partition == partition]
+        start = at if not told else told[0].offset if told[0].outcome == "applied" else None
+        if start is not None and first <= start < end and start >= shard.position:
+            rule = Rule(
+                operation=operation.id, kind="excluded", what=operation.exclude,
+                start=start, end=end,
+            )  # fmt: skip
+            found.append(Skip(rule, fresh=not told))
+    return found
+
+
+def heed(shard: Shard, rules: Iterable[Rule]) -> None:
+    """Let a shard pass over what skips say."""
+    for rule in rules:
+        shard.rules.append(rule)
+        shard.operations[rule.operation] = rule.start
