@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from learner import worker as module
+from learner.ensemble import Ensemble
 from learner.keys import load_signer
 from learner.operations import Operation, decode_control
 from learner.ownership import take
@@ -131,3 +132,54 @@ def test_an_operation_is_written_as_it_was_before_there_were_replays() -> None:
     value = msgspec.json.encode(one)
     assert set(msgspec.json.decode(value)) == {"type", "id", "kind", "who", "reason", "time", "cut"}
     assert decode_control(value) == one
+
+
+@pytest.mark.parametrize("back", ["to one that knew more", "to one that knew less"])
+def test_a_rollback_across_lineages_gives_each_series_its_own(place: Place, back: str) -> None:
+    """A replay without a source lists one series less, so that all others have other rows."""
+    odd = [
+        msgspec.structs.replace(one, id=f"odd {one.id}", source="odd", product="a", quantity=9.0)
+        for one in two_stores(12)
+    ]
+    usual = [
+        sale(n, 1.0 + (n * at) % 5, product=name, store="s", hour=9 + at)
+        for n in range(12)
+        for at, name in enumerate("bc", start=1)
+    ]
+    place.put(*sorted([*odd, *usual], key=lambda one: one.time))
+    place.fold()
+    old = heads(place)
+    what = Exclusion(sources=("odd",))
+    operate(place, "replay", dict.fromkeys(range(2), START), replay=True, exclude=what)
+    place.fold()
+    new = heads(place)
+    rows = {name: place.shard(home(), cut[home()]).panel.rows for name, cut in
+            (("old", old), ("new", new))}  # fmt: skip
+    assert [name for _, name in rows["old"]] == ["a", "b", "c"]
+    assert [name for _, name in rows["new"]] == ["b", "c"]
+    cut, here = old, new
+    if back == "to one that knew less":
+        start = dict.fromkeys(range(2), START)
+        operate(place, "sorry", start, kind="readmit", replay=True, readmits="replay")
+        place.fold()
+        cut, here = new, heads(place)
+    operate(place, "back", cut)
+    place.fold()
+    now, then = place.shard(home()), place.shard(home(), cut[home()])
+    assert place.shard(home(), here[home()]).panel.keys == now.panel.keys
+    for key in (("s", "b"), ("s", "c")):
+        at, was = now.panel.rows[key], then.panel.rows[key]
+        assert now.spread.own[..., at].any()
+        assert (now.spread.own[..., at] == then.spread.own[..., was]).all()
+        code, before = (one.panel.product_codes.codes[key[1]] for one in (now, then))
+        ours, theirs = (one.groups.spreads["product"].own for one in (now, then))
+        assert (ours[:, code] == theirs[:, before]).all()
+        mine, cuts = (one.models["ensemble"] for one in (now, then))
+        assert isinstance(mine, Ensemble) and isinstance(cuts, Ensemble)
+        assert mine.variance[..., at].any()
+        assert (mine.loss[..., at] == cuts.loss[..., was]).all()
+        assert (mine.variance[..., at] == cuts.variance[..., was]).all()
+    if ("s", "a") in now.panel.rows:
+        row = now.panel.rows["s", "a"]
+        assert not now.spread.own[..., row].any(), "the cut never knew it"
+    assert verify(place, heads(place)[home()]).verdict == "identical"
