@@ -201,11 +201,9 @@ def _document(app: FastAPI, keyed: bool) -> None:
                 "bearer": {"type": "http", "scheme": "bearer"},
             }
             needed: list[dict[str, list[str]]] = [{"key": []}, {"bearer": []}]
-            for path, methods in found["paths"].items():
-                for method, operation in methods.items():
-                    if method in ("put", "delete") or (
-                        method == "post" and path in ("/v1/events", "/v1/operations")
-                    ):
+            for methods in found["paths"].values():
+                for operation in methods.values():
+                    if "401" in operation["responses"]:
                         operation["security"] = needed if keyed else [{}, *needed]
             app.openapi_schema = found
         return app.openapi_schema

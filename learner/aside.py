@@ -18,7 +18,8 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from stream.errors import StoreUnavailable
+from stream import errors
+from stream.errors import SalescastError, StoreUnavailable
 
 T = TypeVar("T")
 
@@ -32,6 +33,11 @@ class Aside(Generic[T]):
         Runs in the child, which touches nothing else.
     kind
         What it returns: a type that msgspec can write down.
+
+    Raises
+    ------
+    OSError
+        There is no room for another process now.
     """
 
     def __init__(self, work: Callable[[], T], kind: type[T]) -> None:
@@ -39,7 +45,12 @@ class Aside(Generic[T]):
         parent = os.getpid()
         self._pipe, answer = os.pipe()
         self._heard = b""
-        self._pid = os.fork()
+        try:
+            self._pid = os.fork()
+        except OSError:
+            os.close(self._pipe)
+            os.close(answer)
+            raise
         if self._pid == 0:
             status = 1
             try:
@@ -47,9 +58,13 @@ class Aside(Generic[T]):
                 # A collection would touch, and so copy, every page there is.
                 gc.disable()
                 try:
-                    said = msgspec.msgpack.encode(("", work()))
+                    said = msgspec.msgpack.encode((None, work()))
+                except SalescastError as error:
+                    why = (type(error).__name__, str(error.args[0]), error.remedy)
+                    said = msgspec.msgpack.encode((why, None))
                 except Exception as error:
-                    said = msgspec.msgpack.encode((f"{type(error).__name__}: {error}", None))
+                    why = (SalescastError.__name__, f"{type(error).__name__}: {error}", "")
+                    said = msgspec.msgpack.encode((why, None))
                 while said:
                     said = said[os.write(answer, said) :]
                 status = 0
@@ -64,8 +79,10 @@ class Aside(Generic[T]):
 
         Raises
         ------
+        SalescastError
+            What the work raised; for what no reason names, the base of all says what it was.
         StoreUnavailable
-            It failed; the message says why.
+            The process has died.
         """
         try:
             while more := os.read(self._pipe, 1 << 20):
@@ -74,11 +91,14 @@ class Aside(Generic[T]):
             return None
         self.end()
         try:
-            why, said = msgspec.msgpack.decode(self._heard, type=tuple[str, msgspec.Raw])
+            why, said = msgspec.msgpack.decode(
+                self._heard, type=tuple[tuple[str, str, str] | None, msgspec.Raw]
+            )
         except msgspec.MsgspecError:
             raise StoreUnavailable("the process that was to put a snapshot has died") from None
-        if why:
-            raise StoreUnavailable(why)
+        if why is not None:
+            name, message, remedy = why
+            raise getattr(errors, name, SalescastError)(message, remedy=remedy)
         return msgspec.msgpack.decode(said, type=self._kind)
 
     def end(self) -> None:

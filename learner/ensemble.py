@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from learner.features import Batch
+from learner.names import Places, placed
 
 if TYPE_CHECKING:
     from learner.models import Model
@@ -161,6 +162,16 @@ class Ensemble:
         if more > 0:
             self.loss = np.pad(self.loss, ((0, 0), (0, 0), (0, more)))
             self.variance = np.pad(self.variance, ((0, 0), (0, more)))
+
+    def rearrange(self, known: Places) -> None:
+        """Go over to other rows.
+
+        Parameters
+        ----------
+        known
+            The row that each series had before, shape (S,): see ``names.known_as``.
+        """
+        self.loss, self.variance = placed(self.loss, known), placed(self.variance, known)
 
     def digest(self) -> list[Floats]:
         own = [np.asarray(self.loss, np.float64), np.asarray(self.variance, np.float64)]

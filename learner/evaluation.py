@@ -292,7 +292,10 @@ def learn_difference(panel: Panel, bucket: int, actual: Floats) -> None:
     actual
         Demand of a closed bucket, shape (S,), in units; ``nan`` where it is not to be learned.
     """
-    before = panel.units(bucket - panel.season)
+    alike = panel.calendar.alike(bucket, bucket - 1, 1)
+    if not alike:
+        return  # an hour that clocks skipped a season ago
+    before = panel.units(alike[0])
     sums, count = panel.columns["error_sum"], panel.columns["error_n"]
     fade = 1.0 - 1.0 / (8 * max(panel.season, 4))
     rows = np.flatnonzero(np.isfinite(actual) & np.isfinite(before))

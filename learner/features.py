@@ -141,21 +141,21 @@ def features(
     level_phase = short * own_phase
 
     last = np.where(np.isnan(at.last), level_phase, at.last)
-    back = target - season * -(-horizon // season)
-    same = panel.units(back)
     promotion = _wished(panel.plans.promotion(panel, target, known), wishes, "promotion")
     total, count = np.zeros(panel.size), np.zeros(panel.size)
     alike, weight = np.zeros(panel.size), np.zeros(panel.size)
     naive = np.full(panel.size, np.nan)
-    for k in range(PHASES):
-        units = panel.units(back - k * season)
+    past = panel.calendar.alike(target, origin, PHASES)
+    same = panel.units(past[0]) if past else naive
+    for back in past:
+        units = panel.units(back)
         there = ~np.isnan(units)
         units_there = np.where(there, units, 0.0)
         total += units_there
         count += there
-        if back - k * season >= panel.oldest:
+        if back >= panel.oldest:
             # How like the planned promotion was that bucket's: 1 at the same share.
-            apart = panel.promotion(back - k * season) - promotion
+            apart = panel.promotion(back) - promotion
             likeness = there / (1.0 + (apart / LIKE) ** 2)
             alike += likeness * units_there
             weight += likeness

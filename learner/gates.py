@@ -90,7 +90,7 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def evidence(parts: Sequence[tuple[Losses, Sequence[str]]]) -> list[Evidence]:
-    """What several shards have lost, by slice, horizon and loss.
+    """What several shards have lost in the newest blocks, by slice, horizon and loss.
 
     Parameters
     ----------
@@ -102,9 +102,8 @@ def evidence(parts: Sequence[tuple[Losses, Sequence[str]]]) -> list[Evidence]:
         return found
     for at, horizon in enumerate(parts[0][0].scored):
         length = parts[0][0].lengths[at]
-        newest = min((int(one.last[at]) for one, _ in parts if one.last[at] >= 0), default=-1)
-        # The block that is being filled is not whole yet.
-        numbers = range(max(0, (newest + 1) // length - BLOCKS), (newest + 1) // length)
+        end = _end([(int(one.last[at]) + 1) // length for one, _ in parts])
+        numbers = range(max(0, end - BLOCKS), end)
         tables: dict[tuple[str, str], tuple[Floats, Floats]] = {}
         for losses, categories in parts:
             for block, number in enumerate(numbers):
@@ -127,6 +126,21 @@ def evidence(parts: Sequence[tuple[Losses, Sequence[str]]]) -> list[Evidence]:
                              effective=effective, values=values)
                 )  # fmt: skip
     return found
+
+
+def _end(whole: Sequence[int]) -> int:
+    """The block up to which is judged: the newest that is whole, less one that a shard still fills.
+
+    Blocks of the same series are compared as long as shards lag by no more than one; a shard that
+    is further behind, or has fallen silent, is not waited for: blocks it lacks are without it.
+
+    Parameters
+    ----------
+    whole
+        Of each shard the number of the block that is being filled: those before are whole.
+    """
+    newest = max(whole)
+    return min(one for one in whole if one >= newest - 1)
 
 
 def _nothing(blocks: int, models: int) -> tuple[Floats, Floats]:

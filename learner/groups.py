@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from learner.intervals import Tables, Traits, judge
+from learner.names import Places
 from learner.panel import Panel
 from learner.spread import Spread, gain, own_dispersion
 
@@ -79,10 +80,16 @@ class Groups:
             spread.parted = np.zeros(spread.own.shape[1], np.bool_)
         self.common = arrays["common"]
 
-    def return_to(self, before: Groups) -> None:
-        """Take back what was learned since; ``before`` is left as it is."""
+    def return_to(self, before: Groups, known: Mapping[str, Places] | None = None) -> None:
+        """Take back what was learned since; ``before`` is left as it is.
+
+        Parameters
+        ----------
+        known
+            By kind the code that each group had in ``before``; kinds left out have the same.
+        """
         for kind, spread in self.spreads.items():
-            spread.return_to(before.spreads[kind])
+            spread.return_to(before.spreads[kind], known.get(kind) if known else None)
         self.common = before.common.copy()
 
     def digest(self, order: Mapping[str, Sequence[int]]) -> Iterator[npt.NDArray[Any]]:

@@ -146,7 +146,7 @@ def _fast(panel: Panel, origin: int, level: Floats) -> Floats:
             break
         units, share = panel.units(origin - back), FAST_KEPT**back
         there = ~np.isnan(units)
-        phase = panel.profiles.phase(origin, origin - back + panel.season)
+        phase = panel.profiles.phase(origin, origin - back)
         total += share * np.where(there, units, 0.0)
         weight += there * (share * np.maximum(phase, 0.1))[code]
     fast: Floats = total / weight

@@ -15,6 +15,7 @@ import numpy as np
 
 from learner.forecaster import Forecaster
 from learner.losses import Losses
+from learner.names import known_as, named
 from learner.panel import RINGS, Panel
 from learner.parts import unpack
 from learner.pickles import load_models
@@ -37,9 +38,6 @@ from stream.event import Plan, Product
 
 #: Parts of a snapshot that a forecast is made from.
 PARTS = ("knowledge", "keys", "columns", "models", *(f"ring.{name}" for name in RINGS))
-
-#: Row of a series that a model has never learned of.
-_UNKNOWN = 2**31
 
 
 def read_forecaster(
@@ -88,11 +86,9 @@ def read_continued(
     panel = Panel(settings, Calendar(settings))
     take_up_panel(panel, read_parts(store, new, [one for one in PARTS if one != "models"]))
     parts = read_parts(store, old, ("models", "keys"))
-    keys, _ = unpack(parts["keys"])
-    rows = {key: row for row, key in enumerate(zip(keys["stores"], keys["products"], strict=True))}
-    known_as = np.array([rows.get(key, _UNKNOWN) for key in panel.keys], np.intp)
+    known = known_as(panel.keys, named(**unpack(parts["keys"])[0])["series"])
     model = load_models(parts["models"], settings.models)[old.champion]
-    forecaster = Forecaster(panel, model, known_as)
+    forecaster = Forecaster(panel, model, known)
     there = read_serving(store, partition, head, verifier)
     then = read_serving(store, partition, frozen, verifier, rings=False)
     mean = forecaster.forecast_all()

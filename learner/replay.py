@@ -106,8 +106,9 @@ class Rollback:
     """An operation that the fold carries out: models and spread return to a snapshot's.
 
     ``order`` is the operation's offset in the control log, as of the others; ``learned`` is what
-    the snapshot's shard had learned beside its models, by the shard's own names for it. The
-    champion returns too: promotions that came after no longer stand.
+    the snapshot's shard had learned beside its models, by the shard's own names for it, and whose
+    it is (``snapshot.Learned``). The champion returns too: promotions that came after no longer
+    stand.
     """
 
     order: int

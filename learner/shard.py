@@ -24,6 +24,7 @@ from learner.groups import Came, Groups
 from learner.guard import Guard
 from learner.levels import levels
 from learner.losses import Losses
+from learner.names import known_as, named
 from learner.open_bucket import OpenBucket, OpenPart, open_part
 from learner.panel import Panel
 from learner.replay import (
@@ -45,7 +46,7 @@ from learner.replay import (
 from learner.serving import OBSERVED
 from learner.spread import Spread
 from learner.totals import Totals, demand
-from learner.twin import make_models, renew, take_anew
+from learner.twin import make_models, rearrange, renew, take_anew
 from learner.watch import Watch
 from stream.brought import Open
 from stream.buckets import Calendar
@@ -288,12 +289,7 @@ class Shard:
             self._turn = found
             return True  # it is done once the replay has come here again
         if isinstance(found, Rollback):
-            self.models = {name: found.models[name] for name in self.models}
-            self.promotions = list(found.promotions)
-            self.crown(found.champion)
-            for name, one in found.learned.items():
-                getattr(self, name).return_to(one)
-            self._mean = None
+            self._go_back(found)
         elif isinstance(found, Promote):
             self.promotions.append(Promotion(operation=event.id, model=found.model))
             self.crown(found.model)
@@ -306,6 +302,26 @@ class Shard:
             )  # fmt: skip
         done.append((event.id, record.offset, None))
         return True
+
+    def _go_back(self, to: Rollback) -> None:
+        """Take back what was learned; each series, and group, gets its own of the cut's.
+
+        Rows and codes of another lineage are its own: a replay lists no series of a source that
+        is excluded, or lists it later.
+        """
+        stores, products = ([key[at] for key in self.panel.keys] for at in (0, 1))
+        now, then = named(stores, products, self.panel.categories.texts), to.learned["named"]
+        known = {kind: known_as(names, then[kind]) for kind, names in now.items()}
+        self.models = {name: to.models[name] for name in self.models}
+        for model in self.models.values():
+            rearrange(model, known["series"])
+        self.spread.return_to(to.learned["spread"], known["series"])
+        self.groups.return_to(to.learned["groups"], known)
+        self.totals.return_to(to.learned["totals"])
+        self.open_bucket.return_to(to.learned["open_bucket"])
+        self.promotions = list(to.promotions)
+        self.crown(to.champion)
+        self._mean = None
 
     def crown(self, model: str) -> None:
         """Let a model be champion. Single series' accuracy begins anew: it is the champion's."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import pickle
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
@@ -33,6 +33,7 @@ from learner.evaluation import MOST_SLICES, VOLUME_NAMES, seasonal_difference
 from learner.findings import standings
 from learner.groups import Groups
 from learner.intervals import Tables, Traits
+from learner.names import named
 from learner.open_bucket import OpenBucket
 from learner.panel import COLUMNS, RINGS, Panel
 from learner.parts import Array, Part, Pieces, joined, pack, restored, unpack
@@ -240,12 +241,7 @@ def lay_down(shard: Shard) -> dict[str, Pieces]:
         "losses": pack(None, shard.losses.arrays()),
         "spread": pack(None, {name: getattr(shard.spread, name) for name in SPREAD}),
         "forecast": pack(
-            None,
-            {
-                "mean": shard.forecast(),
-                "basis": shard.basis(),
-                **_distributions(shard),
-            },
+            None, {"mean": shard.forecast(), "basis": shard.basis(), **_distributions(shard)}
         ),
         "open": pack(None, shard.open_part()._asdict()),
         "wholes": pack(None, wholes.tables(shard.totals, shard.groups)),
@@ -289,16 +285,17 @@ def _distributions(shard: Shard) -> dict[str, Array]:
 
 
 class Learned(NamedTuple):
-    """What a snapshot's shard has learned beside its models."""
+    """What a snapshot's shard has learned beside its models, and whose it is: ``names.named``."""
 
     spread: Spread
     open_bucket: OpenBucket
     totals: Totals
     groups: Groups
+    named: Mapping[str, Sequence[Hashable]]
 
 
 #: Parts that ``take_up_learned`` reads.
-LEARNED = ("spread", "open_bucket", "totals", "groups")
+LEARNED = ("spread", "open_bucket", "totals", "groups", "keys")
 
 
 def take_up_learned(settings: Settings, parts: Mapping[str, bytearray | Pieces]) -> Learned:
@@ -311,7 +308,7 @@ def take_up_learned(settings: Settings, parts: Mapping[str, bytearray | Pieces])
     groups = Groups(0, settings.bucket)
     for name, one in (("open_bucket", open_bucket), ("totals", totals), ("groups", groups)):
         one.restore(unpack(parts[name])[1])
-    return Learned(spread, open_bucket, totals, groups)
+    return Learned(spread, open_bucket, totals, groups, named(**unpack(parts["keys"])[0]))
 
 
 def _window(shard: Shard) -> dict[str, Any]:
@@ -405,8 +402,8 @@ def take_up(
     shard.promotions = msgspec.convert(state["promotions"], list[Promotion])
     _, shard.accuracy.columns = unpack(parts["accuracy"])
     shard.losses.restore(unpack(parts["losses"])[1])
-    for name, one in take_up_learned(settings, parts)._asdict().items():
-        setattr(shard, name, one)
+    learned = take_up_learned(settings, parts)
+    shard.spread, shard.open_bucket, shard.totals, shard.groups, _ = learned
     for horizon in shard.scored:
         shard.evaluation.pending[horizon] = unpack(parts[f"pending.{horizon}"])[1]["waiting"]
     known, shard.guard.arrays = unpack(parts["guard"])

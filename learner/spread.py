@@ -28,6 +28,7 @@ from learner.intervals import (
     Verdict,
     binned,
 )
+from learner.names import Places, placed
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.intp]
@@ -171,15 +172,22 @@ class Spread:
         held = self.own[model]
         held[:, rows] = self.own_kept * held[:, rows] + own
 
-    def return_to(self, before: Spread) -> None:
+    def return_to(self, before: Spread, known: Places | None = None) -> None:
         """Take back what was learned since; what is a fact stays. ``before`` is left as it is.
 
         Series listed since are as if nothing were known of them.
+
+        Parameters
+        ----------
+        known
+            The place that each series had in ``before``, (S,), see ``names.known_as``; ``None``:
+            the same as now.
         """
         self.moments, self.counts = before.moments.copy(), before.counts.copy()
+        theirs = before.own if known is None else placed(before.own, known)
         own = np.zeros_like(self.own)
-        known = min(own.shape[-1], before.own.shape[-1])
-        own[..., :known] = before.own[..., :known]
+        both = min(own.shape[-1], theirs.shape[-1])
+        own[..., :both] = theirs[..., :both]
         self.own = own
 
 

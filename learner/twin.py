@@ -16,9 +16,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from learner.ensemble import Ensemble
 from learner.evaluation import SUMS
 from learner.features import Batch
 from learner.models import Model, make
+from learner.names import Places
 from stream.settings import TWIN, Settings
 
 Floats = npt.NDArray[np.float64]
@@ -95,6 +97,20 @@ def take_anew(models: dict[str, Model], champion: str, bucket: int) -> None:
     """Let the twin, if there is one, be the champion as it is at a bucket's close."""
     if TWIN in models:
         models[TWIN] = Twin(copy.deepcopy(models[champion]), bucket)
+
+
+def rearrange(model: Model, known: Places) -> None:
+    """Let what a model has learned of single series go with them to other rows.
+
+    Parameters
+    ----------
+    known
+        The row that each series had before, shape (S,): see ``names.known_as``.
+    """
+    if isinstance(model, Twin):
+        rearrange(model.model, known)
+    elif isinstance(model, Ensemble):
+        model.rearrange(known)
 
 
 def no_worse(one: Floats, other: Floats) -> bool:

@@ -101,6 +101,7 @@ class Worker:
         )
         self.suspects = Suspects(settings, control, store, signer.verifier, telemetry)
         self._publications = 0
+        self._crowded = False  # whether a process could not be made, and it was said
         self._owed: dict[tuple[int, str], int] = {}
         self._told_s = 0.0
 
@@ -404,23 +405,20 @@ class Worker:
             if owned.aside is not None:
                 kept = self._await_aside(owned)
             elif owned.shard.panel.size >= self.settings.aside_series and not self.stop.is_set():
-                self._publish_aside(owned)
-                return
+                kept = self._publish_aside(owned)
             else:
                 kept = self.publish(owned)
+            if kept is None:
+                return  # on its way
             self.telemetry.dependency("store", True)
         except (LogUnavailable, StoreUnavailable) as error:
             logger.warning("partition %d: not published: %s", owned.shard.partition, error)
             self.telemetry.dependency("store", not isinstance(error, StoreUnavailable))
             owned.published_s = time.monotonic()  # learning goes on; try again in a while
             return
-        if kept is None:
-            return  # on its way
         if not kept:
-            logger.warning(
-                "partition %d: somebody else has published; going back to the head",
-                owned.shard.partition,
-            )
+            logger.warning("partition %d: somebody else has published; going back to the head",
+                           owned.shard.partition)  # fmt: skip
             self._restore(owned.shard.partition, consumer)
             return
         consumer.commit({owned.shard.partition: owned.published})  # 6. for display
@@ -445,24 +443,28 @@ class Worker:
         self._keep_aside(owned)  # 1.
         return self._move_head(owned, self._put(owned)())
 
-    def _publish_aside(self, owned: Owned) -> None:
-        """The same, but 2. and 3. in a process of their own, while this one folds on."""
+    def _publish_aside(self, owned: Owned) -> bool | None:
+        """The same, but 2. and 3. in a process of their own, if there is room for one: ``None``."""
         owned.publishing_s = time.monotonic()
         self._keep_aside(owned)  # 1.
-        owned.aside = Aside(self._put(owned), Put)
+        try:
+            owned.aside = Aside(self._put(owned), Put)
+        except OSError as error:
+            if not self._crowded:
+                logger.warning("no process to put snapshots, folding waits for them: %s", error)
+            self._crowded = True
+            return self.publish(owned)
         self.telemetry.paused(time.monotonic() - owned.publishing_s)
+        return None
 
     def _await_aside(self, owned: Owned) -> bool | None:
         """Go on with 4. once that process has done its part; ``None``: it has not."""
-        assert owned.aside is not None
-        try:
-            done = owned.aside.done()
-        except StoreUnavailable:
-            owned.let_go()
-            raise
+        aside, owned.aside = owned.aside, None
+        assert aside is not None
+        done = aside.done()
         if done is None:
+            owned.aside = aside
             return None
-        owned.aside = None
         return self._move_head(owned, done)
 
     def _put(self, owned: Owned) -> Callable[[], Put]:

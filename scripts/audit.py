@@ -233,8 +233,8 @@ def _verify_snapshot(chosen: Settings, name: str, from_start: bool, json: bool) 
     else:
         meaning = {
             "identical": "[green]identical[/]: every value, to the bit",
-            "close": "[yellow]close[/]: facts to the bit, what is learned to 1e-9 (another "
-            "processor or library than it was made with)",
+            "close": "[yellow]close[/]: facts to the bit, what is learned but for the last bits "
+            "(another processor or library than it was made with)",
             "different": "[red]different[/]: it is not what the log says",
         }[found.verdict]
         out.print(f"{name} is {meaning}")

@@ -96,6 +96,32 @@ class Calendar:
             return local.weekday() * 24 + local.hour
         return (index + 3) % 7 if self.bucket == "day" else 0
 
+    def alike(self, target: int, origin: int, count: int) -> list[int]:
+        """Buckets up to ``origin`` at a target's place in its season, newest first.
+
+        One of each of ``count`` seasons. Hours are alike by the wall clock, so that a season in
+        which clocks change is an hour longer or shorter; one that lacks the hour, which clocks
+        skipped or which is yet to come, is left out.
+
+        Examples
+        --------
+        >>> hours = Calendar(Settings(bucket="hour", timezone="Europe/Berlin"))
+        >>> monday = hours.index(1_711_951_200_000_000)  # 08:00, the day after clocks went forward
+        >>> [monday - one for one in hours.alike(monday, monday - 1, 2)]
+        [167, 335]
+        """
+        newest = target - self.season * -(-(target - origin) // self.season)
+        seasons = range(newest, newest - count * self.season, -self.season)
+        if self.bucket != "hour":
+            return list(seasons)
+        phase, found = self.phase(target), []
+        for same in seasons:
+            for one in (same, same - 1, same + 1):
+                if one <= origin and self.phase(one) == phase:
+                    found.append(one)
+                    break
+        return found
+
     def _day_of(self, index: int) -> int:
         """Business day that an hour is in; a day or a week is its own."""
         return self._day(self.span(index)[0]) if self.bucket == "hour" else index

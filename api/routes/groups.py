@@ -15,13 +15,19 @@ from api import groups, schemas, sums
 from api.answers import DECIMALS
 from api.asked import Asked, parse
 from api.context import Context, answer, documented
-from api.problems import Problem
+from api.problems import Problem, invalid
 from api.replica import View
 from api.routes.forecasts import parameters
 from learner.serving import Total
 
 #: Answers computed at once.
 AT_ONCE = 2
+
+#: What can be asked of single series only, and what to do instead.
+SINGLE = {
+    "as_of": "leave it out for what is forecast now; GET /v1/forecasts/{store}/{product} has it",
+    "point": "leave it out, take `mean` or `median`; GET /v1/forecasts/{store}/{product} has it",
+}
 
 Name = Annotated[str | None, Query(min_length=1, max_length=128)]
 
@@ -68,7 +74,7 @@ def routes(context: Context) -> APIRouter:
         offset: Annotated[int, Query(ge=0, le=10_000_000)] = 0,
     ) -> Response:
         """Forecast groups of series, the largest first; filters leave some of their series."""
-        asked = parse(request.scope["query_string"], horizons)
+        asked = _of_groups(parse(request.scope["query_string"], horizons))
         wanted = groups.Wanted(group_by, store, category, product)
         async with limiter:
             found = await run_sync(_answer, context, wanted, asked, limit, offset)
@@ -78,9 +84,22 @@ def routes(context: Context) -> APIRouter:
         "/v1/forecasts",
         get_groups,
         responses={200: {"model": GroupForecasts}, **documented(404, 422, 503)},
-        openapi_extra={"parameters": parameters(horizons)},
+        openapi_extra={
+            "parameters": [one for one in parameters(horizons) if one["name"] not in SINGLE]
+        },
     )
     return router
+
+
+def _of_groups(asked: Asked) -> Asked:
+    """What is asked for, if groups have it."""
+    for name in SINGLE:
+        if getattr(asked, name) is not None:
+            raise invalid(
+                name, f"groups are forecast without `{name}`, which is of single series",
+                SINGLE[name],
+            )  # fmt: skip
+    return asked
 
 
 def _answer(

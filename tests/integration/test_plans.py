@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -470,6 +471,16 @@ def test_facts_need_the_key_to_be_written_and_not_to_be_read(tmp_path: Path) -> 
         found = client.get("/openapi.json").json()["paths"]
         for path in ("/v1/plans/{id}", "/v1/products/{id}"):
             assert found[path]["put"]["security"] and "security" not in found[path]["get"]
+        asked = {
+            (method, path): client.request(method, re.sub("{.*?}", "x", path)).status_code == 401
+            for path, methods in found.items() for method in methods if method != "get"
+        }  # fmt: skip
+        marked = {
+            (method, path): "security" in operation
+            for path, methods in found.items() for method, operation in methods.items()
+        }  # fmt: skip
+        assert marked == asked | {one: False for one in marked if one[0] == "get"}
+        assert asked["post", "/v1/dead-letters"] and not asked["post", "/v1/forecasts:batch"]
     deployment.close()
 
 

@@ -271,3 +271,18 @@ def test_groups_are_never_asked_for_by_a_series_name(client: httpx.Client) -> No
     """``/v1/forecasts`` is a collection; what is below it stays one series."""
     assert client.get("/v1/forecasts/100/p0?group_by=store").json()["product"] == "p0"
     assert np.isfinite(get(client, "/v1/forecasts", group_by="all")["items"][0]["steps"][0]["mean"])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("as_of", "2024-01-05T00:00:00Z"), ("point", "mape"), ("point", "mean")]
+)
+def test_what_groups_do_not_have_is_refused_and_not_passed_over(
+    client: httpx.Client, name: str, value: str
+) -> None:
+    said = problem(client, "/v1/forecasts", 422, name, group_by="store", **{name: value})
+    assert "single series" in said
+    paths = client.get("/openapi.json").json()["paths"]
+    known = {one["name"] for one in paths["/v1/forecasts"]["get"]["parameters"]}
+    assert name not in known and {"horizon", "quantiles", "sum", "group_by"} <= known
+    single = paths["/v1/forecasts/{store}/{product}"]["get"]["parameters"]
+    assert name in {one["name"] for one in single}

@@ -227,3 +227,30 @@ def test_a_day_that_clocks_change_has_its_slots_too(moment: int) -> None:
         start, end = calendar.span(index)
         # A slot starts on a quarter of an hour at the most after its share of the span.
         assert abs(slot - 24 * (moment - start) / (end - start)) <= 1 + 24 * 900e6 / (end - start)
+
+
+# -- alike -----------------------------------------------------------------------------------
+
+
+@given(calendars, moments, st.integers(0, 500), st.integers(1, 8))
+def test_alike_is_the_same_place_of_each_season_as_far_as_it_is_known(
+    calendar: Calendar, moment: int, ahead: int, count: int
+) -> None:
+    origin = calendar.index(moment)
+    found = calendar.alike(origin + ahead, origin, count)
+    assert found == sorted(set(found), reverse=True)
+    assert all(one <= origin for one in found)
+    assert {calendar.phase(one) for one in found} <= {calendar.phase(origin + ahead)}
+    if calendar.bucket != "hour":
+        newest = origin + ahead - calendar.season * -(-ahead // calendar.season)
+        assert found == [newest - n * calendar.season for n in range(count)]
+
+
+def test_an_hour_that_was_skipped_is_like_none_and_one_that_came_twice_like_both() -> None:
+    hours = calendar("Europe/Berlin", "hour")
+    spring = hours.index(local("Europe/Berlin", 2024, 4, 7, 2))
+    assert [spring - one for one in hours.alike(spring, spring - 1, 2)] == [335]
+    autumn = hours.index(local("Europe/Berlin", 2024, 10, 27, 2))
+    for one, after in ((autumn, 168), (autumn + 1, 169)):
+        assert hours.alike(one, one - 1, 1) == [one - after]
+        assert hours.phase(one) == 6 * 24 + 2

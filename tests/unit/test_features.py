@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import fields
+from datetime import UTC, datetime, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import pytest
@@ -13,7 +15,8 @@ from learner.features import MAX_RATIO, NAMES, Batch, features
 from learner.levels import MIN_SCALE, levels
 from learner.panel import Panel
 from learner.shard import Shard
-from stream.event import time_us
+from stream.buckets import Calendar
+from stream.event import Sale, time_us
 from tests.learner_parts import Told, chosen, complete, day, market, plan, sale, tick, told
 
 
@@ -210,3 +213,42 @@ def test_a_plan_is_in_the_forecast_from_the_moment_it_is_known() -> None:
     assert (after[away] == 0).all() and (before[away] > 0).all()
     open_days = [not shut for shut in away]
     assert (after[open_days] == before[open_days]).all()
+
+
+@pytest.mark.parametrize("turn", [datetime(2024, 3, 31, 1), datetime(2024, 10, 27, 1)], ids=str)
+def test_hours_are_held_against_the_same_hour_of_the_wall_clock(turn: datetime) -> None:
+    """Sold by the local hour of the week, for a week and a half around a change of clocks."""
+    zone, first = ZoneInfo("Europe/Berlin"), turn.replace(tzinfo=UTC) - timedelta(days=7, hours=6)
+
+    def sold(hour: int) -> float:
+        local = (first + timedelta(hours=hour)).astimezone(zone)
+        return float(1 + (24 * local.weekday() + local.hour) % 31)
+
+    one = Told(Shard(chosen(bucket="hour", timezone=zone.key, champion="seasonal_naive",
+                            challengers=()), 0))  # fmt: skip
+    hours = 7 * 24 + 42
+    one.tell(*(
+        Sale(id=str(n), source="till", time=first + timedelta(hours=n), store="s", product="p",
+             quantity=sold(n))
+        for n in range(hours)
+    ))  # fmt: skip
+    panel = one.shard.panel
+    origin, unlike = panel.last, 0
+    assert origin is not None
+    for horizon in range(1, 72):
+        found, hour = features(panel, origin, horizon), origin + horizon
+        expected = sold(hours - 2 + horizon)
+        assert found.naive.tolist() == [expected]
+        assert found.X[0, NAMES.index("same_phase")] * found.scale[0] == pytest.approx(expected)
+        unlike += float(panel.units(hour - 168)[0]) != expected
+    assert unlike > 60, "a week of hours ago it was another hour"
+    # The scale of its errors knows of none, but where an hour came twice.
+    assert panel.column("error_sum")[0] == 0 and panel.column("error_n")[0] > 30
+
+
+def test_a_late_hour_is_not_looked_at_before_it_is_over() -> None:
+    """A week ahead of an origin just before the change, the same hour is the one to come."""
+    hours = Calendar(chosen(bucket="hour", timezone="Europe/Berlin"))
+    origin = hours.index(time_us(datetime(2024, 3, 30, 12, tzinfo=UTC)))
+    assert hours.phase(origin + 1) == hours.phase(origin + 168)
+    assert hours.alike(origin + 168, origin, 2) == [origin + 1 - 168]

@@ -210,3 +210,46 @@ def test_a_block_that_was_hardly_scored_does_not_count() -> None:
         one for one in evidence([(losses, [])]) if (one.slice, one.loss) == ("all", "squared")
     ]
     assert len(whole.values) == 4
+
+
+def lost(days: range, old: float, new: float) -> tuple[Losses, list[str]]:
+    """A shard that was scored on some days."""
+    losses = Losses(2, (1,), "day")
+    for day in days:
+        losses.learn(day, scored(1, bucket(10, old, new), np.zeros((0, 2, len(SUMS)))))
+    return losses, []
+
+
+def squares(*parts: tuple[Losses, list[str]]) -> Floats:
+    (whole,) = [
+        one for one in evidence(parts) if (one.slice, one.loss) == ("all", "squared")
+    ]  # fmt: skip
+    return whole.values
+
+
+def test_a_partition_that_fell_silent_does_not_hide_what_came_since() -> None:
+    weeks = BLOCKS + 34
+    alive = lost(range(7 * weeks), 4.0, 8.0)
+    silent = lost(range(7 * (weeks - 34)), 4.0, 2.0)
+    assert squares(alive, silent) == pytest.approx(np.tile([2.0, 4.0], (BLOCKS, 1)))
+
+
+def test_what_a_partition_saw_before_it_fell_silent_still_counts() -> None:
+    alive, silent = lost(range(7 * 20), 4.0, 8.0), lost(range(7 * 12), 4.0, 2.0)
+    both, one = np.tile([2.0, 2.5], (12, 1)), np.tile([2.0, 4.0], (8, 1))
+    assert squares(alive, silent) == pytest.approx(np.vstack([both, one]))
+
+
+@pytest.mark.parametrize("behind", [1, 7, 10])
+def test_a_block_that_a_partition_still_fills_is_waited_for(behind: int) -> None:
+    """Every block is then of the same series; only one that is further behind is not."""
+    ahead, lagging = lost(range(7 * 20), 4.0, 8.0), lost(range(7 * 20 - behind), 4.0, 2.0)
+    found = squares(ahead, lagging)
+    if behind <= 7:
+        assert found == pytest.approx(np.tile([2.0, 2.5], (19, 1)))
+    else:
+        assert len(found) == 20
+
+
+def test_a_partition_without_a_score_is_not_waited_for() -> None:
+    assert len(squares(lost(range(7 * 10), 4.0, 2.0), lost(range(0), 1.0, 1.0))) == 10

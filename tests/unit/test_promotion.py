@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from learner.models import Simple
 from learner.replay import Effect, Exclusion, Promote, Promotion, Rollback, Turn
 from learner.shard import Folded, Shard
-from learner.snapshot import lay_down, take_up
+from learner.snapshot import lay_down, take_up, take_up_learned
 from stream.event import AnyEvent, Marker
 from tests.learner_parts import Told, chosen, day, market, sale
 
@@ -50,6 +51,11 @@ def marker(id: str, at: int) -> Marker:
 
 def copy(shard: Shard) -> Shard:
     return take_up(shard.settings, shard.partition, lay_down(shard))
+
+
+def learned(shard: Shard) -> dict[str, Any]:
+    """What a rollback to a shard takes of it beside its models."""
+    return take_up_learned(shard.settings, lay_down(shard))._asdict()
 
 
 def promote(order: int, model: str, over: str) -> Promote:
@@ -168,9 +174,8 @@ def test_a_rollback_brings_the_champion_of_its_cut_back_for_good() -> None:
     story.days(9, 12)
     story.mark("up", 12, promote(1, "phase_mean", "level_phase"))
     story.days(12, 15)
-    learned = {name: getattr(good, name) for name in ("spread", "open_bucket", "totals", "groups")}
     undo = Rollback(
-        order=2, models=good.models, learned=learned, champion=good.champion,
+        order=2, models=good.models, learned=learned(good), champion=good.champion,
         promotions=good.promotions,
     )  # fmt: skip
     story.mark("undo", 15, undo)
@@ -191,7 +196,7 @@ def test_a_replay_from_a_snapshot_of_after_an_undone_promotion_serves_as_it_stan
     story.mark("up", 8, promote(1, "phase_mean", "level_phase"))
     story.days(8, 12)
     later = copy(story.one.shard)
-    story.mark("undo", 12, Rollback(order=2, models=good.models, learned={},
+    story.mark("undo", 12, Rollback(order=2, models=good.models, learned=learned(good),
                                     champion=good.champion, promotions=()))  # fmt: skip
     turn = Turn(order=3, snapshot="s", shard=later, exclude=Exclusion(sources=("nobody",)),
                 readmits=None, admit_late=False)  # fmt: skip

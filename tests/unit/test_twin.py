@@ -7,11 +7,14 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from learner.ensemble import Ensemble
 from learner.evaluation import SUMS
 from learner.findings import OK, SUSPECT
+from learner.models import Simple
+from learner.names import known_as
 from learner.shard import Shard
 from learner.snapshot import lay_down, take_up
-from learner.twin import Twin, renew
+from learner.twin import Twin, rearrange, renew
 from stream.errors import SettingsError
 from stream.settings import TWIN, load
 from tests.learner_parts import Told, chosen, market, sale, told
@@ -131,3 +134,13 @@ def test_without_seasons_there_is_no_twin() -> None:
 def test_nobody_can_choose_the_twin() -> None:
     with pytest.raises(SettingsError, match="twin_seasons"):
         load({}, overrides={"champion": "twin"})
+
+
+def test_what_is_learned_of_a_series_goes_with_it_to_another_row_in_the_copy_too() -> None:
+    ensemble = Ensemble({"naive": Simple("naive")}, [0.5, 1.0])
+    ensemble.loss = np.arange(6, dtype=np.float32).reshape(2, 1, 3)
+    ensemble.variance = np.arange(6, dtype=np.float32).reshape(2, 3)
+    twin = Twin(ensemble)
+    rearrange(twin, known_as("bdc", "abc"))
+    assert ensemble.loss[:, 0].tolist() == [[1, 0, 2], [4, 0, 5]]
+    assert ensemble.variance.tolist() == [[1, 0, 2], [4, 0, 5]]

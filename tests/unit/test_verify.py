@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 
 from learner import worker as module
+from learner.ensemble import Ensemble
 from learner.keys import load_signer
 from learner.operations import Operation, decode_control
 from learner.ownership import take
 from learner.replay import START, Exclusion
+from learner.shard import Shard
 from learner.verify import Verification, Verified
 from stream.dead_letters import DeadLetters
 from tests.learner_parts import day, sale
@@ -131,3 +135,121 @@ def test_an_operation_is_written_as_it_was_before_there_were_replays() -> None:
     value = msgspec.json.encode(one)
     assert set(msgspec.json.decode(value)) == {"type", "id", "kind", "who", "reason", "time", "cut"}
     assert decode_control(value) == one
+
+
+@pytest.mark.parametrize("back", ["to one that knew more", "to one that knew less"])
+def test_a_rollback_across_lineages_gives_each_series_its_own(place: Place, back: str) -> None:
+    """A replay without a source lists one series less, so that all others have other rows."""
+    odd = [
+        msgspec.structs.replace(one, id=f"odd {one.id}", source="odd", product="a", quantity=9.0)
+        for one in two_stores(12)
+    ]
+    usual = [
+        sale(n, 1.0 + (n * at) % 5, product=name, store="s", hour=9 + at)
+        for n in range(12)
+        for at, name in enumerate("bc", start=1)
+    ]
+    place.put(*sorted([*odd, *usual], key=lambda one: one.time))
+    place.fold()
+    old = heads(place)
+    what = Exclusion(sources=("odd",))
+    operate(place, "replay", dict.fromkeys(range(2), START), replay=True, exclude=what)
+    place.fold()
+    new = heads(place)
+    rows = {name: place.shard(home(), cut[home()]).panel.rows for name, cut in
+            (("old", old), ("new", new))}  # fmt: skip
+    assert [name for _, name in rows["old"]] == ["a", "b", "c"]
+    assert [name for _, name in rows["new"]] == ["b", "c"]
+    cut, here = old, new
+    if back == "to one that knew less":
+        start = dict.fromkeys(range(2), START)
+        operate(place, "sorry", start, kind="readmit", replay=True, readmits="replay")
+        place.fold()
+        cut, here = new, heads(place)
+    operate(place, "back", cut)
+    place.fold()
+    now, then = place.shard(home()), place.shard(home(), cut[home()])
+    assert place.shard(home(), here[home()]).panel.keys == now.panel.keys
+    for key in (("s", "b"), ("s", "c")):
+        at, was = now.panel.rows[key], then.panel.rows[key]
+        assert now.spread.own[..., at].any()
+        assert (now.spread.own[..., at] == then.spread.own[..., was]).all()
+        code, before = (one.panel.product_codes.codes[key[1]] for one in (now, then))
+        ours, theirs = (one.groups.spreads["product"].own for one in (now, then))
+        assert (ours[:, code] == theirs[:, before]).all()
+        mine, cuts = (one.models["ensemble"] for one in (now, then))
+        assert isinstance(mine, Ensemble) and isinstance(cuts, Ensemble)
+        assert mine.variance[..., at].any()
+        assert (mine.loss[..., at] == cuts.loss[..., was]).all()
+        assert (mine.variance[..., at] == cuts.variance[..., was]).all()
+    if ("s", "a") in now.panel.rows:
+        row = now.panel.rows["s", "a"]
+        assert not now.spread.own[..., row].any(), "the cut never knew it"
+    assert verify(place, heads(place)[home()]).verdict == "identical"
+
+
+def flipped(values: np.ndarray[Any, Any]) -> None:
+    """Let every last bit have come out otherwise, as on another processor."""
+    if values.dtype.kind == "f":
+        values[...] = np.nextafter(values, np.asarray(np.inf, values.dtype))
+    else:
+        values[...] = values + (values < np.iinfo(values.dtype).max)
+
+
+def other_processor(shard: Shard) -> None:
+    """Spoil the last bit of all that is learned and kept in less than double precision."""
+    for ring in (*shard.evaluation.pending.values(), *shard.totals.waiting.values()):
+        flipped(ring)
+    for name in ("demand", "squared", "error", "absolute", "inside"):
+        flipped(shard.accuracy.columns[name])
+    champion = shard.models["ensemble"]
+    assert isinstance(champion, Ensemble)
+    panel = shard.panel
+    for array in (champion.loss, champion.variance, shard.spread.own, panel.profiles.past,
+                  panel.profiles.phases, panel.profiles.weeks, panel.rings["usual_units"],
+                  panel.columns["usual_price"], panel.columns["gap"]):  # fmt: skip
+        flipped(array)
+
+
+def spoilt(place: Place, spoil: Callable[[Shard], None], days: int = 0) -> Verified:
+    """What is found of a snapshot whose shard was spoilt some days before it was published."""
+    place.put(*two_stores(20))
+    place.fold()
+    worker = place.worker()
+    owned = take(place.settings, place.events, place.store, worker.signer.verifier, home())
+    worker.owned[home()] = owned
+    spoil(owned.shard)
+    place.put(*two_stores(days, first=20), sale(20 + days))
+    owned.shard.fold(place.records(home())[owned.shard.position :])
+    assert worker.publish(owned)
+    return verify(place, place.head(home()).snapshot)
+
+
+@pytest.mark.parametrize("days", [0, 6])
+def test_a_last_bit_in_single_precision_is_close_and_so_is_what_is_learned_from_it(
+    place: Place, days: int
+) -> None:
+    assert spoilt(place, other_processor, days).verdict == "close"
+
+
+def tampered(name: str, by: float) -> Callable[[Shard], None]:
+    def spoil(shard: Shard) -> None:
+        panel = shard.panel
+        arrays = {
+            "usual_units": panel.rings["usual_units"], "phases": panel.profiles.phases,
+            "own": shard.spread.own, "count": shard.accuracy.columns["count"],
+            "seen": panel.columns["seen"], "units": panel.rings["units"],
+        }  # fmt: skip
+        known = np.nan_to_num(arrays[name])
+        arrays[name][...] = known + np.asarray(by).astype(known.dtype)
+
+    return spoil
+
+
+@pytest.mark.parametrize(
+    ("name", "by"),
+    [("usual_units", 1e-3), ("phases", 1e-3), ("own", 1e-3), ("count", 1), ("seen", 1),
+     ("units", 1e-6)],
+)  # fmt: skip
+def test_more_than_a_last_bit_and_any_fact_is_different(place: Place, name: str, by: float) -> None:
+    assert spoilt(place, tampered(name, by)).verdict == "different"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
@@ -44,6 +45,8 @@ from stream.errors import (
     FingerprintMismatch,
     LogUnavailable,
     OffsetExpired,
+    StoreError,
+    StoreUnavailable,
     TopicMismatch,
 )
 from stream.event import AnyEvent, Marker, Sale, Tick, decode, encode
@@ -373,6 +376,66 @@ def test_a_snapshot_whose_process_dies_is_put_again(
     place.fold()
     assert Path(died).exists()
     assert place.shard(home()).digest() == place.undisturbed(home()).digest()
+
+
+def test_a_learner_without_room_for_a_process_puts_snapshots_itself(
+    place: Place, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    place.settings = replace(place.settings, aside_series=0)
+
+    def no_room() -> int:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr(os, "fork", no_room)
+    worker, files = place.worker(), []
+    with stepping(worker) as consumer:
+        for n in range(3):
+            place.put(*two_stores(2, first=2 * n))
+            step_until(worker, consumer, lambda: place.folded(worker), "a snapshot")
+            files.append(len(list(Path("/proc/self/fd").iterdir())))
+    assert files[0] == files[-1], "no end of a pipe is left open"
+    said = [one.message for one in caplog.records if "folding waits" in one.message]
+    assert len(said) == 1 and "Cannot allocate memory" in said[0]
+    assert place.shard(home()).digest() == place.undisturbed(home()).digest()
+
+
+@pytest.mark.parametrize("series", [0, 1_000_000], ids=["aside", "in the loop"])
+@pytest.mark.parametrize(
+    ("raised", "ends"),
+    [
+        (StoreUnavailable("the store does not answer"), None),
+        (StoreError("the store refuses", remedy="Check user and password"), StoreError),
+        (ZeroDivisionError("a fault"), Exception),
+    ],
+    ids=["unavailable", "refused", "no reason"],
+)
+def test_what_cannot_be_put_ends_the_loop_wherever_it_is_put_unless_it_may_pass(
+    place: Place, monkeypatch: pytest.MonkeyPatch, series: int, raised: Exception,
+    ends: type[Exception] | None,
+) -> None:  # fmt: skip
+    place.settings = replace(place.settings, aside_series=series)
+    place.put(*two_stores(3))
+    tried = Path(place.settings.data_dir) / "tried"
+    real = publishing.put
+
+    def once(*given: Any, **named: Any) -> Any:
+        if ends is None and tried.exists():
+            return real(*given, **named)
+        tried.touch()
+        raise raised
+
+    monkeypatch.setattr(module, "put", once)
+    worker = place.worker()
+    with stepping(worker) as consumer:
+        if ends is None:
+            step_until(worker, consumer, lambda: place.folded(worker), "a snapshot")
+            return
+        with pytest.raises(ends, match=str(raised.args[0])) as found:
+            step_until(worker, consumer, lambda: False, "the loop's end")
+        assert not isinstance(found.value, StoreUnavailable)
+        assert getattr(found.value, "remedy", "") == getattr(raised, "remedy", "")
+        for owned in worker.owned.values():
+            owned.let_go()
 
 
 def test_chunks_that_somebody_deleted_are_put_again(
