@@ -10,7 +10,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Any
 
-from kafka import errors as kafka_errors
+from kafka import errors as kafka_errors  # type: ignore[import-untyped]
 from kafka.net.compat import KafkaNetClient  # type: ignore[import-untyped]
 
 #: How long a producer's thread may take to leave once it is told to send no more.

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -42,7 +43,7 @@ def held() -> tuple[int, int]:
     Sockets whose connection was refused kafka-python leaves to the garbage collector.
     """
     gc.collect()
-    return len(os.listdir("/proc/self/fd")), threading.active_count()
+    return len(list(Path("/proc/self/fd").iterdir())), threading.active_count()
 
 
 def held_after(times: int, failing: Callable[[], Any]) -> list[tuple[int, int]]:
