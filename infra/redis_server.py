@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,6 +20,8 @@ from importlib import util
 from pathlib import Path
 
 import redis
+
+from infra.kafka.cluster import free_ports
 
 START_TIMEOUT_S = 20.0
 STOP_TIMEOUT_S = 10.0
@@ -67,7 +68,7 @@ class RedisServer:
         self._config = config
         self._log = self._folder / "redis.log"
         self._socket = self._folder / "redis.sock"
-        self._port = _free_port() if tcp or len(str(self._socket)) > _SOCKET_PATH else 0
+        self._port = free_ports(1)[0] if tcp or len(str(self._socket)) > _SOCKET_PATH else 0
         self._options = {
             "appendonly": "yes",
             "appendfsync": "always",
@@ -214,10 +215,3 @@ def packaged_binary() -> str | None:
     folder = Path(spec.submodule_search_locations[0]) / "_binaries" / f"{system}-{machine}"
     binary = folder / "valkey-server"
     return str(binary) if os.access(binary, os.X_OK) else None
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

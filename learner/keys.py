@@ -30,6 +30,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from learner.snapshot import Signer, Verifier, name_of
+from stream.adapters import made
 from stream.errors import SettingsError
 from stream.settings import Settings
 
@@ -66,8 +67,8 @@ def _make(private_file: Path, public_file: Path) -> None:
     """Write a private key; ``FileExistsError``: another process was faster."""
     if public_file.exists() and not private_file.exists():
         raise SettingsError(f"{public_file} exists; a key is never overwritten")
-    for file in (private_file, public_file):
-        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for file, setting in ((private_file, "signing_key_file"), (public_file, "verify_key_file")):
+        made(file.parent, f"data_dir` or `{setting}")
     _write(private_file, _private_pem(Ed25519PrivateKey.generate()), 0o600)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,15 @@ from stream.settings import Settings
 
 if TYPE_CHECKING:
     from learner.worker import Worker
+
+
+def _server(host: str, port: int, handler: type[BaseHTTPRequestHandler]) -> ThreadingHTTPServer:
+    """A server of the family that the host is of: IPv4 or IPv6."""
+
+    class Server(ThreadingHTTPServer):
+        address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+
+    return Server((host, port), handler)
 
 
 class Probes:
@@ -40,7 +50,7 @@ class Probes:
 
         self._telemetry = telemetry
         try:
-            self._server = ThreadingHTTPServer((settings.host, settings.metrics_port), Handler)
+            self._server = _server(settings.host, settings.metrics_port, Handler)
         except OSError as error:
             raise SettingsError(
                 f"cannot listen on {settings.host}:{settings.metrics_port}: {error.strerror}",

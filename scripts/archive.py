@@ -6,6 +6,7 @@ from typing import Annotated, Any, get_args
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from scripts.console import AsJson, Config, err, out, print_json, settings
 from stream.adapters import Name, open_live
@@ -96,4 +97,4 @@ def _show(rows: list[dict[str, Any]], verify: bool) -> None:
     out.print(table)
     for row in rows:
         for text in row["wrong"]:
-            out.print(f"[red]{row['topic']}[{row['partition']}][/]: {text}", markup=True)
+            out.print(Text.assemble((f"{row['topic']}[{row['partition']}]", "red"), f": {text}"))

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import csv
 import sys
+from contextlib import ExitStack, closing
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 from urllib.parse import parse_qsl
 
 import msgspec
 import typer
+from rich.text import Text
 from rich.tree import Tree
 
-from scripts.client import Client
-from scripts.console import AsJson, Config, Url, address, out, print_json, settings
+from scripts.console import AsJson, Config, Url, api_of, out, print_json, settings
 from scripts.show import said, table_of, when
+from stream.adapters import check_there
 from stream.errors import SnapshotMissing
 from stream.settings import Settings
 
@@ -55,7 +57,8 @@ def audit(
     json: AsJson = False,
 ) -> None:
     """Who did what, when, why, and what came of it in each partition; oldest first."""
-    found = list(reversed(_client(config, url).get("/v1/operations")["items"]))
+    with api_of(config, url) as api:
+        found = list(reversed(api.get("/v1/operations")["items"]))
     first, end = _moment(since, "--since"), _moment(until, "--until")
     chosen = [
         one
@@ -117,7 +120,8 @@ def lineage(
     json: AsJson = False,
 ) -> None:
     """Draw where snapshots come from: rollbacks, exclusions, and what is served."""
-    found = _client(config, url).get("/v1/lineage")
+    with api_of(config, url) as api:
+        found = api.get("/v1/lineage")
     if partition is not None:
         found["partitions"] = [p for p in found["partitions"] if p["partition"] == partition]
     if json:
@@ -148,15 +152,16 @@ def _tree(one: dict[str, Any], every: bool) -> Tree:
     return tree
 
 
-def _label(node: dict[str, Any], begins: bool, passed: int) -> str:
-    text = f"… {passed} more … " if passed else ""
-    text += f"{node['id']}  {when(node['as_of'])}"
+def _label(node: dict[str, Any], begins: bool, passed: int) -> Text:
+    text = Text(f"… {passed} more … " if passed else "")
+    text.append(f"{node['id']}  {when(node['as_of'])}")
     marks = [mark for mark in ("head", "active", "unfinished") if node[mark]]
-    text += f"  [bold]{' '.join(marks)}[/]" if marks else ""
+    if marks:
+        text.append("  ").append(" ".join(marks), style="bold")
     if begins and node["made_by"]:
-        text += f"  [yellow]by {node['made_by']}[/]"
+        text.append("  ").append(f"by {node['made_by']}", style="yellow")
     for each in node["named_by"]:
-        text += f"\n  {each['kind']} {each['id']} by {each['who']}: {each['reason']}"
+        text.append(f"\n  {each['kind']} {each['id']} by {each['who']}: {each['reason']}")
     return text
 
 
@@ -195,8 +200,9 @@ def verify(
     if name is None:
         raise typer.BadParameter("name a snapshot; see: salescast snapshots")
     chosen = settings(config)
+    check_there(chosen)
     if forecast is not None:
-        _verify_forecast(chosen, name, forecast, body, url)
+        _verify_forecast(chosen, name, forecast, body, config, url)
     else:
         _verify_snapshot(chosen, name, from_start, json)
 
@@ -205,24 +211,19 @@ def _verify_snapshot(chosen: Settings, name: str, from_start: bool, json: bool) 
     from learner.adapters import open_store
     from learner.keys import load_verifier
     from learner.verify import Verification
-    from stream.adapters import open_log
+    from stream.adapters import Name, open_log
     from stream.dead_letters import DeadLetters
 
-    events, control, letters = (
-        open_log(chosen, "events"),
-        open_log(chosen, "control"),
-        open_log(chosen, "dead_letters"),
-    )
-    store = open_store(chosen)
-    try:
+    with ExitStack() as stack:
+        events, control, letters = (
+            stack.enter_context(closing(open_log(chosen, name))) for name in get_args(Name)
+        )
+        store = stack.enter_context(closing(open_store(chosen)))
         found = Verification(
             settings=chosen, events=events, control=control,
             dead_letters=DeadLetters(letters, events), store=store,
             verifier=load_verifier(chosen),
         ).verify(_partition(store, name), name, from_start=from_start)  # fmt: skip
-    finally:
-        for one in (events, control, letters, store):
-            one.close()
     said = {
         "snapshot": name, "verdict": found.verdict, "made_from": found.origin,
         "records": found.records, "digest": found.manifest.digest, "found": found.digest,
@@ -231,13 +232,13 @@ def _verify_snapshot(chosen: Settings, name: str, from_start: bool, json: bool) 
     if json:
         print_json(said)
     else:
-        meaning = {
-            "identical": "[green]identical[/]: every value, to the bit",
-            "close": "[yellow]close[/]: facts to the bit, what is learned but for the last bits "
-            "(another processor or library than it was made with)",
-            "different": "[red]different[/]: it is not what the log says",
-        }[found.verdict]
-        out.print(f"{name} is {meaning}")
+        style, meaning = {
+            "identical": ("green", "every value, to the bit"),
+            "close": ("yellow", "facts to the bit, what is learned but for the last bits "
+                      "(another processor or library than it was made with)"),
+            "different": ("red", "it is not what the log says"),
+        }[found.verdict]  # fmt: skip
+        out.print(Text.assemble(f"{name} is ", (found.verdict, style), f": {meaning}"))
         out.print(f"made again from {found.origin}, {found.records:,} records")
         for what, (then, now) in found.versions.items():
             out.print(f"{what}: {then} then, {now} now", style="dim")
@@ -246,13 +247,15 @@ def _verify_snapshot(chosen: Settings, name: str, from_start: bool, json: bool) 
 
 
 def _verify_forecast(
-    chosen: Settings, name: str, request: str, file: str | None, url: str | None
-) -> None:
+    chosen: Settings, name: str, request: str, file: str | None, config: str | None,
+    url: str | None,
+) -> None:  # fmt: skip
     from api.problems import Problem
     from api.recompute import forecast, without_clock
     from learner.adapters import open_store
     from learner.keys import load_verifier
 
+    given = None if file is None else _answer(Path(file))
     store = open_store(chosen)
     try:
         again = forecast(store, load_verifier(chosen), _partition(store, name), name, request)
@@ -260,24 +263,36 @@ def _verify_forecast(
         raise typer.BadParameter(str(problem)) from problem
     finally:
         store.close()
-    if file is not None:
-        given = Path(file).read_bytes()
-    else:
+    if given is None:
         path, _, query = request.partition("?")
-        client = Client(address(chosen, url), chosen.api_key or None)
-        given = msgspec.json.encode(client.get(path, **dict(parse_qsl(query))))
+        with api_of(config, url) as api:
+            given = msgspec.json.encode(api.get(path, **dict(parse_qsl(query))))
     given = without_clock(given)
     served = msgspec.json.decode(given).get("snapshot")
     sys.stdout.write(again.decode() + "\n")
     if given == again:
-        out.print("[green]identical[/], to the byte, but for the clock's fields")
+        out.print(
+            Text.assemble(("identical", "green"), ", to the byte, but for the clock's fields")
+        )
         return
     if served != name:
         out.print(f"the answer it is compared with is of {served}; give the one of then by --body",
                   style="yellow")  # fmt: skip
     else:
-        out.print("[red]different[/] from the answer that was given")
+        out.print(Text.assemble(("different", "red"), " from the answer that was given"))
     raise typer.Exit(1)
+
+
+def _answer(file: Path) -> bytes:
+    """An answer that was kept, which is a JSON object."""
+    try:
+        given = file.read_bytes()
+        msgspec.json.decode(given, type=dict)
+    except OSError as error:
+        raise typer.BadParameter(f"cannot read --body {file}: {error.strerror}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise typer.BadParameter(f"--body {file} is no answer of the API: {error}") from None
+    return given
 
 
 def _partition(store: Any, name: str) -> int:
@@ -296,8 +311,3 @@ def _moment(text: str | None, option: str) -> datetime | None:
     except ValueError:
         raise typer.BadParameter(f"{option}: `{text}` is no time; give ISO 8601") from None
     return moment if moment.tzinfo else moment.astimezone()
-
-
-def _client(config: str | None, url: str | None) -> Client:
-    chosen = settings(config)
-    return Client(address(chosen, url), chosen.api_key or None)

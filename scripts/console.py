@@ -8,16 +8,23 @@ import os
 import sys
 import time
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
+from scripts.client import Client
 from stream.errors import SalescastError
 from stream.settings import Loaded, Settings, load
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+#: Nothing that is printed is read as markup: names and reasons are other people's.
+out = Console(highlight=False, markup=False, emoji=False)
+err = Console(stderr=True, highlight=False, markup=False, emoji=False)
+#: Exit status of a named error, and of one that may be over when it is tried again (sysexits.h).
+FAILED, TRY_AGAIN = 2, 75
 
 Config = Annotated[
     str | None, typer.Option("--config", "-c", help="Settings file (TOML)", show_default=False)
@@ -42,13 +49,32 @@ def settings(config: str | None = None, **overrides: Any) -> Settings:
 
 def address(config: Settings, url: str | None) -> str:
     """Where the API is."""
-    host = "127.0.0.1" if config.host in ("0.0.0.0", "::") else config.host
-    return (url or f"http://{host}:{config.port}").rstrip("/")
+    return (url or f"http://{reached(config.host)}:{config.port}").rstrip("/")
+
+
+def reached(host: str) -> str:
+    """How a URL of this machine names an address that is listened on.
+
+    Examples
+    --------
+    >>> reached("0.0.0.0"), reached("::"), reached("api")
+    ('127.0.0.1', '[::1]', 'api')
+    """
+    here = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"[{here}]" if ":" in here else here
+
+
+@contextmanager
+def api_of(config: str | None, url: str | None) -> Iterator[Client]:
+    """The API that the settings or the option ``--url`` name, to be asked."""
+    chosen = settings(config)
+    with Client(address(chosen, url), chosen.api_key or None) as client:
+        yield client
 
 
 def complain(message: str) -> None:
     """Say what went wrong, on standard error."""
-    err.print("[bold red]salescast:[/]", message, markup=True, soft_wrap=True)
+    err.print(Text("salescast:", style="bold red"), message, soft_wrap=True)
 
 
 def run(app: typer.Typer) -> None:
@@ -57,7 +83,7 @@ def run(app: typer.Typer) -> None:
         app()
     except SalescastError as error:
         complain(str(error))
-        sys.exit(2)
+        sys.exit(TRY_AGAIN if error.retriable else FAILED)
     except KeyboardInterrupt:
         sys.exit(130)
 

@@ -24,7 +24,7 @@ from rich.text import Text
 
 from scripts import journey
 from scripts.client import Client, Line, stream
-from scripts.console import Config, address, err, log_to_stderr, out, settings
+from scripts.console import Config, address, err, log_to_stderr, out, reached, settings
 from scripts.serve import LeaveWithParent
 from scripts.supervise import Child, leave_with_parent
 from scripts.up import (
@@ -35,6 +35,7 @@ from scripts.up import (
     make_children,
     stop_all,
 )
+from stream.adapters import made
 from stream.errors import SettingsError
 from stream.settings import Settings
 
@@ -53,8 +54,10 @@ def register(app: typer.Typer) -> None:
 
 def demo(
     config: Config = None,
-    days_per_second: Annotated[float, typer.Option(help="Speed of the demo's clock")] = DAYS_PER_S,
-    days: Annotated[int, typer.Option(help="Stop the stream after so many days")] = 365,
+    days_per_second: Annotated[
+        float, typer.Option(min=0.001, max=1000, help="Speed of the demo's clock")
+    ] = DAYS_PER_S,
+    days: Annotated[int, typer.Option(min=1, help="Stop the stream after so many days")] = 365,
     exit_after: Annotated[
         bool, typer.Option("--exit", help="Leave after the stream, with a summary",
                            envvar="DEMO_EXIT")
@@ -67,7 +70,7 @@ def demo(
         typer.Option("--poison", help="Let one till count twelvefold, and see it named and undone"),
     ] = False,
     poison_stores: Annotated[
-        int, typer.Option(help="With --poison: how many of the largest stores take part")
+        int, typer.Option(min=1, help="With --poison: how many of the largest stores take part")
     ] = 40,
 ) -> None:  # fmt: skip
     """Stream a year of real sales through producer, log, learner and API, and watch it learn.
@@ -77,8 +80,13 @@ def demo(
     a shorter stream begins anew in a folder of its own.
     """
     if poison:
-        from scripts.poison import prepared, story
+        from scripts.poison import LEAST_DAYS, prepared, story
 
+        if days < LEAST_DAYS:
+            raise SettingsError(
+                f"with --poison, --days must be at least {LEAST_DAYS}: what goes wrong does so "
+                "after the guard has known it for weeks"
+            )
         if kafka:
             raise SettingsError("--poison and --kafka do not go together", remedy="Leave one out")
         chosen, environ = prepared(settings(config), config)
@@ -108,7 +116,7 @@ def backends(chosen: Settings, kafka: bool) -> Iterator[Settings]:
 
     folder = Path(chosen.data_dir) / "demo-kafka"
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(mode=0o700, parents=True)
+    made(folder)
     out.print("starting Apache Kafka and Redis (the first time, Maven fetches Kafka) ...",
               style="dim")  # fmt: skip
     with ExitStack() as stack:
@@ -141,7 +149,8 @@ def _demo(
 ) -> None:
     folder = Path(chosen.data_dir)
     children = make_children(chosen, environ, logs=True)
-    out.print("[bold]Salescast demo[/]: the Complete Journey, real grocery sales of 2017")
+    out.print(Text.assemble(("Salescast demo", "bold"),
+                            ": the Complete Journey, real grocery sales of 2017"))  # fmt: skip
     out.print("preparing the sales ...", style="dim")
     known = journey.facts(folder / "journey")
     out.print(
@@ -151,8 +160,8 @@ def _demo(
     out.print(f"page     {address(chosen, None)}/")
     out.print(f"console  {console_address(chosen, environ)}/")
     out.print(f"API      {address(chosen, None)}/docs")
-    out.print(f"metrics  {address(chosen, None)}/metrics  and  "
-              f"http://{chosen.host}:{environ['SALESCAST_METRICS_PORT']}/metrics")  # fmt: skip
+    metrics = f"http://{reached(chosen.host)}:{environ['SALESCAST_METRICS_PORT']}/metrics"
+    out.print(f"metrics  {address(chosen, None)}/metrics  and  {metrics}")
     out.print("logs     " + "  ".join(str(child.log) for child in children))
     children.append(
         Child(
@@ -258,7 +267,7 @@ class Watch:
         self.folder = folder
         self.api = httpx.Client(base_url=address(chosen, None), timeout=5.0, trust_env=False)
         self.learner = httpx.Client(
-            base_url=f"http://{chosen.host}:{metrics_port}", timeout=5.0, trust_env=False
+            base_url=f"http://{reached(chosen.host)}:{metrics_port}", timeout=5.0, trust_env=False
         )
         self.progress = read_progress(folder / PROGRESS)
         self.quality: list[dict[str, Any]] = []
@@ -311,7 +320,7 @@ class Watch:
         day = "" if at is None else time.strftime("%a %d %b %Y", time.gmtime(at - 5 * 3600))
         series = sum(part["series"] for part in self.status["partitions"])
         facts = Table.grid(padding=(0, 3))
-        facts.add_row("event date", f"[bold]{day}[/]", "events sent",
+        facts.add_row("event date", Text(day, style="bold"), "events sent",
                       f"{self.progress['sent']:,}  ({self.rate:,.0f}/s)")  # fmt: skip
         facts.add_row("series", f"{series:,}", "refused", f"{self.progress['refused']:,}")
         closes, taken = (self.sums.get(f"salescast_{name}_total", 0.0)
@@ -339,7 +348,7 @@ def scores(rows: list[dict[str, Any]]) -> Table | Text:
         better = 1 - ours["rmsse"] / theirs["rmsse"]
         table.add_row(
             str(h), f"{ours['rmsse']:.3f}", f"{theirs['rmsse']:.3f}",
-            f"[{'green' if better > 0 else 'red'}]{better:+.1%}[/]",
+            Text(f"{better:+.1%}", style="green" if better > 0 else "red"),
             f"{ours['wape']:.3f}", f"{theirs['wape']:.3f}", f"{ours['bias']:+.1%}",
         )  # fmt: skip
     return table

@@ -6,9 +6,9 @@ from typing import Annotated, Any
 from urllib.parse import quote
 
 import typer
+from rich.text import Text
 
-from scripts.client import Client
-from scripts.console import AsJson, Config, Url, address, out, print_json, settings
+from scripts.console import AsJson, Config, Url, api_of, out, print_json
 from scripts.show import table_of, when
 
 #: What each part is, for people.
@@ -44,12 +44,11 @@ def diff(
     json: AsJson = False,
 ) -> None:  # fmt: skip
     """Why a forecast moved between two snapshots: plans, facts with their sources, and model."""
-    chosen = settings(config)
-    client = Client(address(chosen, url), chosen.api_key or None)
     asked: dict[str, Any] = {"horizon": horizon}
     asked |= {"from": earlier, "to": later}
     path = f"/v1/diff/{quote(store, safe='')}/{quote(product, safe='')}"
-    found = client.get(path, **asked)
+    with api_of(config, url) as api:
+        found = api.get(path, **asked)
     if json:
         print_json(found)
     else:
@@ -58,8 +57,9 @@ def diff(
 
 def _show(found: dict[str, Any]) -> None:
     old, new = found["from"], found["to"]
-    out.print(f"[bold]{found['store']} {found['product']}[/], {when(found['start'])}: "
-              f"{old['mean']:g} → {new['mean']:g} ({found['change']:+g})")  # fmt: skip
+    out.print(Text.assemble((f"{found['store']} {found['product']}", "bold"),
+                            f", {when(found['start'])}: {old['mean']:g} → {new['mean']:g} "
+                            f"({found['change']:+g})"))  # fmt: skip
     out.print(f"from {old['snapshot']}, {old['model']}, {old['horizon']} ahead\n"
               f"to   {new['snapshot']}, {new['model']}, {new['horizon']} ahead")  # fmt: skip
     table = table_of("units", "by", "sent by")

@@ -8,14 +8,30 @@ from __future__ import annotations
 
 import heapq
 import os
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
 
 from scripts.client import Line
-from scripts.tables import EventRows, FileError, Reading, Rows, column_names, near, opened
+from scripts.tables import (
+    FIELDS,
+    EventRows,
+    FileError,
+    Reading,
+    Rows,
+    column_names,
+    fields_are,
+    near,
+    opened,
+)
+
+#: So many files are opened at once; of more, each when the merge has come to its first line.
+OPEN_AT_ONCE = 64
+#: Before every time.
+EARLIEST = datetime.min.replace(tzinfo=UTC)
 
 
 class _Timed(msgspec.Struct):
@@ -83,6 +99,13 @@ def sources(paths: Sequence[Path], how: Reading) -> list[Source]:
                 f"{path} is of no kind that can be read",
                 remedy="Name it .csv, .parquet, .ndjson or .jsonl; all but Parquet may end in .gz",
             )
+    if not any(isinstance(source, EventRows) for source in found):
+        for name in how.columns:
+            if name not in FIELDS:
+                raise FileError(
+                    f"--map {name}=…: a sale has no `{name}`, and no file has a column `type`",
+                    remedy=fields_are(),
+                )
     names = [s.path.name for s in found if isinstance(s, Rows) and s.makes_ids]
     twice = [name for name in names if names.count(name) > 1]
     if twice:
@@ -91,6 +114,20 @@ def sources(paths: Sequence[Path], how: Reading) -> list[Source]:
             remedy="Rename one, or name a column of ids with --map id=COLUMN",
         )
     return found
+
+
+def writable_file(path: Path, option: str) -> None:
+    """Refuse a place that could not be written, before the work and not after it.
+
+    Raises
+    ------
+    FileError
+    """
+    if path.is_dir():
+        raise FileError(f"{option} {path} is a folder", remedy="Name a file in it")
+    there = path if path.exists() else path.parent
+    if not (path.parent.is_dir() and os.access(there, os.W_OK)):
+        raise FileError(f"{option} {path} cannot be written", remedy="Check its folder")
 
 
 def _near_file(path: Path) -> str:
@@ -106,10 +143,36 @@ def merged(files: Sequence[Source], done: Sequence[int]) -> Iterator[Line]:
     """
 
     def keyed(file: int) -> Iterator[tuple[datetime, Line]]:
-        last = datetime.min.replace(tzinfo=UTC)
+        last = EARLIEST
         for line in files[file].lines(file, done[file]):
             last = max(last, line.time or last)
             yield last, line
 
-    keys = heapq.merge(*map(keyed, range(len(files))), key=lambda pair: pair[0])
-    return (line for _, line in keys)
+    waiting = deque(_begins(keyed, len(files)))
+    open_: list[tuple[datetime, int, Line, Iterator[tuple[datetime, Line]]]] = []
+    while open_ or waiting:
+        while waiting and (not open_ or waiting[0] <= open_[0][:2]):
+            _, file = waiting.popleft()
+            lines = keyed(file)
+            for last, line in lines:
+                heapq.heappush(open_, (last, file, line, lines))
+                break
+        if not open_:
+            return
+        _, file, line, lines = open_[0]
+        yield line
+        for last, line in lines:
+            heapq.heapreplace(open_, (last, file, line, lines))
+            break
+        else:
+            heapq.heappop(open_)
+
+
+def _begins(
+    keyed: Callable[[int], Iterator[tuple[datetime, Line]]], count: int
+) -> list[tuple[datetime, int]]:
+    """From when on each of so many files must be open, in this order."""
+    if count <= OPEN_AT_ONCE:
+        return [(EARLIEST, file) for file in range(count)]
+    first = ((next(keyed(file), None), file) for file in range(count))
+    return sorted((found[0], file) for found, file in first if found is not None)

@@ -53,6 +53,8 @@ def keys(
     They change while all runs: --rotate, bring the public file to all API processes, --switch, and,
     when --list says that no snapshot needs the old one, --forget it.
     """
+    if sum((rotate, switch, list_, forget is not None)) > 1:
+        raise typer.BadParameter("give one of --rotate, --switch, --list and --forget at a time")
     chosen = settings(config)
     private_file, public_file = key_files(chosen)
     if rotate:

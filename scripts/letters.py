@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import getpass
 import json as json_
 from typing import Annotated, Any
 
 import typer
 
-from scripts.client import Client
-from scripts.console import AsJson, Config, Url, address, out, print_json, settings
-from scripts.operate import DryRun, Reason, Who
+from scripts.console import AsJson, Config, Url, api_of, out, print_json
+from scripts.operate import DryRun, Reason, Who, whoever
 from scripts.show import table_of
 
 Receipts = Annotated[list[str] | None, typer.Argument(help="Which, by receipt", show_default=False)]
@@ -42,7 +40,8 @@ def groups(
     """Count dead letters by reason and source."""
     if context.invoked_subcommand is not None:
         return
-    found = _client(config, url).get("/v1/dead-letters", limit=0)["groups"]
+    with api_of(config, url) as api:
+        found = api.get("/v1/dead-letters", limit=0)["groups"]
     if json:
         print_json(found)
         return
@@ -64,17 +63,18 @@ def show(
     json: AsJson = False,
 ) -> None:
     """Show dead letters with their original bytes, why, and what to do."""
-    found = _client(config, url).get(
-        "/v1/dead-letters", reason=refused_for, source=source, limit=limit,
-        settled="true" if settled else None,
-    )["items"]  # fmt: skip
+    with api_of(config, url) as api:
+        found = api.get(
+            "/v1/dead-letters", reason=refused_for, source=source, limit=limit,
+            settled="true" if settled else None,
+        )["items"]  # fmt: skip
     if json:
         print_json(found)
         return
     for one in found:
-        out.print(f"{one['receipt']}  {one['reason']}: {one['detail']}", markup=False)
-        out.print(f"  {one['settled'] or one['remedy']}", style="dim", markup=False)
-        out.print(f"  {one['value']}", markup=False, soft_wrap=True)
+        out.print(f"{one['receipt']}  {one['reason']}: {one['detail']}")
+        out.print(f"  {one['settled'] or one['remedy']}", style="dim")
+        out.print(f"  {one['value']}", soft_wrap=True)
     if not found:
         out.print("no dead letters")
 
@@ -139,10 +139,11 @@ def _act(
     if not receipts and refused_for is None and source is None:
         raise typer.BadParameter("name receipts, or give --refused-for or --source")
     asked = {
-        "action": action, "reason": reason, "who": who or getpass.getuser(), "dry_run": dry_run,
+        "action": action, "reason": reason, "who": whoever(who), "dry_run": dry_run,
         "receipts": receipts or [], "refused_for": refused_for, "source": source, **rule,
     }  # fmt: skip
-    done = _client(config, url).post("/v1/dead-letters", json=asked)
+    with api_of(config, url) as api:
+        done = api.post("/v1/dead-letters", json=asked)
     if json:
         print_json(done)
     else:
@@ -150,8 +151,8 @@ def _act(
         would = "would be " if dry_run else ""
         out.print(f"{done['done']:,} of {done['chosen']:,} {would}{verb}")
         for one in done["refused"][:20]:
-            out.print(f"{one['receipt']}  {one['reason']}: {one['detail']}", markup=False)
-            out.print(f"  {one['remedy']}", style="dim", markup=False)
+            out.print(f"{one['receipt']}  {one['reason']}: {one['detail']}")
+            out.print(f"  {one['remedy']}", style="dim")
     if done["refused"]:
         raise typer.Exit(1)
 
@@ -171,8 +172,3 @@ def _value(text: str) -> Any:
         return json_.loads(text)
     except ValueError:
         return text
-
-
-def _client(config: str | None, url: str | None) -> Client:
-    chosen = settings(config)
-    return Client(address(chosen, url), chosen.api_key or None)

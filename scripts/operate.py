@@ -10,9 +10,9 @@ from typing import Annotated, Any
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
-from scripts.client import Client
-from scripts.console import AsJson, Config, Url, address, out, print_json, settings
+from scripts.console import AsJson, Config, Url, api_of, out, print_json
 
 #: How long to wait for an operation's outcome, s.
 WAIT_S = 30.0
@@ -266,22 +266,21 @@ def _operate(
     json: bool,
     more: dict[str, Any] | None = None,
 ) -> None:
-    chosen = settings(config)
-    client = Client(address(chosen, url), chosen.api_key or None)
-    asked: dict[str, Any] = {"kind": kind, "reason": reason, "who": who or getpass.getuser(),
+    asked: dict[str, Any] = {"kind": kind, "reason": reason, "who": whoever(who),
                              "dry_run": dry_run, **(more or {})}  # fmt: skip
     if snapshots:
         asked["snapshots"] = snapshots
     if to is not None:
         asked["to"] = to
-    done = client.post("/v1/operations", json=asked)
-    until = time.monotonic() + WAIT_S
-    seen: Any = None
-    while done["state"] == "pending" and not dry_run and time.monotonic() < until:
-        time.sleep(0.2)
-        done = client.get(f"/v1/operations/{done['id']}")
-        if done["progress"] != seen:  # as long as a replay comes on, it is waited for
-            seen, until = done["progress"], time.monotonic() + WAIT_S
+    with api_of(config, url) as api:
+        done = api.post("/v1/operations", json=asked)
+        until = time.monotonic() + WAIT_S
+        seen: Any = None
+        while done["state"] == "pending" and not dry_run and time.monotonic() < until:
+            time.sleep(0.2)
+            done = api.get(f"/v1/operations/{done['id']}")
+            if done["progress"] != seen:  # as long as a replay comes on, it is waited for
+                seen, until = done["progress"], time.monotonic() + WAIT_S
     if json:
         print_json(done)
     else:
@@ -290,9 +289,18 @@ def _operate(
         raise typer.Exit(1)
 
 
+def whoever(who: str | None) -> str:
+    """Who acts: as given, or by the login name."""
+    try:
+        return who or getpass.getuser()
+    except (KeyError, OSError):  # a user id without a name, as containers have
+        raise typer.BadParameter("your user id has no name here: say who you are, --who") from None
+
+
 def _show(done: dict[str, Any], dry_run: bool) -> None:
     said = "would be done (nothing was)" if dry_run else done["state"]
-    out.print(f"[bold]{done['kind']}[/] {said}", f"  id {done['id']}" if not dry_run else "")
+    out.print(Text.assemble((done["kind"], "bold"), f" {said}"),
+              f"  id {done['id']}" if not dry_run else "")  # fmt: skip
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("partition", "snapshot", "outcome"):
         table.add_column(name)
@@ -308,7 +316,7 @@ def _show(done: dict[str, Any], dry_run: bool) -> None:
         table.add_row(partition, snapshot, text)
     out.print(table)
     if done["kind"] == "promote":
-        out.print(f"[bold]{done['model']}[/] {done['about']}")
+        out.print(Text.assemble((done["model"], "bold"), f" {done['about']}"))
     if done["state"] == "pending" and not dry_run:
         out.print("No learner has come to it yet; it takes effect when one runs. "
                   "See: salescast operations", style="yellow")  # fmt: skip

@@ -19,12 +19,11 @@ from typing import Annotated, Any
 import msgspec
 import typer
 import xxhash
-from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from scripts import console
 from scripts.client import Client, Line, Refused, stream
-from scripts.files import Source, event_line, merged, sources
+from scripts.files import Source, event_line, merged, sources, writable_file
 from scripts.tables import SORT_ROWS, FileError, Reading, reading
 from stream.errors import SalescastError
 
@@ -141,7 +140,8 @@ class Report:
         self._waited = False
         self._file = refused.open("ab" if already else "wb") if refused else None
         self._progress = Progress(
-            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[said]}"),
+            TextColumn("{task.description}"), BarColumn(),
+            TextColumn("{task.fields[said]}", markup=False),
             TimeElapsedColumn(), TimeRemainingColumn(), console=console.err,
         )  # fmt: skip
         self._task = self._progress.add_task("sending", total=None, said="")
@@ -161,8 +161,7 @@ class Report:
             self._shown += 1
             about = f" `{why.field}`" if why.field else ""
             console.err.print(
-                escape(f"refused: {name} row {line.row}: {why.reason}{about}: {why.detail}. ")
-                + escape(why.remedy),
+                f"refused: {name} row {line.row}: {why.reason}{about}: {why.detail}. {why.remedy}",
                 soft_wrap=True,
             )
             if self._shown == SHOWN:
@@ -194,7 +193,7 @@ class Report:
 
     def waiting(self, error: SalescastError, delay_s: float) -> None:
         """Say that the API is waited for."""
-        said = escape(f"{error.args[0]}; trying again in {delay_s:.1f} s")
+        said = f"{error.args[0]}; trying again in {delay_s:.1f} s"
         self._progress.update(self._task, said=said)
         if not self._waited and not console.err.is_terminal:
             # where no progress is drawn, silence would look like a hang
@@ -311,9 +310,9 @@ def register(app: typer.Typer) -> None:
         how = reading(map_, source, zone)
         files = [] if piped else sources(paths, how)
         note = None if piped else checkpoint or _checkpoint_of(paths[0])
-        for path in (note, refused):
-            if path and not (path.parent.is_dir() and os.access(path.parent, os.W_OK)):
-                raise FileError(f"{path} cannot be written", remedy="Check that its folder exists")
+        for option, path in (("--checkpoint", note), ("--refused", refused)):
+            if path:
+                writable_file(path, option)
         if note and restart:
             note.unlink(missing_ok=True)
         if note:
@@ -354,7 +353,7 @@ def _say(files: Sequence[Source], progressed: Progressed) -> None:
         else:
             continue
         said = f"{source.path.name} is not in the order of time: {what}"
-        console.err.print(escape(said), soft_wrap=True)
+        console.err.print(said, soft_wrap=True)
     if progressed.finished:
         console.err.print("all was sent before; --restart sends it again")
     elif any(progressed.rows):
@@ -368,4 +367,4 @@ def _go_on(progressed: Progressed, note: Path | None) -> None:
     how = "the same command goes on from there" if note else "send the rest again"
     console.err.print(f"stopped after {sent:,} events; {how}", soft_wrap=True)
     if note and note.exists():
-        console.err.print(escape(f"its place is kept in {note}"), soft_wrap=True)
+        console.err.print(f"its place is kept in {note}", soft_wrap=True)

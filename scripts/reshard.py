@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.progress import Progress as Bar
+from rich.text import Text
 
 from scripts.console import AsJson, Config, err, out, print_json, settings
+from stream.adapters import check_there
 from stream.errors import OperationRefused, SettingsError
 from stream.settings import Settings
 
@@ -43,6 +46,7 @@ def reshard(
     """
     old, new = settings(config), settings(to)
     check_apart(old, new)
+    check_there(old)
     if not learn_excluded:
         _check_rules(old)
     said = _survey(old, new) if dry_run else _copy(old, new, unfinished)
@@ -55,7 +59,8 @@ def reshard(
         for partition, items in enumerate(said["partitions"]):
             out.print(f"{items:>12,}  in partition {partition}", style="dim")
     elif said["finished"]:
-        out.print(f"[green]finished[/]; start it with: salescast learner --config {to}")
+        out.print(Text.assemble(("finished", "green"),
+                                f"; start it with: salescast learner --config {to}"))  # fmt: skip
         out.print("and salescast api with the same; producers send there from now on", style="dim")
     else:
         out.print("not finished: stop the producers, and run it again without --unfinished")
@@ -96,21 +101,19 @@ def check_apart(old: Settings, new: Settings) -> None:
 def _check_rules(old: Settings) -> None:
     """Refuse while items are kept out: rules hold offsets of the old log, and do not move along."""
     from learner.adapters import open_store
-    from learner.keys import ensure_keys, load_verifier
+    from learner.keys import load_verifier
     from learner.snapshot import read_manifest
 
-    store = open_store(old)
-    ensure_keys(old)
-    verifier = load_verifier(old)
-    try:
+    if old.store == "folder" and not (Path(old.data_dir) / "snapshots").exists():
+        return  # nothing was ever learned
+    with closing(open_store(old)) as store:
+        heads = {p: store.pointers(p).head for p in store.partitions()}
         rules = {
             rule.operation
-            for partition in store.partitions()
-            if (head := store.pointers(partition).head) is not None
-            for rule in read_manifest(store, partition, head.snapshot, verifier).rules
+            for partition, head in heads.items()
+            if head is not None
+            for rule in read_manifest(store, partition, head.snapshot, load_verifier(old)).rules
         }
-    finally:
-        store.close()
     if rules:
         raise OperationRefused(
             f"items are kept out by {', '.join(sorted(rules))}, and would be learned",
@@ -134,9 +137,11 @@ def _copy(old: Settings, new: Settings, unfinished: bool) -> dict[str, Any]:
     from stream.adapters import open_log, open_target
     from stream.resharding import Copy
 
-    source = open_log(old, "events")
-    target, notes = open_target(new)
-    try:
+    with ExitStack() as stack:
+        source = stack.enter_context(closing(open_log(old, "events")))
+        target, notes = open_target(new)
+        for log in (target, notes):
+            stack.enter_context(closing(log))
         copy = Copy(source, target, notes, grace_s=new.grace_s)
         finished = False
         with Bar(console=err, transient=True) as bar:
@@ -155,6 +160,3 @@ def _copy(old: Settings, new: Settings, unfinished: bool) -> dict[str, Any]:
             "items": copy.progress.counts, "finished": finished,
             "ends": [copy.progress.ends[p] for p in range(new.partitions)],
         }  # fmt: skip
-    finally:
-        for log in (source, target, notes):
-            log.close()

@@ -7,8 +7,9 @@ import logging
 import signal
 import threading
 import time
+from contextlib import ExitStack, closing
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
 
@@ -71,7 +72,7 @@ def run_learner(chosen: Settings) -> None:
     from learner.probes import Probes
     from learner.telemetry import Telemetry
     from learner.worker import Worker
-    from stream.adapters import open_log
+    from stream.adapters import Name, open_log
     from stream.dead_letters import DeadLetters
 
     collect_seldom()
@@ -85,21 +86,22 @@ def run_learner(chosen: Settings) -> None:
     ensure_keys(chosen)
     signer = load_signer(chosen)
     telemetry = Telemetry()
-    with Probes(chosen, telemetry) as probes:
-        opened = None
+    with ExitStack() as stack:
+        probes = stack.enter_context(Probes(chosen, telemetry))
+        opened: ExitStack | None = None
         while opened is None:
             try:
-                opened = (
-                    open_log(chosen, "events"),
-                    open_log(chosen, "control"),
-                    open_log(chosen, "dead_letters"),
-                    open_store(chosen),
-                )
+                with ExitStack() as opening:
+                    events, control, dead = (
+                        opening.enter_context(closing(open_log(chosen, name)))
+                        for name in get_args(Name)
+                    )
+                    store = opening.enter_context(closing(open_store(chosen)))
+                    opened = stack.enter_context(opening.pop_all())
             except (LogUnavailable, StoreUnavailable) as error:
                 logger.warning("%s", error)
                 if stop.wait(RETRY_S):
                     return
-        events, control, dead, store = opened
         worker = Worker(
             chosen,
             events=events,
@@ -115,10 +117,6 @@ def run_learner(chosen: Settings) -> None:
             events.partitions, events.topic, probes.port,
         )  # fmt: skip
         started = time.monotonic()
-        try:
-            worker.run(stop)
-        finally:
-            for one in (events, control, dead, store):
-                one.close()
+        worker.run(stop)
         logger.info("left after %.0f s; all that was folded is published",
                     time.monotonic() - started)  # fmt: skip

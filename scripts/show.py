@@ -9,8 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from scripts.client import Client
-from scripts.console import AsJson, Config, Url, address, loaded, out, print_json, settings
+from scripts.console import AsJson, Config, Url, api_of, loaded, out, print_json
 from scripts.operate import far
 from stream.settings import shown
 
@@ -56,7 +55,8 @@ def snapshots(
     asked: dict[str, Any] = {"limit": limit}
     if partition is not None:
         asked["partition"] = partition
-    found = _client(config, url).get("/v1/snapshots", **asked)
+    with api_of(config, url) as api:
+        found = api.get("/v1/snapshots", **asked)
     if json:
         print_json(found)
         return
@@ -82,7 +82,8 @@ def models(
     json: AsJson = False,
 ) -> None:
     """Champion, challengers and twin, and which gates a challenger would pass now."""
-    found = _client(config, url).get("/v1/models")
+    with api_of(config, url) as api:
+        found = api.get("/v1/models")
     if json:
         print_json(found)
         return
@@ -116,7 +117,8 @@ def tests_table(found: dict[str, Any], model: str) -> Table:
 
 def operations(config: Config = None, url: Url = None, json: AsJson = False) -> None:
     """List operations: who did what, when, why, and what became of it."""
-    found = _client(config, url).get("/v1/operations")
+    with api_of(config, url) as api:
+        found = api.get("/v1/operations")
     if json:
         print_json(found)
         return
@@ -144,7 +146,8 @@ def excluded(
     """List what is excluded or quarantined, and, of one operation, the items."""
     asked: dict[str, Any] = {"limit": limit}
     asked |= {k: v for k, v in (("operation", operation), ("after", after)) if v is not None}
-    found = _client(config, url).get("/v1/excluded", **asked)
+    with api_of(config, url) as api:
+        found = api.get("/v1/excluded", **asked)
     if json:
         print_json(found)
         return
@@ -155,7 +158,7 @@ def excluded(
                       f"{one['start']:,} to {end}".strip(), said(one["what"]))  # fmt: skip
     out.print(table if found["rules"] else "nothing is passed over")
     for one in found["items"]:
-        out.print(one["receipt"], one["value"], markup=False, soft_wrap=True)
+        out.print(one["receipt"], one["value"], soft_wrap=True)
     if found["next"] is not None:
         out.print(f"more: --after {found['next']}", style="dim")
 
@@ -170,7 +173,9 @@ def said(what: dict[str, Any] | None) -> str:
 
 def status(config: Config = None, url: Url = None, json: AsJson = False) -> None:
     """Show each partition: position, lag, what is served, and whether it is stale or frozen."""
-    found = _client(config, url).get("/v1/status")
+    with api_of(config, url) as api:
+        found = api.get("/v1/status")
+        sources = [] if json else api.get("/v1/guard")["sources"]
     if json:
         print_json(found)
         return
@@ -187,7 +192,7 @@ def status(config: Config = None, url: Url = None, json: AsJson = False) -> None
                       "" if age is None else f"{age:.0f} s", one["snapshot"] or "",
                       " ".join(marks))  # fmt: skip
     out.print(table if found["partitions"] else "nothing is served yet")
-    off = [one for one in _client(config, url).get("/v1/guard")["sources"] if one["state"] != "ok"]
+    off = [one for one in sources if one["state"] != "ok"]
     if off:
         out.print("\nOutside of their band:", style="yellow")
         _show_sources(off)
@@ -195,7 +200,8 @@ def status(config: Config = None, url: Url = None, json: AsJson = False) -> None
 
 def guard(config: Config = None, url: Url = None, json: AsJson = False) -> None:
     """Show each source: whether it is within its own band, and the command if it is not."""
-    found = _client(config, url).get("/v1/guard")
+    with api_of(config, url) as api:
+        found = api.get("/v1/guard")
     if json:
         print_json(found)
         return
@@ -215,12 +221,13 @@ def _show_sources(sources: list[dict[str, Any]]) -> None:
                       style="" if one["state"] == "ok" else "yellow")  # fmt: skip
     out.print(table)
     for command in dict.fromkeys(line for one in sources for line in one["commands"]):
-        out.print(f"  {command}", markup=False, soft_wrap=True)
+        out.print(f"  {command}", soft_wrap=True)
 
 
 def shards(config: Config = None, url: Url = None, json: AsJson = False) -> None:
     """Show who folds each partition, how far its head has come, and what waits in the log."""
-    found = _client(config, url).get("/v1/shards")
+    with api_of(config, url) as api:
+        found = api.get("/v1/shards")
     if json:
         print_json(found)
         return
@@ -235,11 +242,6 @@ def shards(config: Config = None, url: Url = None, json: AsJson = False) -> None
                       when(one["as_of"]), one["snapshot"] or "",
                       "" if age is None else f"{age:.0f} s")  # fmt: skip
     out.print(table)
-
-
-def _client(config: str | None, url: str | None) -> Client:
-    chosen = settings(config)
-    return Client(address(chosen, url), chosen.api_key or None)
 
 
 def when(text: str | None) -> str:

@@ -85,9 +85,9 @@ def reading(
     for text in maps:
         name, equals, column = text.partition("=")
         if not equals or not column:
-            raise FileError(f"--map {text} is not field=column", remedy=_fields_are())
+            raise FileError(f"--map {text} is not field=column", remedy=fields_are())
         if name not in FIELDS and name not in _EVENT_FIELDS:
-            raise FileError(f"--map {text}: `{name}` is no field of a sale", remedy=_fields_are())
+            raise FileError(f"--map {text}: `{name}` is no field of a sale", remedy=fields_are())
         columns[name] = column
     if source and "source" in columns:
         raise FileError("--source and --map source=… exclude each other", remedy="Give one of them")
@@ -103,7 +103,8 @@ def reading(
     return Reading(columns=columns, source=source, zone=zone, otherwise=otherwise)
 
 
-def _fields_are() -> str:
+def fields_are() -> str:
+    """Which fields a sale has, as a remedy."""
     return "The fields are " + ", ".join(FIELDS)
 
 
@@ -125,7 +126,7 @@ def column_names(path: Path) -> list[str]:
     if path.suffix == ".parquet":
         try:
             return list(pq.read_schema(path).names)
-        except pa.ArrowInvalid as error:
+        except (pa.ArrowException, OSError) as error:
             raise FileError(f"{path} is no Parquet file: {error}") from None
     with closing(_csv(path)) as records:
         return next(records, ([], 0.0))[0]
@@ -247,7 +248,12 @@ class Rows:
     def _values(self, skip: int) -> Iterator[Sequence[Any]]:
         """Values of the rows after the first ``skip``, by position in the header."""
         if self._parquet:
-            yield from self._parquet_values(skip)
+            try:
+                yield from self._parquet_values(skip)
+            except (pa.ArrowException, OSError) as error:
+                raise FileError(
+                    f"{self.path} cannot be read: {error}", remedy="Copy it again, then go on"
+                ) from None
             return
         for values, share in itertools.islice(_csv(self.path), 1 + skip, None):
             self.fraction = share

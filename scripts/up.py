@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -9,11 +10,13 @@ import time
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import typer
 
 from scripts.console import Config, address, out, settings
 from scripts.supervise import Child
+from stream.adapters import made
 from stream.errors import SettingsError
 from stream.settings import Settings
 
@@ -66,13 +69,12 @@ def make_children(chosen: Settings, environ: dict[str, str], *, logs: bool = Fal
     SettingsError
         The API's or the console's port is taken.
     """
+    folder = made(Path(chosen.data_dir))
     check_port(chosen.host, chosen.port, "port")
     if chosen.console_port == 0:
         environ["SALESCAST_CONSOLE_PORT"] = str(free_port(chosen.host))
     else:
         check_port(chosen.host, chosen.console_port, "console_port")
-    folder = Path(chosen.data_dir)
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     return [
         Child(
             name=name,
@@ -97,21 +99,47 @@ def console_address(chosen: Settings, environ: dict[str, str]) -> str:
 
 def free_port(host: str) -> int:
     """A port that nobody listens on just now."""
-    with socket.socket() as probe:
-        probe.bind((host, 0))
+    family, address = _listened_on(host, 0)
+    with socket.socket(family) as probe:
+        probe.bind(address)
         return int(probe.getsockname()[1])
+
+
+def _listened_on(host: str, port: int) -> tuple[int, Any]:
+    """Family and address of a host of this machine, to listen on.
+
+    Raises
+    ------
+    SettingsError
+        There is no such host.
+    """
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        found = socket.getaddrinfo(host, port, family, socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise _no_host(host, getattr(error, "strerror", None) or str(error)) from None
+    return found[0][0], found[0][4]
+
+
+def _no_host(host: str, why: str) -> SettingsError:
+    return SettingsError(
+        f"cannot listen on {host}: {why}", remedy="Set `host` to an address of this machine"
+    )
 
 
 def check_port(host: str, port: int, name: str) -> None:
     """Say so when somebody else listens on the port of the setting ``name``."""
+    family, address = _listened_on(host, port)
     end = time.monotonic() + LEAVING_S
     while True:
-        with socket.socket() as probe:
+        with socket.socket(family) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                probe.bind((host, port))
+                probe.bind(address)
                 return
             except OSError as error:
+                if error.errno == errno.EADDRNOTAVAIL:
+                    raise _no_host(host, "it is not of this machine") from None
                 if time.monotonic() > end:
                     raise SettingsError(
                         f"cannot listen on {host}:{port}: {error.strerror}",

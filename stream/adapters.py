@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from stream.errors import LogUnavailable
+from stream.errors import SettingsError
 from stream.log import EventLog
 from stream.settings import Settings
 
@@ -46,6 +47,39 @@ def open_log(settings: Settings, name: Name) -> EventLog:
         raise
 
 
+def made(folder: Path, setting: str = "data_dir") -> Path:
+    """A folder, made for its user alone if it is not there.
+
+    Raises
+    ------
+    SettingsError
+        It cannot be made; the message names the setting that it comes from.
+    """
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingsError(
+            f"cannot make the folder {folder}: {error.strerror}",
+            remedy=f"Set `{setting}` to a place that can be written",
+        ) from error
+    return folder
+
+
+def check_there(settings: Settings) -> None:
+    """Refuse an embedded log that is not there, where opening it would make it.
+
+    Raises
+    ------
+    SettingsError
+    """
+    folder = Path(settings.data_dir)
+    if settings.log == "sqlite" and not (folder / "log.db").exists():
+        raise SettingsError(
+            f"there is no deployment in {folder}: it has no log.db",
+            remedy="Set `data_dir` to its folder",
+        )
+
+
 def open_live(settings: Settings, name: Name) -> EventLog:
     """The same, without the archive behind it."""
     topic = f"{settings.topic_prefix}.{name}"
@@ -80,23 +114,25 @@ def open_target(settings: Settings) -> tuple[Target, EventLog]:
         from stream.sqlite_log import SqliteLog
 
         path = _file(settings)
-        return SqliteTarget(path, topic, settings.partitions), SqliteLog(path, notes, 1)
+        with ExitStack() as opening:
+            there = SqliteTarget(path, topic, settings.partitions)
+            opening.callback(there.close)
+            pair = there, SqliteLog(path, notes, 1)
+            opening.pop_all()
+        return pair
     from stream.kafka_log import KafkaLog
 
-    return (
-        KafkaTarget(topic=topic, partitions=settings.partitions, **_kafka(settings)),
-        KafkaLog(topic=notes, partitions=1, **_kafka(settings)),
-    )
+    with ExitStack() as opening:
+        target = KafkaTarget(topic=topic, partitions=settings.partitions, **_kafka(settings))
+        opening.callback(target.close)
+        both = target, KafkaLog(topic=notes, partitions=1, **_kafka(settings))
+        opening.pop_all()
+    return both
 
 
 def _file(settings: Settings) -> Path:
     """The embedded log's file, in its folder."""
-    folder = Path(settings.data_dir)
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise LogUnavailable(f"cannot make the folder {folder}: {error.strerror}") from error
-    return folder / "log.db"
+    return made(Path(settings.data_dir)) / "log.db"
 
 
 def _kafka(settings: Settings) -> dict[str, Any]:

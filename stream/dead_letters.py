@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import msgspec
 
 from stream.errors import OffsetExpired
-from stream.event import REASONS
+from stream.event import REASONS, item_values
 from stream.log import Entry, EventLog, Record
+from stream.window import Letter
 
 #: Letters whose reason can be asked for by ``Index``; older ones are only in the log.
 KEPT = 200_000
@@ -24,7 +25,6 @@ SETTLED = "salescast.settled"
 #: Records that the index reads of a partition at once.
 STEP = 1000
 
-_raws = msgspec.json.Decoder(list[msgspec.Raw])
 #: Reasons found while an item is decoded; the others are found while it is folded.
 _DECODING = frozenset({"malformed", "unknown_type", "unknown_field", "invalid_field", "too_large"})
 
@@ -40,28 +40,8 @@ class DeadLetter(NamedTuple):
     value: bytes
 
 
-class Kept(Protocol):
-    """What the fold says of an item kept aside: ``window.Letter``."""
-
-    @property
-    def offset(self) -> int:
-        """Offset of its record."""
-
-    @property
-    def item(self) -> int:
-        """Its place in the record, from 0."""
-
-    @property
-    def reason(self) -> str:
-        """One of ``event.REASONS``."""
-
-    @property
-    def detail(self) -> str:
-        """The same in words."""
-
-
 def item_bytes(value: bytes, item: int) -> bytes:
-    """Original bytes of an item of a record; a record that is not a whole array is one item.
+    """Original bytes of an item of a record; a record that is refused whole is one item.
 
     Examples
     --------
@@ -70,14 +50,8 @@ def item_bytes(value: bytes, item: int) -> bytes:
     >>> item_bytes(b'[{"a": 1}, {"b', 0)
     b'[{"a": 1}, {"b'
     """
-    if value.lstrip(b" \t\r\n")[:1] == b"[":
-        try:
-            raws = _raws.decode(value)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            return value
-        if item < len(raws):
-            return bytes(raws[item])
-    return value
+    values = item_values(value)
+    return values[item] if item < len(values) else value
 
 
 class _Sent(msgspec.Struct):
@@ -117,7 +91,7 @@ class DeadLetters:
         self._events = events
 
     def collect(
-        self, partition: int, letters: Sequence[Kept], records: Sequence[Record]
+        self, partition: int, letters: Sequence[Letter], records: Sequence[Record]
     ) -> list[DeadLetter]:
         """Add the original bytes to what the fold kept aside.
 

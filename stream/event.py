@@ -187,7 +187,7 @@ _OPEN_END: dict[tuple[type, str], str] = {
 _events = msgspec.json.Decoder(AnyEvent)
 _many = msgspec.json.Decoder(list[AnyEvent])
 _raws = msgspec.json.Decoder(list[msgspec.Raw])
-_DIGITS = re.compile(r"`\$\.?([^`]*)`")
+_PATH = re.compile(r"`\$\.?([^`]*)`")
 _FIELD = re.compile(r"field `([^`]*)`")
 
 
@@ -226,26 +226,46 @@ def decode_item(raw: bytes | msgspec.Raw) -> AnyEvent | Refusal:
         return Refusal("malformed", str(error) or "nested too deeply")
 
 
+def item_values(value: bytes) -> list[bytes]:
+    """Bytes of each item that ``decode`` makes of a value; one that is refused whole is one item.
+
+    Examples
+    --------
+    >>> item_values(b'[{"a": 1}, {"b":  2}]')
+    [b'{"a": 1}', b'{"b":  2}']
+    >>> item_values(b'[{"a": 1}, {"b')
+    [b'[{"a": 1}, {"b']
+    """
+    found = _split(value)
+    return [value] if isinstance(found, Refusal) else [bytes(one) for one in found]
+
+
 def _decode_slowly(value: bytes) -> Sequence[AnyEvent | Refusal]:
     """Decode item by item, so that one bad item does not cost its neighbours."""
+    found = _split(value)
+    return (found,) if isinstance(found, Refusal) else [decode_item(one) for one in found]
+
+
+def _split(value: bytes) -> Sequence[bytes | msgspec.Raw] | Refusal:
+    """A value's items, undecoded, or why it is refused whole."""
     if len(value) > MAX_RECORD_BYTES:
-        return (Refusal("too_large", f"record of more than {MAX_RECORD_BYTES} bytes"),)
+        return Refusal("too_large", f"record of more than {MAX_RECORD_BYTES} bytes")
     if value.lstrip(b" \t\r\n")[:1] != b"[":
-        return (decode_item(value),)
+        return (value,)
     try:
         raws = _raws.decode(value)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        return (Refusal("malformed", str(error) or "nested too deeply"),)
+        return Refusal("malformed", str(error) or "nested too deeply")
     if len(raws) > MAX_ITEMS:
-        return (Refusal("too_large", f"record of more than {MAX_ITEMS} items"),)
+        return Refusal("too_large", f"record of more than {MAX_ITEMS} items")
     if not raws:
-        return (Refusal("malformed", "an empty array holds no event"),)
-    return [decode_item(raw) for raw in raws]
+        return Refusal("malformed", "an empty array holds no event")
+    return raws
 
 
 def _refusal(message: str) -> Refusal:
     """Name reason and field of one of msgspec's validation messages."""
-    path = _DIGITS.search(message)
+    path = _PATH.search(message)
     where = path.group(1) if path else ""
     unknown = "unknown field" in message
     missing = _FIELD.search(message)

@@ -19,6 +19,7 @@ from kafka import errors as kafka_errors
 from kafka.structs import MemberState, OffsetAndMetadata  # type: ignore[import-untyped]
 
 from stream.errors import LogError
+from stream.kafka_clients import close_consumer
 from stream.log import Moves, Record
 
 if TYPE_CHECKING:
@@ -46,7 +47,11 @@ class KafkaLogConsumer:
         self._consumer = consumer
         self._looked = time.monotonic()
         self._commit_after = 0.0
-        self._own(positions)
+        try:
+            self._own(positions)
+        except BaseException:
+            close_consumer(consumer)
+            raise
 
     def _own(self, positions: Mapping[int, int]) -> None:
         self._consumer.assign([self._place(partition) for partition in positions])
@@ -102,8 +107,7 @@ class KafkaLogConsumer:
 
     def close(self) -> None:
         """Release the connections. Safe to call twice."""
-        with suppress(kafka_errors.KafkaError):
-            self._consumer.close(autocommit=False)
+        close_consumer(self._consumer)
 
     def _place(self, partition: int) -> Any:
         return TopicPartition(self._log.topic, partition)
@@ -220,3 +224,10 @@ def to_records(partition: int, found: Sequence[Any]) -> list[Record]:
         )
         for r in found
     ]  # fmt: skip
+
+
+def assigned(assignment: Any) -> list[tuple[str, list[int]]]:
+    """Topics and partitions of a group's member; none while the group is rebalancing."""
+    if not isinstance(assignment, dict):  # raw bytes: it has none yet
+        return []
+    return [(one["topic"], one["partitions"]) for one in assignment["assigned_partitions"]]

@@ -25,7 +25,8 @@ from kafka.coordinator.assignors.cooperative_sticky import (  # type: ignore[imp
 from kafka.structs import OffsetAndMetadata  # type: ignore[import-untyped]
 
 from stream.errors import LogError, LogUnavailable, OffsetExpired, TopicMismatch
-from stream.kafka_consumer import LOST, KafkaLogConsumer, KafkaMember, to_records
+from stream.kafka_clients import close_consumer, close_producer, connected
+from stream.kafka_consumer import LOST, KafkaLogConsumer, KafkaMember, assigned, to_records
 from stream.log import Entry, Record, here
 
 #: How long an append, a question and the first connection may take before the log is unavailable.
@@ -129,8 +130,8 @@ class KafkaLog:
             n: v for n, v in self._required.items() if not (archived and n in _RETENTION)
         }
         with self._unavailable():
-            self._admin: Any = KafkaAdminClient(
-                **self._options, request_timeout_ms=int(ASK_S * 1000)
+            self._admin: Any = connected(
+                KafkaAdminClient, **self._options, request_timeout_ms=int(ASK_S * 1000)
             )
         try:
             with self._unavailable():
@@ -222,7 +223,9 @@ class KafkaLog:
                     raise self._expired({partition: offset}) from error
                 for records in polled.values():
                     found += to_records(partition, records)
-                if time.monotonic() > deadline and not found:
+                if time.monotonic() > deadline:
+                    if found:
+                        break
                     raise LogUnavailable(
                         f"Kafka at {self._bootstrap} gave no record of {self._topic}[{partition}] "
                         f"at {offset} within {ASK_S:g} s"
@@ -266,7 +269,7 @@ class KafkaLog:
         return {
             partition: member["client_id"]
             for member in members
-            for topic, partitions in _assigned(member["member_assignment"])
+            for topic, partitions in assigned(member["member_assignment"])
             if topic == self._topic
             for partition in partitions
         }
@@ -276,10 +279,10 @@ class KafkaLog:
         with self._producer_lock:
             producer, self._producer = self._producer, None
         if producer is not None:
-            producer.close(timeout=ASK_S)
+            close_producer(producer, ASK_S)
         with self._reader_lock:
             if self._reader is not None:
-                self._reader.close(autocommit=False)
+                close_consumer(self._reader)
                 self._reader = None
         with self._admin_lock:
             self._admin.close()
@@ -390,7 +393,8 @@ class KafkaLog:
 
     def _consumer(self, **options: Any) -> Any:
         """A consumer; by default without a group: reading must not wait for a coordinator."""
-        return KafkaConsumer(
+        return connected(
+            KafkaConsumer,
             **{**self._options, **options},
             request_timeout_ms=int(ASK_S * 1000),
             allow_auto_create_topics=False,
@@ -409,7 +413,8 @@ class KafkaLog:
     def _connected_producer(self) -> Any:
         with self._producer_lock:
             if self._producer is None:
-                self._producer = KafkaProducer(
+                self._producer = connected(
+                    KafkaProducer,
                     **self._options,
                     allow_auto_create_topics=False,
                     acks="all",
@@ -431,7 +436,7 @@ class KafkaLog:
             if producer is None or self._producer is not producer:
                 return
             self._producer = None
-        producer.close(timeout=0)
+        close_producer(producer, 0)
 
     def _commit(self, positions: Mapping[int, int]) -> None:
         """Show positions as the group's offsets."""
@@ -461,10 +466,3 @@ class KafkaLog:
             raise LogUnavailable(
                 f"Kafka at {self._bootstrap} is unavailable: {error or type(error).__name__}"
             ) from error
-
-
-def _assigned(assignment: Any) -> list[tuple[str, list[int]]]:
-    """Topics and partitions of a group's member; none while the group is rebalancing."""
-    if not isinstance(assignment, dict):  # raw bytes: it has none yet
-        return []
-    return [(one["topic"], one["partitions"]) for one in assignment["assigned_partitions"]]

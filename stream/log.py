@@ -1,10 +1,11 @@
 """EventLog: the contract of a partitioned, ordered, durable log.
 
 Guarantees: an appended entry is durable when ``append`` returns; offsets of a partition only
-grow; append times are the log's own and never decrease within a partition; what was read once
-reads the same again. Leaves out: deduplication (the fold's), ordering between partitions, and
-whether offsets are dense (they need not be). Two implementations: ``sqlite_log``, ``kafka_log``;
-one contract suite runs over both.
+grow; append times are the log's own; what was read once reads the same again. Leaves
+out: deduplication (the fold's), ordering between partitions, whether offsets are dense (they need
+not be), and append times that never decrease within a partition: those of one clock do, but a
+cluster's brokers have several, and a resharded log's come from several partitions.
+Two implementations: ``sqlite_log``, ``kafka_log``; one contract suite runs over both.
 """
 
 from __future__ import annotations

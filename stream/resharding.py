@@ -29,6 +29,7 @@ from stream.event import (
     Tick,
     Void,
     decode,
+    item_values,
     time_us,
 )
 from stream.log import Entry, EventLog, Record, partition_of
@@ -44,8 +45,6 @@ FUTURE_US = 366 * 86400 * MICRO
 FROM = "salescast.from"
 #: Header of a copy that is in every partition.
 EVERYWHERE = "salescast.everywhere"
-
-_raws = msgspec.json.Decoder(list[msgspec.Raw])
 
 
 class At(msgspec.Struct, frozen=True, array_like=True):
@@ -103,10 +102,9 @@ def pieces(record: Record, at: At, grace_s: int) -> list[tuple[int, Piece]]:
     Pieces, each with the quarter that the watermark has come to by its end.
     """
     events = decode(record.value)
-    raws = _items(record.value, len(events))
     found: list[tuple[int, Piece]] = []
     mark, grace_us = at.mark_us, grace_s * MICRO
-    for event, raw in zip(events, raws, strict=True):
+    for event, raw in zip(events, item_values(record.value), strict=True):
         if isinstance(event, Sale | Void | Complete):
             moment = time_us(event.time)
             if moment <= record.append_us + FUTURE_US:
@@ -195,18 +193,6 @@ def _place(
     return None
 
 
-def _items(value: bytes, count: int) -> list[bytes]:
-    """The bytes of each of so many items; what is no whole array is one."""
-    if value.lstrip(b" \t\r\n")[:1] == b"[":
-        try:
-            raws = _raws.decode(value)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            raws = []
-        if len(raws) == count:
-            return [bytes(raw) for raw in raws]
-    return [value]
-
-
 def _packed(items: list[bytes]) -> bytes:
     return items[0] if len(items) == 1 else b"[" + b",".join(items) + b"]"
 
@@ -269,6 +255,7 @@ class Copy:
         self.progress = begun
         self._noted = notes.end()[0]
         self._counts = Counter(begun.counts)
+        self._after: dict[int, At] = {}
         self._done = self._already(begun)
         self._seen = self._everywhere()
 
@@ -284,6 +271,8 @@ class Copy:
         ------
         AlreadyOwned
             Another process copies the same.
+        TopicMismatch
+            What a run that broke off has written is not what this one would write.
         LogUnavailable
             Run it again: it goes on.
         """
@@ -299,6 +288,13 @@ class Copy:
                 if told is not None:
                     told(sum(at.offset for at in self.progress.at.values()), total)
         count += self._keep(batch)
+        if self._done:
+            raise TopicMismatch(
+                f"{self._target.topic} holds {len(self._done)} records that a copy made now would "
+                "not have",
+                remedy="Set `grace_s` back to what the copy began with, or choose another "
+                "topic_prefix, or another data folder, for the new one",
+            )
         if told is not None:
             told(total, total)
         return count
@@ -317,7 +313,8 @@ class Copy:
         """Copy some pieces. A crash between any two steps copies none of them twice.
 
         1. Nobody else has copied meanwhile. 2. The new records, but those that a run which broke
-        off has written. 3. How far it has come.
+        off has written. 3. How far it has come, once all that such a run has written was met: what
+        came in since may lie before it.
         """
         if not batch:
             return 0
@@ -332,15 +329,18 @@ class Copy:
             record = piece.record
             for part, entry in enumerate(self._entries(piece)):
                 place = f"{record.partition}/{record.offset}/{piece.number}/{part}".encode()
-                if (entry.partition, place) not in self._done:
+                if (entry.partition, place) in self._done:
+                    self._done.discard((entry.partition, place))
+                else:
                     headers = (*entry.headers, (FROM, place))
                     entries.append(entry._replace(headers=headers))
                     times.append(record.append_us)
         self._target.load(entries, times)
-        self._done.clear()
         # 3.
-        at = self.progress.at | {piece.record.partition: piece.after for piece in batch}
-        ends = dict(self._target.end())
+        self._after |= {piece.record.partition: piece.after for piece in batch}
+        if self._done:
+            return len(batch)
+        at, ends = self.progress.at | self._after, dict(self._target.end())
         self._note(
             msgspec.structs.replace(self.progress, at=at, ends=ends, counts=dict(self._counts))
         )

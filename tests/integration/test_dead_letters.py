@@ -41,7 +41,7 @@ def learned(found: dict[str, int]) -> int:
 
 def test_refused_items_are_mended_sent_again_or_discarded(tmp_path: Path) -> None:
     sales: list[dict[str, Any]] = [
-        {**sale, "source": "old", "id": f"old-{sale['id']}"}
+        {**sale, "source": "old[/7]", "id": f"old-{sale['id']}"}
         for sale in days_of_sales(range(3, 5), stores=2)
         if sale["store"] == "store-1"
     ]
@@ -61,8 +61,9 @@ def test_refused_items_are_mended_sent_again_or_discarded(tmp_path: Path) -> Non
             ),
             "the letters",
         )
-        assert old == {"reason": "unknown_field", "source": "old", "letters": len(wrong)}
+        assert old == {"reason": "unknown_field", "source": "old[/7]", "letters": len(wrong)}
         assert torn == {"reason": "malformed", "source": "", "letters": 1}
+        assert "old[/7]" in one.cli("dead-letters")
         shown = one.cli("dead-letters", "show", "--refused-for", "malformed")
         assert "no event at all" in shown and "send valid UTF-8 JSON" in shown
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from stream.dead_letters import DeadLetter, DeadLetters, Index, item_bytes
+from stream.event import MAX_ITEMS, MAX_RECORD_BYTES, decode
 from stream.log import Entry
 from stream.sqlite_log import SqliteLog
 from stream.window import Letter
@@ -28,6 +29,20 @@ def test_an_item_keeps_its_bytes_and_a_torn_record_is_one_item() -> None:
     assert item_bytes(b'{"a": 1}', 0) == b'{"a": 1}'
     assert item_bytes(b"[1, 2", 0) == b"[1, 2"
     assert item_bytes(b"\xff", 0) == b"\xff"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"[" + b",".join([b'{"id": "%d"}' % n for n in range(MAX_ITEMS + 1)]) + b"]",
+        b'[{"id": "0"}, {"x": "' + b"x" * MAX_RECORD_BYTES + b'"}]',
+        b"[]",
+    ],
+    ids=["items", "bytes", "nothing"],
+)
+def test_a_record_that_is_refused_whole_keeps_all_its_bytes(value: bytes) -> None:
+    assert len(decode(value)) == 1
+    assert item_bytes(value, 0) == value
 
 
 def test_a_letter_says_where_it_was_and_why_as_kafka_connect_does(

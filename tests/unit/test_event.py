@@ -28,6 +28,7 @@ from stream.event import (
     decode,
     decode_item,
     encode,
+    item_values,
     time_us,
 )
 from tests.strategies import (
@@ -273,7 +274,7 @@ def test_ticks_and_markers_are_about_no_single_store_by_default() -> None:
 @hypothesis_settings(max_examples=200, deadline=None)
 def test_no_bytes_at_all_raise(value: bytes) -> None:
     items = decode(value)
-    assert len(items) >= 1
+    assert len(items) == len(item_values(value)) >= 1
     for item in items:
         assert not isinstance(item, Refusal) or (item.remedy and item.detail)
 
@@ -285,6 +286,7 @@ def test_an_array_is_its_items(items: list[bytes]) -> None:
     assume(not any(b"NaN" in item or b"Infinity" in item for item in items))
     packed = decode(b"[" + b",".join(items) + b"]")
     assert list(packed) == [decode_item(item) for item in items]
+    assert item_values(b"[" + b",".join(items) + b"]") == [item.strip() for item in items]
 
 
 @st.composite

@@ -29,7 +29,7 @@ from stream.errors import (
     SettingsError,
     TopicMismatch,
 )
-from stream.event import AnyEvent, Product, encode
+from stream.event import AnyEvent, Product, decode, encode
 from stream.log import Entry, EventLog, Record, partition_of
 from stream.resharding import ALL, At, Copy, last_progress, pieces, route, survey
 from stream.settings import Settings, load
@@ -223,6 +223,60 @@ def test_a_copy_that_broke_off_is_gone_on_with_and_nothing_is_there_twice(
     )
     for log in (*logs, target, notes):
         log.close()
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["once", "twice"])
+def test_sales_that_came_in_since_a_copy_broke_off_cost_nothing_twice(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, again: bool
+) -> None:
+    """Killed between the records and the note of them, then given earlier sales to copy."""
+    monkeypatch.setattr(resharding, "BATCH", 4)
+    away = next(name for name in NAMES if partition_of(name, 2) != home())
+
+    def killed() -> None:
+        target, notes = open_target(new)
+        with monkeypatch.context() as patched:
+            patched.setattr(notes, "append", unavailable)
+            with pytest.raises(LogUnavailable):
+                Copy(place.events, target, notes, grace_s=0).run()
+        target.close()
+        notes.close()
+
+    def unavailable(entries: Sequence[Entry]) -> list[int]:
+        raise LogUnavailable("killed")
+
+    new = replace(place.settings, data_dir=str(tmp_path / "new"), partitions=3)
+    sales = [sale(n, store="s", id=f"s {n}") for n in (0, 0.01)]
+    sales += [sale(n, store=away, id=f"away {n}") for n in range(10, 16)]
+    told(place.events, sales)
+    killed()
+    later = [sale(5, store="s", id=f"later {n}") for n in range(4)]
+    told(place.events, later)
+    if again:
+        killed()
+    target, notes = open_target(new)
+    Copy(place.events, target, notes, grace_s=0).run()
+    found = [event for one in all_of(target) for r in one for event in decode(r.value)]
+    assert Counter(found) == Counter([*sales, *later])
+    target.close()
+    notes.close()
+
+
+def test_a_copy_begun_with_another_grace_is_not_gone_on_with(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ten_minutes = [sale(day, hour=10 + n / 6, id=f"{day} {n}") for day in range(3) for n in (0, 1)]
+    told(place.events, ten_minutes, packed=2)
+    new = replace(place.settings, data_dir=str(tmp_path / "new"), partitions=3)
+    target, notes = open_target(new)
+    with monkeypatch.context() as patched:
+        patched.setattr(Copy, "_note", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            Copy(place.events, target, notes, grace_s=450).run()
+    with pytest.raises(TopicMismatch, match=r"Set `grace_s` back"):
+        Copy(place.events, target, notes, grace_s=0).run()
+    target.close()
+    notes.close()
 
 
 def test_what_comes_in_while_it_copies_is_copied_by_a_later_run(
