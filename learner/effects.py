@@ -230,12 +230,16 @@ class Suspects:
         )
 
     def _last_good(self, finding: Finding) -> str | None:
-        """The newest snapshot that made no forecast of the first bucket gone wrong."""
+        """The newest snapshot of before the last bucket that was no worse than usual.
+
+        One that learned from that bucket may be spoilt already, however small its first errors.
+        """
+        sound = finding.bucket - 1 if finding.sound is None else finding.sound
         good = [
             one
             for name in self._store.snapshots(finding.partition)
             if (one := self._manifest(finding.partition, name)).origin is not None
-            and one.origin < finding.bucket - 1
+            and one.origin < sound
             and one.replay is None
         ]
         best = max(good, key=lambda one: (one.lineage, one.position), default=None)
