@@ -98,6 +98,8 @@ def test_a_time_before_all_snapshots_is_refused_with_the_first_that_would_do(
     problem = refused(control, asked("freeze", to=datetime(2020, 1, 1, tzinfo=UTC)))
     assert (problem.status, problem.members["field"]) == (404, "to")
     assert "2025-03-02" in problem.members["remedy"]
+    assert f"the oldest, `{snapshots[0][0]}`" in problem.members["detail"]
+    assert "salescast rollback --replay --snapshot start" in problem.members["remedy"]
 
 
 def test_named_snapshots_freeze_their_partitions_only(
