@@ -21,7 +21,7 @@ from api.catalog import Catalog
 from api.cuts import Cuts, Request
 from api.problems import Problem, invalid
 from api.promotion import Promotions
-from learner.operations import Entry, Operation, Outcome, decode_control, history
+from learner.operations import Entry, Operation, Outcome, decode_control, history, overruled
 from learner.replay import START
 from stream.errors import LogUnavailable, SnapshotCorrupt, SnapshotMissing, StoreUnavailable
 from stream.event import Marker, encode, time_us
@@ -274,15 +274,16 @@ class Control:
         """Move ``active`` in each partition of the cut, and write down what became of it."""
         operation = entry.operation
         done = {outcome.partition for outcome in entry.outcomes}
+        entries = list(self.entries().values())
         store = self._catalog.store
         outcomes = []
         for partition, snapshot in operation.cut.items():
             if partition in done:
                 continue
-            refused = ""
+            refused = overruled(entry, entries, partition)
             if operation.kind == "resume":
                 store.move_active(partition, None, None, entry.offset)
-            else:
+            elif not refused:
                 try:
                     to = self._catalog.check(partition, snapshot)
                 except (SnapshotMissing, SnapshotCorrupt) as error:

@@ -231,7 +231,7 @@ class Cuts:
                 raise Problem(
                     404, "unknown-snapshot", "No such snapshot",
                     f"no partition keeps a snapshot `{snapshot}`", field="snapshots",
-                    remedy="choose one of GET /v1/snapshots; only the newest are kept",
+                    remedy="choose one of GET /v1/snapshots; older ones are thinned out",
                 )  # fmt: skip
             if partition in cut:
                 raise invalid(
@@ -249,23 +249,26 @@ class Cuts:
         good: Callable[[Manifest], bool],
     ) -> dict[int, str]:
         candidates = []
-        oldest: dict[int, datetime] = {}
+        oldest: dict[int, Manifest] = {}
         for partition in partitions:
             manifests = [one for one in self._catalog.newest(partition)[0] if good(one)]
             candidates += [candidate(one) for one in manifests]
             if manifests:
-                # Before the first sale there is no watermark, only a very low number.
-                first = max(min(one.watermark_us for one in manifests), FIRST_US)
-                oldest[partition] = datetime.fromtimestamp(first / 1e6, UTC)
+                oldest[partition] = min(manifests, key=lambda one: one.watermark_us)
         cut = choose_cut(candidates, to_us=time_us(to))
         lacking = sorted(oldest.keys() - cut.keys())
         if lacking:
-            since = max(oldest[partition] for partition in lacking)
+            first = max((oldest[one] for one in lacking), key=lambda one: one.watermark_us)
+            # Before the first sale there is no watermark, only a very low number.
+            since = datetime.fromtimestamp(max(first.watermark_us, FIRST_US) / 1e6, UTC)
             raise Problem(
                 404, "unknown-snapshot", "No snapshot is that old",
-                f"partitions {', '.join(map(str, lacking))} keep none up to {to.isoformat()}",
+                f"partitions {', '.join(map(str, lacking))} keep none up to {to.isoformat()}; the "
+                f"oldest, `{first.snapshot}`, knows sales up to {since.isoformat()}",
                 field="to",
-                remedy=f"give a time from {since.isoformat()} on, or name `snapshots`",
+                remedy=f"give a time from {since.isoformat()} on, or name `snapshots`; a rollback "
+                "can learn all anew, from the log's beginning: salescast rollback --replay "
+                f"--snapshot {START}",
             )  # fmt: skip
         return cut
 

@@ -128,7 +128,7 @@ class Diffs:
             raise Problem(
                 404, "unknown-snapshot", "No such snapshot",
                 f"no partition keeps a snapshot `{snapshot[:200]}`", field=field,
-                remedy="choose one of GET /v1/snapshots; only the newest are kept",
+                remedy="choose one of GET /v1/snapshots; older ones are thinned out",
             )  # fmt: skip
         if there != partition:
             raise invalid(

@@ -95,7 +95,8 @@ def _too_old(moment: datetime, watermarks_us: list[int]) -> Problem:
         404, "nothing-kept", "No snapshot is old enough",
         f"no snapshot is kept that knew sales up to {moment.isoformat()} and no further",
         field="as_of",
-        remedy=f"ask for a time from {kept['oldest']} on" if kept
+        remedy=f"ask for a time from {kept['oldest']} on, which is the oldest kept; the setting "
+        "`snapshots_kept_days` says how far back they are" if kept
         else "leave `as_of` out: nothing has been served yet",
         more={"kept": kept},
     )  # fmt: skip

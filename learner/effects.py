@@ -6,13 +6,13 @@ Leaves out: the decision (``api.control``) and the effect itself (``shard``).
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 
 import msgspec
 
 from learner.findings import Finding
-from learner.operations import Entry, Kind, Operation, Outcome, history
+from learner.operations import GUARD, Entry, Kind, Operation, Outcome, history, overruled
 from learner.ownership import Owned
 from learner.pickles import load_models
 from learner.replay import START, Effect, Exclusion, Promote, Quarantine, Rollback, Turn
@@ -30,15 +30,18 @@ from learner.snapshot import (
 from learner.store import Pointer, SnapshotStore
 from learner.telemetry import Telemetry
 from stream.buckets import Calendar
-from stream.errors import SalescastError, StoreUnavailable, TopicMismatch
+from stream.errors import (
+    SalescastError,
+    SnapshotCorrupt,
+    SnapshotMissing,
+    StoreUnavailable,
+    TopicMismatch,
+)
 from stream.log import Entry as LogEntry
 from stream.log import EventLog
 from stream.settings import Settings
 
 logger = logging.getLogger(__name__)
-
-#: Who names suspects.
-GUARD = "guard"
 
 
 def read_operations(control: EventLog) -> dict[str, Entry]:
@@ -178,7 +181,7 @@ class Suspects:
         """Tell what was found of a shard's sources and champion.
 
         1. The operation is written down. 2. It takes effect: what was withheld is so already, a
-        freeze moves what is served. 3. Its outcome is written.
+        freeze moves what is served, unless that is frozen already. 3. Its outcome is written.
 
         Raises
         ------
@@ -198,19 +201,30 @@ class Suspects:
                 logger.warning("partition %d: %s", finding.partition, entry.operation.reason)
                 self._telemetry.suspected(finding.partition, finding.state, finding.statistic)
             # 2.
-            operation = entry.operation
-            if operation.kind == "freeze":
-                manifest = self._manifest(finding.partition, operation.cut[finding.partition])
-                to = Pointer(manifest.snapshot, manifest.lineage, manifest.position)
-                self._store.move_active(finding.partition, to, operation.id, entry.offset)
+            frozen = entry.operation.kind == "freeze"
+            refused = self._freeze(entry, entries, finding.partition) if frozen else ""
             # 3.
             self._write(
                 Outcome(
-                    operation=finding.id, partition=finding.partition, outcome="applied", time=at,
-                    offset=None if operation.kind == "freeze" else offset,
+                    operation=finding.id, partition=finding.partition, time=at,
+                    outcome="refused" if refused else "applied", detail=refused,
+                    offset=None if frozen else offset,
                 )
             )  # fmt: skip
         owned.findings = []
+
+    def _freeze(self, entry: Entry, entries: Mapping[str, Entry], partition: int) -> str:
+        """Serve the snapshot of a freeze; or why not."""
+        refused = overruled(entry, entries.values(), partition)
+        if refused:
+            return refused
+        try:
+            manifest = self._manifest(partition, entry.operation.cut[partition])
+        except (SnapshotMissing, SnapshotCorrupt) as error:
+            return str(error)
+        to = Pointer(manifest.snapshot, manifest.lineage, manifest.position)
+        self._store.move_active(partition, to, entry.operation.id, entry.offset)
+        return ""
 
     def _operation(self, finding: Finding, owned: Owned, at: datetime) -> Operation:
         start_us, _ = self._calendar.span(finding.bucket)
@@ -232,14 +246,19 @@ class Suspects:
         )
 
     def _last_good(self, finding: Finding) -> str | None:
-        """The newest snapshot that made no forecast of the first bucket gone wrong."""
-        good = [
-            one
-            for name in self._store.snapshots(finding.partition)
-            if (one := self._manifest(finding.partition, name)).origin is not None
-            and one.origin < finding.bucket - 1
-            and one.replay is None
-        ]
+        """The newest snapshot of before the last bucket that was no worse than usual.
+
+        One that learned from that bucket may be spoilt already, however small its first errors.
+        """
+        sound = finding.bucket - 1 if finding.sound is None else finding.sound
+        good = []
+        for name in self._store.snapshots(finding.partition):
+            try:
+                one = self._manifest(finding.partition, name)
+            except (SnapshotMissing, SnapshotCorrupt):
+                continue  # pruned since, or unreadable, which whoever prunes tells
+            if one.origin is not None and one.origin < sound and one.replay is None:
+                good.append(one)
         best = max(good, key=lambda one: (one.lineage, one.position), default=None)
         return None if best is None else best.snapshot
 

@@ -24,7 +24,8 @@ class Finding:
 
     ``found`` and ``usual`` are shares of ``stuck``, ``twice`` and ``again``, else amounts: units
     a bucket, sales a bucket, units a sale, price over usual price. ``score`` is the distance, 1
-    is the band's edge. ``held``: what it brought was withheld.
+    is the band's edge. ``held``: what it brought was withheld. ``sound``, of the champion: the
+    newest bucket at which it was no worse than usual.
     """
 
     id: str
@@ -37,6 +38,7 @@ class Finding:
     usual: float
     score: float
     held: bool
+    sound: int | None = None
 
     @property
     def champion(self) -> bool:

@@ -29,6 +29,8 @@ Kind = Literal[
     "discard",
     "suspect",
 ]
+#: Who names what the guard finds.
+GUARD = "guard"
 Text = Annotated[str, Meta(min_length=1, max_length=1000)]
 
 
@@ -125,6 +127,35 @@ def history(records: Iterable[tuple[int, bytes]]) -> dict[str, Entry]:
                 entry, outcomes=(*entry.outcomes, item)
             )
     return entries
+
+
+def overruled(entry: Entry, entries: Iterable[Entry], partition: int) -> str:
+    """Why a freeze has no effect in a partition; empty: it has one.
+
+    The guard moves nothing that stands frozen already, whoever froze it: an operator who looks at
+    a snapshot goes on being served that one. What stood is read from the control log and not from
+    the store, where an older freeze may have yet to arrive.
+
+    Parameters
+    ----------
+    entries
+        Of the control log, in its order.
+    """
+    if (entry.operation.kind, entry.operation.who) != ("freeze", GUARD):
+        return ""
+    standing: Operation | None = None
+    for before in entries:
+        operation = before.operation
+        if before.offset >= entry.offset or partition not in operation.cut:
+            continue
+        refused = any(o.partition == partition and o.outcome == "refused" for o in before.outcomes)
+        if operation.kind == "resume":
+            standing = None
+        elif operation.kind == "freeze" and not refused:
+            standing = operation
+    if standing is None:
+        return ""
+    return f"it stays as `{standing.id}` by {standing.who} has frozen it, until it is resumed"
 
 
 class Candidate(msgspec.Struct, frozen=True):

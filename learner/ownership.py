@@ -350,12 +350,12 @@ def take_in(
 def pinned(operations: dict[str, Entry]) -> set[str]:
     """Snapshots that an operation names; they are kept, since the fold may need them again.
 
-    Not those of a promotion, which is carried out without them, nor the twin's: every snapshot
-    holds all of its twin.
+    Not those of a promotion, which is carried out without them, nor of a suspect, for which nothing
+    is, nor the twin's: every snapshot holds all of its twin.
     """
     return {
         snapshot
         for entry in operations.values()
-        if entry.operation.kind not in ("resume", "promote")
+        if entry.operation.kind not in ("resume", "promote", "suspect")
         for snapshot in entry.operation.cut.values()
     }

@@ -1,4 +1,4 @@
-"""Putting a snapshot into the store, and forgetting old ones. Leaves out: when (``worker``)."""
+"""Putting a snapshot into the store. Leaves out: when (``worker``), for how long (``pruning``)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import msgspec
 
 from learner.ownership import Owned
 from learner.parts import Known, cut_new
-from learner.snapshot import Signer, Verifier, describe, lay_down, read_manifest
+from learner.snapshot import Signer, describe, lay_down
 from learner.store import Pointer, Replaying, SnapshotStore
 
 
@@ -62,14 +62,3 @@ def put(
         folded=owned.folded,
         closes=owned.closes,
     )
-
-
-def prune(store: SnapshotStore, verifier: Verifier, keep: int, pinned: set[str]) -> None:
-    """Forget snapshots beyond the newest and the pinned, and chunks that none names."""
-    named: set[str] = set()
-    for partition in store.partitions():
-        snapshots = store.snapshots(partition)
-        store.delete(partition, set(snapshots[:-keep]) - pinned)
-        for snapshot in store.snapshots(partition):
-            named |= read_manifest(store, partition, snapshot, verifier).chunks
-    store.sweep(named)

@@ -40,7 +40,7 @@ WAITAOF_TIMEOUT_MS = 4000
 
 #: Replies that go away by themselves or by what an operator does to the server.
 _TRANSIENT = {
-    "OOM": "Give Redis more memory (maxmemory), or set snapshots_kept lower",
+    "OOM": "Give Redis more memory (maxmemory), or set snapshots_kept_days lower",
     "MISCONF": "Free disk space for Redis and see its log",
     "READONLY": "Point redis_url at the primary, not at a replica",
     "NOREPLICAS": "Bring back the replicas that min-replicas-to-write asks for",

@@ -5,8 +5,10 @@ squared seasonal difference, are held against the twin's on the same series, or 
 naive's where there is no twin. Both read the same facts, and holidays are hard for all, so the
 ratio stays within its band; a model gone wrong is alone. There is no absolute threshold: the band
 is so many of the ratio's own tracked deviations. It trips after ``RUN`` buckets beyond the band,
-and lets off after ``CALM`` within ``RELEASE`` of it. Leaves out: poison, which makes a champion
-that has learned it look good (``guard``), and what a trip does (``effects``).
+and lets off after ``CALM`` within ``RELEASE`` of it. A fault may be within the band at first, so a
+trip also tells the last bucket that was no worse than usual: about every second one is, and after
+a fault hardly any. Leaves out: poison, which makes a champion that has learned it look good
+(``guard``), and what a trip does (``effects``).
 """
 
 from __future__ import annotations
@@ -43,7 +45,8 @@ class Watch:
 
     ``arrays`` by model of ``BESIDE``: ``count``, ``level``, ``spread``, ``furthest``; ``now``:
     buckets beyond the band, buckets within ``RELEASE``, state, and the bucket it began in;
-    ``last``: score, and root mean squared error beside the one it is held against, found and usual.
+    ``last``: score, and root mean squared error beside the one it is held against, found and usual;
+    ``sound``, once there was one: the newest bucket at which it was no worse than usual.
     """
 
     def __init__(self, calendar: Calendar, partition: int) -> None:
@@ -90,6 +93,8 @@ class Watch:
         if judged.any():
             score = float(off[by] / width[by])
             a["last"][:] = score, np.exp(value[by] / 2), np.exp(a["level"][by] / 2)
+            if score <= 0.0:
+                a["sound"] = np.array([bucket])
         finding = self._decide(bucket, score, BESIDE[by], hold)
         self._learn(value, off, width)
         return finding
@@ -104,10 +109,11 @@ class Watch:
             return None
         now[2:] = SUSPECT, bucket - RUN + 1
         _, found, usual = self.arrays["last"].tolist()
+        sound = self.arrays.get("sound")
         return Finding(
             id=identity(self.partition, "", bucket - RUN + 1), source="", partition=self.partition,
             bucket=bucket - RUN + 1, state="suspect", statistic=by, found=found,
-            usual=usual, score=score, held=hold,
+            usual=usual, score=score, held=hold, sound=None if sound is None else int(sound[0]),
         )  # fmt: skip
 
     def _learn(self, value: Floats, off: Floats, width: Floats) -> None:

@@ -18,7 +18,8 @@ from functools import partial
 from learner.aside import Aside
 from learner.effects import Effects, Suspects, read_operations, report
 from learner.ownership import Owned, check_topic, following, pinned, take, take_in
-from learner.publishing import Put, prune, put
+from learner.pruning import Pruner
+from learner.publishing import Put, put
 from learner.replay import Turn
 from learner.snapshot import Signer
 from learner.standstill import heed, skips, stopped
@@ -100,6 +101,7 @@ class Worker:
             settings, events=events, control=control, store=store, verifier=signer.verifier
         )
         self.suspects = Suspects(settings, control, store, signer.verifier, telemetry)
+        self.pruner = Pruner(settings, store, signer.verifier)
         self._publications = 0
         self._crowded = False  # whether a process could not be made, and it was said
         self._owed: dict[tuple[int, str], int] = {}
@@ -497,14 +499,13 @@ class Worker:
         self._publications += 1
         if self._publications % (PRUNE_EVERY * max(1, len(self.owned))) == 0:
             try:
-                keep = self.settings.snapshots_kept
-                prune(self.store, self.signer.verifier, keep, pinned(read_operations(self.control)))
+                self.pruner.prune(pinned(read_operations(self.control)))
                 if self.store.missing(owned.chunks):
                     # Somebody has deleted some: the next snapshot puts all anew.
                     logger.warning("partition %d: chunks are gone from the store", partition)
                     owned.chunks, owned.known = set(), {}
             except (LogUnavailable, StoreError) as error:
-                # Unreachable, or one that cannot be read: nothing is deleted on a guess.
+                # Nothing is deleted on a guess.
                 logger.warning("old snapshots stay for now: %s", error)
         return True
 

@@ -42,7 +42,7 @@ class Calendar:
         offset = datetime(2020, 1, 1, tzinfo=self.zone).utcoffset() or timedelta()
         self._align_us = round(-offset.total_seconds()) % 3600 * 1_000_000
         self._week_start = _WEEKDAYS.index(settings.week_start)
-        self._index = {"hour": self._hour, "day": self._day, "week": self._week}[self.bucket]
+        self._index = {"hour": self._hour, "day": self.day, "week": self._week}[self.bucket]
         self.slots = SLOTS[settings.bucket]
         self._by_quarter: dict[int, tuple[int, int]] = {}
         self._day_us = lru_cache(maxsize=4096)(self._start_of_day)
@@ -124,7 +124,7 @@ class Calendar:
 
     def _day_of(self, index: int) -> int:
         """Business day that an hour is in; a day or a week is its own."""
-        return self._day(self.span(index)[0]) if self.bucket == "hour" else index
+        return self.day(self.span(index)[0]) if self.bucket == "hour" else index
 
     def dawn(self, index: int) -> int:
         """The first bucket of the business day that a bucket is in: of days and weeks itself."""
@@ -133,7 +133,8 @@ class Calendar:
     def _hour(self, time_us: int) -> int:
         return (time_us - self._align_us) // _HOUR_US
 
-    def _day(self, time_us: int) -> int:
+    def day(self, time_us: int) -> int:
+        """Index of the business day that a moment (µs since 1970 UTC) is in."""
         local = datetime.fromtimestamp(time_us / 1e6, UTC).astimezone(self.zone)
         day = (local.replace(tzinfo=None) - self._day_start).toordinal() - _EPOCH
         while time_us < self._day_us(day):
@@ -143,7 +144,7 @@ class Calendar:
         return day
 
     def _week(self, time_us: int) -> int:
-        return (self._day(time_us) + 3 - self._week_start) // 7
+        return (self.day(time_us) + 3 - self._week_start) // 7
 
     def _start_of_day(self, day: int) -> int:
         midnight = datetime.combine(date.fromordinal(day + _EPOCH), datetime.min.time())

@@ -144,6 +144,12 @@ class Settings:
         unit="series",
     )
     snapshots_kept: int = _s(30, "Newest snapshots kept a partition, beside the pinned ones")
+    snapshots_kept_days: int = _s(
+        35,
+        "Days back, by the time of sales, of each of which the last snapshot is kept too, and over "
+        "two days one an hour: what can be gone back to or compared with; 0: none",
+        unit="days",
+    )
     poll_records: int = _s(5000, "Most records of one poll")
     metrics_port: int = _s(
         9108, "Port of the learner's /metrics and probes; 0: any free one", unit="port"
@@ -309,7 +315,7 @@ def _typed(name: str, value: Any, where: str) -> Any:
 _AT_LEAST: dict[str, float] = {
     "partitions": 1, "grace_s": 0, "revise_buckets": 0, "max_future_s": 0, "tick_idle_s": 0.1,
     "live_edge_s": 0, "horizon": 0, "max_series": 1, "snapshot_interval_s": 0.05,
-    "snapshots_kept": 2, "poll_records": 1, "metrics_port": 0, "port": 1,
+    "snapshots_kept": 2, "snapshots_kept_days": 0, "poll_records": 1, "metrics_port": 0, "port": 1,
     "console_port": 0,
     "replica_poll_s": 0.01, "stale_after_s": 0, "max_body_bytes": 1024, "kafka_replication": 1,
     "aside_series": 0, "twin_seasons": 0, "kafka_session_s": 6,  # brokers take no less
@@ -323,6 +329,7 @@ _AT_MOST: dict[str, float] = {
     "metrics_port": 65535, "port": 65535, "console_port": 65535,
     "replica_poll_s": 3600, "stale_after_s": 366 * 86400,
     "poll_records": 1_000_000, "max_series": 100_000_000, "snapshots_kept": 100_000,
+    "snapshots_kept_days": 3660,
     "max_body_bytes": 2**31, "kafka_replication": 100,
     "kafka_session_s": 1800, "twin_seasons": 520,
 }  # fmt: skip

@@ -28,7 +28,7 @@ PURE = {
         "pickles", "serving", "pointers", "forecaster", "products", "profiles", "usual",
         "open_bucket", "totals", "lead_time", "groups", "wholes", "twin", "losses", "gates",
         "difference", "guard", "inputs", "findings",
-        "watch", "returns", "names", "standstill", "availability",
+        "watch", "returns", "names", "standstill", "availability", "retention", "amending",
     ),
 }  # fmt: skip
 #: What a pure module has no use for: I/O, clocks, randomness, threads.

@@ -52,7 +52,7 @@ def routes(context: Context) -> APIRouter:
             raise Problem(
                 404, "unknown-snapshot", "No such snapshot",
                 f"no partition keeps a snapshot `{id[:200]}`", field="id",
-                remedy="choose one of GET /v1/snapshots; only the newest are kept",
+                remedy="choose one of GET /v1/snapshots; older ones are thinned out",
             )  # fmt: skip
         manifest = catalog.manifest(partition, id)
         return answer(

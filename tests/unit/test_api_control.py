@@ -14,7 +14,7 @@ import pytest
 from api.control import Control
 from api.cuts import Request
 from api.problems import Problem
-from learner.operations import Outcome
+from learner.operations import GUARD, Operation, Outcome
 from stream.errors import LogUnavailable, StoreUnavailable
 from stream.event import Marker, decode
 from stream.log import Entry
@@ -98,6 +98,8 @@ def test_a_time_before_all_snapshots_is_refused_with_the_first_that_would_do(
     problem = refused(control, asked("freeze", to=datetime(2020, 1, 1, tzinfo=UTC)))
     assert (problem.status, problem.members["field"]) == (404, "to")
     assert "2025-03-02" in problem.members["remedy"]
+    assert f"the oldest, `{snapshots[0][0]}`" in problem.members["detail"]
+    assert "salescast rollback --replay --snapshot start" in problem.members["remedy"]
 
 
 def test_named_snapshots_freeze_their_partitions_only(
@@ -249,6 +251,23 @@ def test_an_operation_carried_out_late_does_not_undo_a_later_one(
     control_of(deployment).reconcile()
     assert active(deployment)[0] == (snapshots[0][1], "late")
     assert control.entries()["early"].outcomes[0].detail == "a later operation is in force"
+
+
+def test_what_the_guard_froze_and_did_not_finish_leaves_an_operators_freeze_alone(
+    deployment: Deployment, snapshots: dict[int, list[str]]
+) -> None:
+    """A learner died between writing it down and its outcome."""
+    control = control_of(deployment)
+    control.submit(asked("freeze", id="f", snapshots=(snapshots[0][0],)))
+    cut = {p: snapshots[p][1] for p in (0, 1)}
+    trip = Operation(id="guard-0-1-e3b0", kind="freeze", who=GUARD, reason="the champion",
+                     time=datetime(2024, 2, 1, tzinfo=UTC), cut=cut)  # fmt: skip
+    deployment.control.append([Entry(0, None, msgspec.json.encode(trip))])
+    control_of(deployment).reconcile()
+    assert active(deployment) == {0: (snapshots[0][0], "f"), 1: (snapshots[1][1], trip.id)}
+    left, moved = control.entries()[trip.id].outcomes
+    assert (left.outcome, moved.outcome) == ("refused", "applied")
+    assert left.detail == "it stays as `f` by ada has frozen it, until it is resumed"
 
 
 def test_a_control_log_that_is_down_is_an_error_and_has_no_effect(

@@ -9,13 +9,16 @@ import msgspec
 import pytest
 
 from learner.operations import (
+    GUARD,
     Candidate,
     Operation,
     Outcome,
     choose_cut,
     decode_control,
     history,
+    overruled,
 )
+from learner.ownership import pinned
 
 NOON = datetime(2024, 3, 1, 12, tzinfo=UTC)
 #: Two partitions with three and two snapshots; ids do not sort as positions do.
@@ -145,3 +148,32 @@ def test_an_operation_is_pending_until_every_partition_has_an_outcome(
     outcomes: list[Outcome], state: str
 ) -> None:
     assert history(told(operation(), *outcomes))["op"].state == state
+
+
+@pytest.mark.parametrize(
+    "before, stands",
+    [
+        ([], False),
+        ([operation("f", kind="freeze")], True),
+        ([operation("f", kind="freeze", cut={1: "d"})], False),
+        ([operation("f", kind="freeze"), operation("r", kind="resume")], False),
+        ([operation("f", kind="freeze"), operation("r", kind="resume", cut={1: "d"})], True),
+        ([operation("f", kind="freeze"), outcome(0, "refused", operation="f")], False),
+        ([operation("f", kind="freeze"), outcome(1, "refused", operation="f")], True),
+        ([operation("f"), operation("g", kind="suspect", who=GUARD)], False),
+    ],
+)
+def test_only_a_freeze_that_stands_keeps_the_guard_from_freezing(
+    before: list[Any], stands: bool
+) -> None:
+    late = operation("later", kind="freeze")
+    trips = [operation(who, kind="freeze", who=who) for who in (GUARD, "ann")]
+    entries = history(told(*before, *trips, late))
+    assert bool(overruled(entries[GUARD], entries.values(), 0)) == stands
+    assert overruled(entries["ann"], entries.values(), 0) == "", "people may freeze otherwise"
+
+
+def test_what_changes_nothing_pins_no_snapshot() -> None:
+    kinds: tuple[Any, ...] = ("resume", "promote", "suspect", "freeze", "rollback", "quarantine")
+    made = [operation(kind, kind=kind, cut={0: f"of {kind}"}) for kind in kinds]
+    assert pinned(history(told(*made))) == {"of freeze", "of rollback", "of quarantine"}

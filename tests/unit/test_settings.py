@@ -96,6 +96,7 @@ def test_an_ill_typed_setting_is_refused_with_what_it_must_be(
         ("revise_buckets", 29),
         ("max_series", 0),
         ("snapshots_kept", 1),
+        ("snapshots_kept_days", -1),
         ("tick_idle_s", float("nan")),
         ("horizon", 281),
     ],

@@ -61,6 +61,22 @@ def test_a_champion_gone_wrong_trips_after_two_buckets_and_once() -> None:
     assert finding.text.startswith("error over that of the twin ")
 
 
+def test_a_trip_tells_the_last_bucket_that_was_no_worse_than_usual() -> None:
+    watch, scores, found = Watch(Calendar(chosen()), 0), {}, []
+    for bucket in range(BUCKETS):
+        actual, *said = errors(bucket)
+        # Worse by less than the band at first, and then by much.
+        said[0] = actual + {62: 1.5, 63: 1.5}.get(bucket, 5.0 if bucket > 63 else 1.0) * (
+            said[0] - actual
+        )
+        found.append(watch.see(bucket, NAMES, "ensemble", np.array(said), actual, SPREAD, True))
+        scores[bucket] = watched(watch.arrays).score
+    (finding,) = [one for one in found if one is not None]
+    assert 0 < scores[62] < 1 and 0 < scores[63] < 1
+    assert finding.bucket == 64
+    assert finding.sound == max(one for one in range(62) if scores[one] <= 0)
+
+
 def test_it_is_held_against_its_twin_whatever_seasonal_naive_does() -> None:
     assert seen({"ensemble": 5.0, "twin": 5.0}) == []
     assert len(seen(dict.fromkeys(("ensemble", "seasonal_naive"), 5.0))) == 1
@@ -152,17 +168,79 @@ def test_a_trip_freezes_on_the_newest_snapshot_of_before_and_is_written_once(
         place.close()
 
 
-def test_a_champion_whose_weights_are_spoilt_is_frozen_before_a_week_is_over(
+def test_what_an_operator_has_frozen_stays_and_the_trail_says_so(tmp_path: Path) -> None:
+    """Though the store may not have heard of that freeze yet."""
+    place, at = Place.at(tmp_path), datetime(2024, 2, 1, tzinfo=UTC)
+    try:
+        place.put(*two_stores(4))
+        place.fold()
+        place.put(*two_stores(5, first=4))
+        worker, partition = place.fold(), home()
+        shard, frozen = place.shard(partition), place.store.snapshots(partition)[0]
+        assert shard.panel.last is not None
+        trips = [_trip(partition, shard.panel.last - n) for n in (2, 1, 0)]
+        place.operate("freeze", {partition: frozen}, id="look")
+        before = place.store.pointers(partition)
+        owned = Owned(shard=shard, head=place.head(partition).snapshot, lineage=1)
+        owned.findings = [(trips[0], 7)]
+        worker.suspects.name(owned, at)
+        assert place.store.pointers(partition) == before
+        why = "it stays as `look` by tester has frozen it, until it is resumed"
+        assert place.outcomes() == [(trips[0].id, partition, "refused", why)]
+        # A resume lets the next one take effect, and that one stands against a third.
+        place.operate("resume", {partition: frozen}, id="seen")
+        owned.findings = [(one, 7) for one in trips[1:]]
+        worker.suspects.name(owned, at)
+        assert place.store.pointers(partition).frozen_by == trips[1].id
+        assert [one[2] for one in place.outcomes()] == ["refused", "applied", "refused"]
+    finally:
+        place.close()
+
+
+def test_snapshots_that_cannot_be_read_are_no_ground_for_a_freeze_and_stop_nothing(
     tmp_path: Path,
+) -> None:
+    place = Place.at(tmp_path)
+    try:
+        place.put(*two_stores(4))
+        place.fold()
+        place.put(*two_stores(5, first=4))
+        worker, partition = place.fold(), home()
+        shard, head = place.shard(partition), place.head(partition).snapshot
+        assert shard.panel.last is not None
+        place.store.put_manifest(partition, "p1-older", b"of a key that was forgotten")
+        for bucket, last in ((shard.panel.last, "applied"), (shard.panel.last - 1, "refused")):
+            finding = _trip(partition, bucket)
+            if last == "refused":  # it was written down, and then its snapshot was damaged
+                place.operate("freeze", {partition: "p1-older"}, id=finding.id)
+            owned = Owned(shard=shard, head=head, lineage=1)
+            owned.findings = [(finding, 7)]
+            worker.suspects.name(owned, datetime(2024, 2, 1, tzinfo=UTC))
+            assert place.outcomes()[-1][:3] == (finding.id, partition, last)
+            assert place.store.pointers(partition).frozen_by is not None
+    finally:
+        place.close()
+
+
+def _trip(partition: int, bucket: int) -> Finding:
+    return Finding(
+        id=identity(partition, "", bucket), source="", partition=partition, bucket=bucket,
+        state="suspect", statistic="twin", found=3.0, usual=0.8, score=2.0, held=True,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("mean", [20, 80])
+def test_a_champion_whose_weights_are_spoilt_is_frozen_before_a_week_is_over(
+    tmp_path: Path, mean: int
 ) -> None:
     """From sales through the log to what is served; the owner itself signed the spoilt weights.
 
-    Series sell so much that a fifth too high is beyond chance from the first bucket on.
+    Where series sell little, the first bucket that the spoilt weights forecast is within the band.
     """
     place = Place.at(tmp_path, guard="quarantine", horizon=2, challengers=("seasonal_naive",))
     drawn, partition = np.random.default_rng(5), home()
     world = [
-        [sale(n, float(1 + drawn.poisson(80)), product=f"p{k}") for k in range(12)]
+        [sale(n, float(1 + drawn.poisson(mean)), product=f"p{k}") for k in range(12)]
         for n in range(70)
     ]
     try:

@@ -1029,7 +1029,7 @@ def test_pruning_keeps_the_newest_the_pinned_the_head_and_the_active(
     place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "PRUNE_EVERY", 1)
-    place.settings = replace(place.settings, snapshots_kept=2)
+    place.settings = replace(place.settings, snapshots_kept=2, snapshots_kept_days=0)
     names: list[str] = []
     place.put(*two_stores(1))
     for n in range(8):
