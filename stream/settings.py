@@ -385,13 +385,14 @@ def day_start_minutes(settings: Settings) -> int:
     raise SettingsError("setting `day_start` must be HH:MM on a quarter of an hour, such as 04:00")
 
 
-def describe() -> list[dict[str, str]]:
-    """All settings as rows of name, default, unit and help: the README's table."""
+def describe() -> list[dict[str, Any]]:
+    """All settings as rows of name, default, unit, help, and whether it is part of the state:
+    the table of ``docs/settings.md``."""
     rows = []
     for f in fields(Settings):
         default = ", ".join(f.default) if isinstance(f.default, tuple) else str(f.default)
         rows.append({"name": f.name, "default": default, "unit": f.metadata["unit"],
-                     "help": f.metadata["help"]})  # fmt: skip
+                     "help": f.metadata["help"], "state": f.metadata["fold"]})  # fmt: skip
     return rows
 
 
