@@ -20,14 +20,14 @@ ROOT = Path(__file__).parent.parent
 SETTINGS = """# Settings
 
 Made by `make docs` from `stream/settings.py`. A value comes from a TOML file (`--config`, or
-`$SALESCAST_CONFIG`), then from the environment (`SALESCAST_<NAME>` in capitals), then from the command
-line; the last one wins. `salescast settings` shows each value and where it came from. An unknown name is
-refused, with the nearest one that there is.
+`$SALESCAST_CONFIG`), then from the environment (`SALESCAST_<NAME>` in capitals), then from the
+command line; the last one wins. `salescast settings` shows each value and where it came from. An
+unknown name is refused, with the nearest one that there is.
 
-**State** marks the settings that decide what is learned. They are part of every snapshot: a process
-with other values refuses to load it and names the difference. All processes of a deployment must have
-the same ones. Another value needs [`salescast reshard`](deployment.md#resharding), which learns the
-whole log anew. The others may differ from process to process, and change at a restart.
+**State** marks the settings that decide what is learned. They are part of every snapshot: a
+process with other values refuses to load it and names the difference. All processes of a deployment
+must have the same ones. Another value needs [`salescast reshard`](deployment.md#resharding), which
+learns the whole log anew. The others may differ from process to process, and change at a restart.
 
 """
 
