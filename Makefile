@@ -80,7 +80,7 @@ $(ACCURACY)/.made: requirements-accuracy.lock pyproject.toml
 benchmark-accuracy: $(ACCURACY)/.made ## accuracy beside LightGBM, AutoETS and River's models, into docs/accuracy.md
 	@$(ACCURACY)/bin/python -m tests.bench.accuracy.compare $(ARGS)
 
-docs: $(VENV)/.run ## write the README's table of settings and docs/schemas anew
+docs: $(VENV)/.run ## write docs/settings.md and docs/schemas anew
 	@$(BIN)/python -m scripts.docs
 
 lock: $(VENV)/.test ## resolve the locks anew

@@ -1,7 +1,7 @@
 """``python -m scripts.docs``: what of the documentation is made from the code.
 
-The README's table of settings, the events' JSON Schema, and the AsyncAPI document of the
-topics. A test holds the files against this.
+The page of settings, the events' JSON Schema, and the AsyncAPI document of the topics. A test
+holds the files against this.
 """
 
 from __future__ import annotations
@@ -17,17 +17,30 @@ from stream.event import REASONS, RESERVED, AnyEvent
 from stream.settings import Settings, describe
 
 ROOT = Path(__file__).parent.parent
-BEGIN, END = "<!-- settings: made by `make docs` -->", "<!-- end of settings -->"
+SETTINGS = """# Settings
+
+Made by `make docs` from `stream/settings.py`. A value comes from a TOML file (`--config`, or
+`$SALESCAST_CONFIG`), then from the environment (`SALESCAST_<NAME>` in capitals), then from the
+command line; the last one wins. `salescast settings` shows each value and where it came from. An
+unknown name is refused, with the nearest one that there is.
+
+**State** marks the settings that decide what is learned. They are part of every snapshot: a
+process with other values refuses to load it and names the difference. All processes of a deployment
+must have the same ones. Another value needs [`salescast reshard`](deployment.md#resharding), which
+learns the whole log anew. The others may differ from process to process, and change at a restart.
+
+"""
 
 
-def settings_table() -> str:
-    """All settings as a Markdown table."""
-    rows = ["| setting | default | what it does |", "|---|---|---|"]
+def settings_page() -> str:
+    """All settings as a Markdown page."""
+    rows = ["| setting | default | state | what it does |", "|---|---|---|---|"]
     for row in describe():
         unit = f" ({row['unit']})" if row["unit"] else ""
         default = f"`{row['default']}`" if row["default"] else ""
-        rows.append(f"| `{row['name']}` | {default} | {row['help']}{unit} |")
-    return "\n".join(rows)
+        state = "state" if row["state"] else ""
+        rows.append(f"| `{row['name']}` | {default} | {state} | {row['help']}{unit} |")
+    return SETTINGS + "\n".join(rows) + "\n"
 
 
 def event_schema() -> dict[str, Any]:
@@ -76,12 +89,10 @@ def asyncapi() -> dict[str, Any]:
     }
 
 
-def made(readme: str) -> dict[str, str]:
+def made() -> dict[str, str]:
     """Every file that is made, by its path from the root."""
-    before, _, rest = readme.partition(BEGIN)
-    _, _, after = rest.partition(END)
     return {
-        "README.md": f"{before}{BEGIN}\n{settings_table()}\n{END}{after}",
+        "docs/settings.md": settings_page(),
         "docs/schemas/event.schema.json": _text(event_schema()),
         "docs/schemas/asyncapi.json": _text(asyncapi()),
     }
@@ -93,7 +104,7 @@ def _text(value: Any) -> str:
 
 def main() -> int:
     """Write what differs."""
-    for name, text in made((ROOT / "README.md").read_text(encoding="utf-8")).items():
+    for name, text in made().items():
         file = ROOT / name
         file.parent.mkdir(parents=True, exist_ok=True)
         if not file.exists() or file.read_text(encoding="utf-8") != text:

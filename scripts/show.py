@@ -185,9 +185,9 @@ def status(config: Config = None, url: Url = None, json: AsJson = False) -> None
         marks = [name for name in ("stale", "frozen") if one[name]]
         if one["replaying"] is not None:
             marks.append(far(one["replaying"]))
-        age = one["age_s"]
-        lag = one["lag"]
-        table.add_row(str(one["partition"]), f"{one['series']:,}", f"{one['position']:,}",
+        age, position, lag = one["age_s"], one["position"], one["lag"]
+        table.add_row(str(one["partition"]), f"{one['series']:,}",
+                      "" if position is None else f"{position:,}",
                       "?" if lag is None else f"{lag:,}", when(one["as_of"]),
                       "" if age is None else f"{age:.0f} s", one["snapshot"] or "",
                       " ".join(marks))  # fmt: skip

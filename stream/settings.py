@@ -145,7 +145,7 @@ class Settings:
     )
     snapshots_kept: int = _s(30, "Newest snapshots kept a partition, beside the pinned ones")
     snapshots_kept_days: int = _s(
-        35,
+        14,
         "Days back, by the time of sales, of each of which the last snapshot is kept too, and over "
         "two days one an hour: what can be gone back to or compared with; 0: none",
         unit="days",
@@ -414,13 +414,14 @@ def day_start_minutes(settings: Settings) -> int:
     raise SettingsError("setting `day_start` must be HH:MM on a quarter of an hour, such as 04:00")
 
 
-def describe() -> list[dict[str, str]]:
-    """All settings as rows of name, default, unit and help: the README's table."""
+def describe() -> list[dict[str, Any]]:
+    """All settings as rows of name, default, unit, help, and whether it is part of the state:
+    the table of ``docs/settings.md``."""
     rows = []
     for f in fields(Settings):
         default = ", ".join(f.default) if isinstance(f.default, tuple) else str(f.default)
         rows.append({"name": f.name, "default": default, "unit": f.metadata["unit"],
-                     "help": f.metadata["help"]})  # fmt: skip
+                     "help": f.metadata["help"], "state": f.metadata["fold"]})  # fmt: skip
     return rows
 
 

@@ -122,7 +122,7 @@ ROWS: dict[str, list[Panel]] = {
          [("sum by (state, statistic) (increase(salescast_guard_findings_total[1d]))",
            "{{state}}: {{statistic}}")]),
         ("Champion beside others", "lines", 8, PLAIN,
-         "How far its error is from what is usual beside seasonal naive and twin; 1: out of band.",
+         "How far its error is from what is usual beside its twin or the naive one; 1: too far.",
          [(f"max by (partition) (salescast_guard_champion_ratio{_P})", "{{partition}}")]),
     ],
     "Snapshots": [

@@ -42,6 +42,11 @@ def test_a_sale_goes_in_and_a_forecast_comes_out(running: Deployment) -> None:
     assert running.api.get(f"/v1/receipts/{receipt}").json()["state"] == "folded"
     rows = running.api.get("/v1/quality").json()["rows"]
     assert {row["model"] for row in rows} >= {"ensemble", "seasonal_naive", "river_plain"}
+    parts = running.api.get("/v1/status").json()["partitions"]
+    served = [part["snapshot"] for part in parts if part["snapshot"]]
+    assert 0 < len(served) < len(parts)  # of few stores: some partitions hold nothing
+    said = running.cli("status")
+    assert all(name in said for name in served)
     text = running.learner.get("/metrics").text
     assert "salescast_closes_total" in text and "salescast_forecast_rmsse_ratio" in text
 
