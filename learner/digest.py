@@ -85,7 +85,9 @@ def facts(shard: Shard) -> Iterator[bytes]:
             yield repr(sorted(mine.heard.items())).encode()
     for bucket in sorted(window.revisions):
         yield repr((bucket, sorted(window.revisions[bucket].items()))).encode()
-    yield repr((sorted(window.last_day.items()), sorted(window.complete_us.items()))).encode()
+    yield repr(
+        (sorted(window.alive.last_day.items()), sorted(window.alive.complete_us.items()))
+    ).encode()
     if shard.champion != shard.settings.champion:
         yield repr(shard.champion).encode()
     gaps = window.gaps.laid_down()

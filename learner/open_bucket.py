@@ -338,7 +338,7 @@ def open_part(
         bucket = last + 1 + step
         found = window.open.get(bucket) or Open()
         mean, sold = np.asarray(forecast[step], np.float64), _sold(panel, found, net)
-        passed = profiles.passed(bucket, mark_us, found.heard, window.complete_us, stores)
+        passed = profiles.passed(bucket, mark_us, found.heard, window.alive.complete_us, stores)
         passed = passed[panel.column("store")]
         grain = grains(mean, traits.grain)
         remains, narrowing = profiles.remaining(mean / grain, sold / grain, passed)

@@ -326,8 +326,8 @@ def _window(shard: Shard) -> dict[str, Any]:
         "open_from": window.open_from,
         "next_end_us": window.next_end_us,
         "live": window.live,
-        "last_day": window.last_day,
-        "complete_us": window.complete_us,
+        "last_day": window.alive.last_day,
+        "complete_us": window.alive.complete_us,
         "counts": window.counts,
         "refused": window.refused,
         "orphans": [list(one) for one in window.orphans],
@@ -421,9 +421,9 @@ def take_up(
     shard.rules = msgspec.convert(state["rules"], list[Rule], str_keys=True)
     shard.replay = msgspec.convert(state["replay"], Replay | None)
     window.gaps.take_up(*state["gaps"])
-    for name in ("watermark_us", "open_from", "next_end_us", "live", "last_day", "complete_us",
-                 "counts", "refused"):  # fmt: skip
+    for name in ("watermark_us", "open_from", "next_end_us", "live", "counts", "refused"):
         setattr(window, name, state[name])
+    window.alive.last_day, window.alive.complete_us = state["last_day"], state["complete_us"]
     window.revisions = {bucket: _cells(cells) for bucket, cells in state["revisions"]}
     window.orphans = [Orphan(*one) for one in state["orphans"]]
     window.again = dict(state["again"])

@@ -29,12 +29,6 @@ class Passed(NamedTuple):
     feed: bool = False
 
 
-def forget(heard: dict[str, int], since: int) -> None:
-    """Drop stores of which nothing was heard since a time."""
-    for store in [one for one, last in heard.items() if last < since]:
-        del heard[store]
-
-
 class Gaps:
     """What has been passed over of buckets that sales may still come for. All of it is state."""
 

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from xxhash import xxh3_64_intdigest, xxh3_128_digest
 
+from stream.alive import Alive
 from stream.brought import Brought, Judge, add
 from stream.brought import Cell as Cell
 from stream.brought import Key as Key
@@ -35,10 +36,10 @@ from stream.event import (
     Void,
     decode,
 )
-from stream.gaps import Gaps, Passed, forget
+from stream.gaps import Gaps, Passed
 from stream.identities import CONTENT, amounts_of, content_hash, content_of, identify
 from stream.log import Record, partition_of
-from stream.settings import LEARN_LAG, Settings
+from stream.settings import Settings
 
 #: Ways an item can end; they add up to the items that came in.
 OUTCOMES = ("learned", "revised", "duplicate", "void", "late", "quarantined", "excluded",
@@ -139,8 +140,7 @@ class Window:
         self.seen: dict[bytes, int] = {}
         self.seen_in: dict[int, dict[str, list[bytes]]] = {}  # by source
         self.again: dict[int, dict[str, int]] = {}  # repeated or conflicting, by source
-        self.last_day: dict[str, int] = {}
-        self.complete_us: dict[str, int] = {}
+        self.alive = Alive(calendar)
         self.gaps = Gaps()
         self.counts: dict[str, list[int]] = {}
         self.refused: dict[str, int] = {}
@@ -420,7 +420,7 @@ class Window:
     ) -> Refusal | None:
         fresh: Refusal | bool = True
         if isinstance(event, Complete):
-            self.complete_us[event.store] = max(at, self.complete_us.get(event.store, at))
+            self.alive.complete(event.store, at)
         elif not isinstance(event, Tick):
             fresh = apply(event, record)
             if isinstance(fresh, Refusal):
@@ -438,7 +438,8 @@ class Window:
         if self.open_from == _NEVER:
             self.open_from = min([until, *self.open])
         while self.open_from < until:
-            if until - self.open_from > self.reach and not self.revisions and self._rested():
+            silent = until - self.open_from > self.reach and not self.revisions
+            if silent and self.alive.settled(self.open_from):
                 # Silence longer than anything remembers: go to where something is known.
                 self.open_from = max(self.open_from, min([until - self.reach, *self.open]))
             bucket = self.open_from
@@ -449,7 +450,7 @@ class Window:
             self.again.pop(bucket, None)
             cells = here.cells
             revisions, self.revisions = self.revisions, {}
-            alive, woken = self._alive(bucket, cells, revisions)
+            alive, woken = self.alive.close(bucket, cells, revisions, self.gaps)
             refused = close(
                 Closed(bucket, cells, revisions, alive, self.gaps.series, here.heard, woken)
             )
@@ -457,13 +458,6 @@ class Window:
             self.open_from = bucket + 1
             self._forget(self.open_from - self.settings.revise_buckets)
         self.next_end_us = self.calendar.span(self.open_from)[1]
-
-    def _rested(self) -> bool:
-        """Whether all that was sold before a silence is learned."""
-        last = max(self.last_day.values(), default=_NEVER)
-        return (
-            not LEARN_LAG[self.calendar.bucket] or self.calendar.day_of(self.open_from) > last + 1
-        )
 
     def _settle(self, here: Open, refused: Sequence[Key], letters: list[Letter]) -> None:
         """Say what became of sales whose series was not listed when they came."""
@@ -494,35 +488,6 @@ class Window:
         refusal = Refusal("past_max_series", f"series {key[0]}/{key[1]}", "product")
         self._refuse(source, offset, item, refusal, letters)
 
-    def _alive(
-        self, bucket: int, cells: Mapping[Key, Cell], revisions: Mapping[int, Mapping[Key, Cell]]
-    ) -> tuple[set[str], dict[int, set[str]]]:
-        """Stores whose silence in a bucket means that nothing was sold; and in earlier ones.
-
-        Who sells on a business day was alive on all of it, so an hour's silence before a store's
-        first sale is known as such only then; and by a revision it is known of a closed day.
-        """
-        day = self.calendar.day_of(bucket)
-        end = self.calendar.span(bucket)[1]
-        silent = self.gaps.close(bucket, day)
-        woken: dict[int, set[str]] = {}
-        for earlier, revised in revisions.items():
-            stores = {store for (store, _), cell in revised.items() if cell[4] > 0}
-            then, start = self.calendar.day_of(earlier), self.calendar.dawn(earlier)
-            if then == day:
-                self.last_day.update(dict.fromkeys(stores, day))
-            hours = [one for one in range(start, bucket) if self.calendar.day_of(one) == then]
-            stores -= self.gaps.passed_over(hours)
-            for one in hours if stores else ():
-                woken.setdefault(one, set()).update(stores)
-        first = {store for store, _ in cells if self.last_day.get(store) != day}
-        self.last_day.update(dict.fromkeys(first, day))
-        for one in range(self.calendar.dawn(bucket), bucket) if first - silent else ():
-            woken.setdefault(one, set()).update(first - silent)
-        alive = {store for store, upto in self.complete_us.items() if upto >= end} - silent
-        alive.update(store for store, last in self.last_day.items() if last == day)
-        return alive, woken
-
     def _drop(self, bucket: int, source: str) -> Brought | None:
         """Take a source's part out of an open bucket; what is empty then is no longer there."""
         found = self.open[bucket]
@@ -550,9 +515,7 @@ class Window:
     def _forget(self, floor: int) -> None:
         """Drop what is of no use any more: identities, gaps, stores long silent."""
         self.gaps.forget(self.calendar.dawn(floor))
-        oldest = self.open_from - self.reach
-        forget(self.complete_us, self.calendar.span(oldest)[0])
-        forget(self.last_day, self.calendar.day_of(oldest))
+        self.alive.forget(self.open_from - self.reach)
         for bucket in [b for b in self.seen_in if b < floor]:
             for there in self.seen_in.pop(bucket).values():
                 for identity in there:

@@ -21,7 +21,7 @@ MAY_IMPORT = {
 MAY_IMPORT["scripts"].add("infra")
 
 PURE = {
-    "stream": ("event", "window", "buckets", "brought", "gaps", "identities"),
+    "stream": ("event", "window", "buckets", "brought", "gaps", "alive", "identities"),
     "learner": (
         "panel", "plans", "features", "regression", "models", "ensemble", "intervals", "spread",
         "evaluation", "accuracy", "shard", "operations", "snapshot", "parts", "replay", "digest",
@@ -50,9 +50,9 @@ LONGEST = 450
 LONGER = {
     "stream/sqlite_log.py": (630, "one adapter: file, appenders, consumer share one lock order"),
     "stream/kafka_log.py": (470, "one adapter: producer, consumer and topic checks"),
-    "stream/window.py": (555, "one state machine; calls are spared on the way of a sale"),
-    "learner/shard.py": (640, "one fold: a close's steps, and what an operation does to them"),
-    "learner/worker.py": (520, "one loop: what may happen between two polls, in its order"),
+    "stream/window.py": (565, "one state machine; calls are spared on the way of a sale"),
+    "learner/shard.py": (660, "one fold: a close's steps, and what an operation does to them"),
+    "learner/worker.py": (525, "one loop: what may happen between two polls, in its order"),
     "learner/snapshot.py": (660, "one format: what is laid down is taken up beside it"),
 }
 

@@ -400,9 +400,9 @@ def test_sources_past_the_limit_share_one_line(monkeypatch: pytest.MonkeyPatch) 
 def test_stores_that_nobody_hears_of_are_forgotten_with_the_rings() -> None:
     one = watched(sale(0), complete(0), reach=10)
     one.tell(*(tick(n) for n in range(11)))
-    assert one.window.last_day and one.window.complete_us
+    assert one.window.alive.last_day and one.window.alive.complete_us
     one.tell(tick(14))
-    assert (one.window.last_day, one.window.complete_us) == ({}, {})
+    assert (one.window.alive.last_day, one.window.alive.complete_us) == ({}, {})
 
 
 def test_what_cannot_be_decoded_is_kept_aside_item_by_item() -> None:
