@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, NonNegativeInt
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from api.schemas import ShortName, Text
 from learner.operations import Kind
+from learner.replay import MAX_OFFSET
 
 OperationKind = Literal["freeze", "resume", "rollback", "quarantine", "readmit", "promote"]
+Offset = Annotated[int, Field(ge=0, le=MAX_OFFSET)]
 
 
 class Exclude(BaseModel):
@@ -23,7 +25,7 @@ class Exclude(BaseModel):
     categories: list[ShortName] = Field([], max_length=1000)
     since: AwareDatetime | None = Field(None, description="Event time from which on")
     until: AwareDatetime | None = Field(None, description="Event time up to which, itself not")
-    offsets: dict[int, tuple[NonNegativeInt, NonNegativeInt]] = Field(
+    offsets: dict[Offset, tuple[Offset, Offset]] = Field(
         {}, description="Partition: first offset, and the one after the last"
     )
     surplus: bool = Field(

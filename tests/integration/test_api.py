@@ -33,6 +33,7 @@ SALE: dict[str, Any] = {
 }  # fmt: skip
 NDJSON = {"Content-Type": "application/x-ndjson"}
 WRITE = {"kind": "freeze", "who": "ada", "reason": "test"}
+REPLAY = WRITE | {"kind": "rollback", "to": "2025-03-05T00:00:00Z", "replay": True}
 
 
 @pytest.fixture(scope="module")
@@ -462,6 +463,8 @@ def _key(deployment: Deployment, partition: int) -> str:
         (WRITE | {"to": "2025-01-01T00:00:00"}, "to"),
         (WRITE | {"extra": 1}, "extra"),
         (WRITE | {"snapshots": ["no such"]}, "snapshots"),
+        (REPLAY | {"exclude": {"offsets": {"1": [0, 2**63]}}}, "exclude.offsets.1.1"),
+        (REPLAY | {"exclude": {"offsets": {"1": [0, 10**22]}}}, "exclude.offsets.1.1"),
     ],
 )
 def test_a_bad_operation_names_its_field(client: httpx.Client, body: Any, field: str) -> None:
