@@ -18,11 +18,11 @@ from api.problems import Problem, invalid
 from api.replica import View
 from api.schemas import ShortName
 from learner.forecaster import Wishes
+from stream.event import MAX_COVARIATE
 
 DECIMALS = 4
 
-
-Finite = Annotated[float, Field(allow_inf_nan=False)]
+Covariate = Annotated[float, Field(ge=-MAX_COVARIATE, le=MAX_COVARIATE, allow_inf_nan=False)]
 
 
 class WhatIf(BaseModel):
@@ -52,7 +52,7 @@ class WhatIf(BaseModel):
         | None
     ) = Field(None, description="Price; null: as planned")
     closed: bool | list[bool | None] | None = Field(None, description="Closed; null: as planned")
-    covariates: dict[ShortName, Finite | list[Finite | None] | None] | None = Field(
+    covariates: dict[ShortName, Covariate | list[Covariate | None] | None] | None = Field(
         None, description="By the names of the setting `covariates`; null: as planned"
     )
 
