@@ -170,6 +170,19 @@ def test_a_bad_batch_names_its_field(
     problem(client.post("/v1/forecasts:batch", json=body), status, field)
 
 
+def test_a_batch_that_would_not_fit_is_refused_before_it_is_worked_out(
+    client: httpx.Client,
+) -> None:
+    levels = [round(0.01 * one, 2) for one in range(1, 51)]
+    body = {"series": [["100", "apple"]] * 20_000, "horizon": 28, "quantiles": levels}
+    found = problem(client.post("/v1/forecasts:batch", json=body), 422, "series")
+    for name in ("series", "horizon", "quantiles"):
+        assert f"`{name}`" in found["detail"]
+    smaller = body | {"horizon": 1, "quantiles": [0.5]}
+    (group,) = client.post("/v1/forecasts:batch", json=smaller).raise_for_status().json()["groups"]
+    assert len(group["mean"][0]) == 20_000
+
+
 def test_origins_that_differ_are_groups_of_their_own(tmp_path: Path) -> None:
     deployment = Deployment(tmp_path)
     deployment.publish(0, 5, keys=[("a", "x")])

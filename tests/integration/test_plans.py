@@ -157,8 +157,8 @@ def test_a_plan_at_the_last_revision_there_is_stays_as_it_is(
 ) -> None:
     last = Plan(
         id="last", source="erp", time=datetime.fromtimestamp(NOW_S, UTC), store=HERE,
-        product="apple", start=datetime(2025, 3, 5, tzinfo=UTC), end=datetime(2025, 3, 8, tzinfo=UTC),
-        promotion=0.5, revision=2**31,
+        product="apple", promotion=0.5, revision=2**31,
+        start=datetime(2025, 3, 5, tzinfo=UTC), end=datetime(2025, 3, 8, tzinfo=UTC),
     )  # fmt: skip
     sent = client.post("/v1/events", content=encode(last))
     assert sent.status_code == 200, sent.text
