@@ -62,7 +62,10 @@ class Supposed(BaseModel):
 
     start: str
     end: str
-    base: float = Field(description="The mean as things are planned")
+    base: float = Field(
+        description="The model's mean as things are planned: of the whole bucket, whatever of it "
+        "is sold already, which the forecast of an open bucket takes in"
+    )
     mean: float = Field(description="The mean under what is supposed")
     baseline: float = Field(description="The mean without promotion, at the usual price")
     uplift: float = Field(description="What `mean` is above `baseline`")
