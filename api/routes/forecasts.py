@@ -18,6 +18,7 @@ from api.asked import (
     HIGHEST,
     LOWEST,
     MOST_LEVELS,
+    NAMES,
     named,
     parse,
     short,
@@ -210,7 +211,6 @@ def routes(context: Context) -> APIRouter:
             }
         )
 
-    names = [_path_parameter("store", "330"), _path_parameter("product", "P-102")]
     router.add_api_route(
         _PATH,
         get_forecast,
@@ -218,7 +218,7 @@ def routes(context: Context) -> APIRouter:
         responses={200: {"model": schemas.Forecast}, **documented(404, 422, 503)},
         openapi_extra={
             "parameters": [
-                *names,
+                *NAMES,
                 *parameters(horizons),
             ]
         },
@@ -227,13 +227,13 @@ def routes(context: Context) -> APIRouter:
         "/v1/history/{store}/{product:path}",
         history,
         responses={200: {"model": schemas.History}, **documented(404, 422)},
-        openapi_extra={"parameters": names},
+        openapi_extra={"parameters": NAMES},
     )
     router.add_api_route(
         "/v1/accuracy/{store}/{product:path}",
         get_accuracy,
         responses={200: {"model": schemas.SeriesAccuracy}, **documented(404)},
-        openapi_extra={"parameters": names},
+        openapi_extra={"parameters": NAMES},
     )
     return router
 
@@ -273,13 +273,3 @@ def parameters(horizons: int) -> list[dict[str, Any]]:
             "schema": {"type": "string", "pattern": r"^[0-9]+\.\.[0-9]+$"},
         },
     ]  # fmt: skip
-
-
-def _path_parameter(name: str, example: str) -> dict[str, Any]:
-    return {
-        "name": name,
-        "in": "path",
-        "required": True,
-        "schema": {"type": "string", "minLength": 1, "maxLength": 128},
-        "example": example,
-    }

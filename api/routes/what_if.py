@@ -7,11 +7,11 @@ from typing import Annotated, Any
 import numpy as np
 import numpy.typing as npt
 from anyio.to_thread import run_sync
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
-from api.asked import DEFAULT_HORIZON, check, short, unknown_series
+from api.asked import DEFAULT_HORIZON, NAMES, check, named, short, unknown_series
 from api.context import Context, answer, documented
 from api.planning import known_covariate
 from api.problems import Problem, invalid
@@ -131,14 +131,14 @@ def routes(context: Context) -> APIRouter:
         "/v1/explain/{store}/{product:path}",
         response_model=Explanation,
         responses=documented(404, 422, 503),
+        openapi_extra={"parameters": NAMES},
     )
     async def explain(
-        store: str,
-        product: str,
+        request: Request,
         horizon: int = Query(1, ge=1, le=settings.horizons, description="Which bucket ahead"),
     ) -> Response:
         """Split a forecast into parts, and into experts, that add up to it."""
-        view, row = await _find(context, store, product)
+        view, row = await _find(context, *named(request.scope["raw_path"], b"/v1/explain/"))
         return answer(await run_sync(_explain, context, horizon, view, row))
 
     return router

@@ -124,6 +124,19 @@ def test_an_unknown_series_comes_with_near_ones(client: httpx.Client) -> None:
     assert problem(client.get("/v1/history/101/pear"), 404, "store")["near"][0] == "100/pear"
 
 
+@pytest.mark.parametrize("prefix", ["forecasts", "history", "explain", "diff"])
+def test_a_store_with_a_slash_is_found_wherever_a_series_is_named(
+    client: httpx.Client, prefix: str
+) -> None:
+    store = quote("Nord/Süd 50%", safe="")
+    found = problem(client.get(f"/v1/{prefix}/{store}/appel"), 404, "product")
+    assert found["detail"] == "store `Nord/Süd 50%` has no product `appel`"
+
+
+def test_a_store_alone_is_asked_for_its_product(client: httpx.Client) -> None:
+    assert "name a product" in problem(client.get("/v1/forecasts/100"), 404, "product")["remedy"]
+
+
 def test_a_batch_has_the_numbers_of_single_answers(client: httpx.Client) -> None:
     asked = [["100", "pear"], ["Nord/Süd 50%", "apple"], ["no", "such"], ["100", "apple"]]
     body = {"series": asked, "horizon": 3, "quantiles": [0.25, 0.75]}
@@ -428,7 +441,7 @@ def test_an_operation_by_http_and_its_trail(tmp_path: Path) -> None:
     old = [deployment.publish(p, 5, seed=1) for p in (0, 1)]
     new = [deployment.publish(p, 9, seed=2) for p in (0, 1)]
     with running(deployment.app()) as client:
-        asked = WRITE | {"snapshots": old, "id": "op-1"}
+        asked = WRITE | {"snapshots": old, "id": "op/1"}
         dry = client.post("/v1/operations", json=asked | {"dry_run": True}).json()
         assert (dry["dry_run"], dry["cut"]) == (True, {"0": old[0], "1": old[1]})
         assert client.get("/v1/operations").json() == {"items": []}
@@ -439,7 +452,7 @@ def test_an_operation_by_http_and_its_trail(tmp_path: Path) -> None:
 
         def snapshots() -> list[str]:
             rows = client.get("/v1/status").json()["partitions"]
-            return [row["snapshot"] for row in rows if row["frozen_by"] == "op-1"]
+            return [row["snapshot"] for row in rows if row["frozen_by"] == "op/1"]
 
         until(lambda: snapshots() == old)
         assert client.get(f"/v1/forecasts/{_key(deployment, 0)}").json()["frozen"] is True
@@ -456,8 +469,8 @@ def test_an_operation_by_http_and_its_trail(tmp_path: Path) -> None:
         )
         assert (back.status_code, back.json()["state"]) == (202, "pending")
         trail = client.get("/v1/operations").json()["items"]
-        assert [one["id"] for one in trail] == [back.json()["id"], resumed["id"], "op-1"]
-        assert client.get("/v1/operations/op-1").json() == trail[-1]
+        assert [one["id"] for one in trail] == [back.json()["id"], resumed["id"], "op/1"]
+        assert client.get("/v1/operations/op%2F1").json() == trail[-1]
         problem(client.get("/v1/operations/none"), 404, "id")
     deployment.close()
 
