@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from typing import Any
 
+import msgspec
 from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import Response
 
@@ -136,7 +137,12 @@ def _carry_out(
     )
     # 1.
     entry = context.control.note(
-        Asked(kind=body.action, who=body.who, reason=body.reason, id=body.id), about=which
+        Asked(kind=body.action, who=body.who, reason=body.reason, id=body.id),
+        about=which,
+        letters=msgspec.json.encode(
+            (sorted(body.receipts), body.refused_for, body.source, body.rename, body.set),
+            order="sorted",
+        ),
     )
     # 2.
     receipts = []

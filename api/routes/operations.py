@@ -47,6 +47,9 @@ def routes(context: Context) -> APIRouter:
             admit_late=body.admit_late, readmits=body.readmits, model=body.model,
         )  # fmt: skip
         if body.dry_run:
+            known = control.known(asked)
+            if known is not None:
+                return answer(shown(known) | {"dry_run": True})
             operation = control.plan(asked)
             planned = item(Entry(operation=operation, offset=-1), dry_run=True)
             return answer({**planned, "preview": _preview(context, operation)})

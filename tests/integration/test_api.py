@@ -448,6 +448,10 @@ def test_an_operation_by_http_and_its_trail(tmp_path: Path) -> None:
         done = client.post("/v1/operations", json=asked)
         assert (done.status_code, done.json()["state"]) == (200, "applied")
         assert client.post("/v1/operations", json=asked).json() == done.json()
+        again = client.post("/v1/operations", json=asked | {"dry_run": True}).json()
+        assert again == done.json() | {"dry_run": True}
+        other = asked | {"dry_run": True, "reason": "else"}
+        problem(client.post("/v1/operations", json=other), 409, "id")
         problem(client.post("/v1/operations", json=asked | {"who": "eve"}), 409, "id")
 
         def snapshots() -> list[str]:
