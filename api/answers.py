@@ -34,15 +34,13 @@ def spread(serving: Serving, levels: Levels) -> Floats:
     Shape (H, CLASSES, 2 + len(levels)): dispersion, then normal scores, the median's first.
     """
     wanted = np.asarray((0.5, *levels))
-    dispersion, z = serving.tables.dispersion, intervals.scores_at(serving.tables, wanted)
-    scored = np.concatenate([dispersion[..., None], z], axis=2)
-    horizons = np.arange(1, len(serving.mean) + 1)
-    at = np.interp(horizons, serving.scored, np.arange(len(serving.scored)))
-    low = at.astype(np.intp)
-    high = np.minimum(low + 1, len(serving.scored) - 1)
-    share = (at - low)[:, None, None]
-    mixed: Floats = (1 - share) * scored[low] + share * scored[high]
-    return mixed
+    out = np.empty((len(serving.mean), intervals.CLASSES, 1 + len(wanted)))
+    for step in range(len(out)):
+        # Mixed first, then inverted, as totals of one step are.
+        tables = intervals.horizon_tables(serving.tables, serving.scored, step + 1)
+        out[step, :, 0] = tables.dispersion
+        out[step, :, 1:] = intervals.scores_at(tables, wanted)
+    return out
 
 
 class Columns(NamedTuple):
