@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
-from api.schemas import ShortName, Text
+from api.schemas import ShortName, Text, Word
 from learner.operations import Kind
 from learner.replay import MAX_OFFSET
 
@@ -54,7 +54,7 @@ class OperationRequest(BaseModel):
     reason: Text
     who: Text
     id: ShortName | None = Field(None, description="Repeat it to repeat the request safely")
-    snapshots: list[str] = Field([], max_length=10_000, description="Ids, one a partition")
+    snapshots: list[Word] = Field([], max_length=10_000, description="Ids, one a partition")
     to: AwareDatetime | None = Field(None, description="The newest snapshots up to this event time")
     replay: bool = Field(False, description="Roll back facts too, and learn again what came after")
     exclude: Exclude | None = Field(None, description="What a replay or quarantine passes over")
@@ -278,10 +278,10 @@ class LettersRequest(BaseModel):
     reason: Text
     who: Text
     id: ShortName | None = Field(None, description="Of the operation, in the trail")
-    receipts: list[str] = Field([], max_length=10_000)
-    refused_for: str | None = Field(None, description="Those kept aside for this reason")
-    source: str | None = None
-    rename: dict[str, str] = Field({}, description="Fields to rename, old: new")
+    receipts: list[Word] = Field([], max_length=10_000)
+    refused_for: Word | None = Field(None, description="Those kept aside for this reason")
+    source: Word | None = None
+    rename: dict[Word, Word] = Field({}, description="Fields to rename, old: new")
     set: dict[str, Any] = Field({}, description="Values to set, after renaming")
     dry_run: bool = False
 

@@ -55,7 +55,14 @@ class Problem(Exception):
             "near": None if near is None else list(near),
             **(more or {}),
         }
-        self.members = {name: value for name, value in members.items() if value is not None}
+        self.members = {
+            # What a client sent may hold halves of surrogate pairs, which UTF-8 has no bytes for.
+            name: value.encode("utf-8", "backslashreplace").decode()
+            if isinstance(value, str)
+            else value
+            for name, value in members.items()
+            if value is not None
+        }
 
 
 def invalid(field: str, detail: str, remedy: str) -> Problem:

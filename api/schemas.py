@@ -22,6 +22,8 @@ PROBLEMS = {
 }
 
 ShortName = Annotated[str, StringConstraints(min_length=1, max_length=128)]
+#: Any word that is written as UTF-8: half a surrogate pair is none.
+Word = Annotated[str, StringConstraints(max_length=1000)]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=1000)]
 
 

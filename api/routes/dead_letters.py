@@ -66,6 +66,7 @@ def routes(context: Context) -> APIRouter:
         What is still refused stays a letter. An item sent again is a new one of the log: it is
         counted as such, the letter as refused, as before.
         """
+        _check_values(body.set)
         chosen = _chosen(context, body)
         rule = Rule(rename=body.rename, set=body.set)
         if body.action == "discard" and (rule.rename or rule.set):
@@ -115,6 +116,22 @@ def routes(context: Context) -> APIRouter:
         responses={200: {"model": schemas.LettersDone}, **documented(401, 404, 409, 422, 503)},
     )
     return router
+
+
+def _check_values(values: dict[str, Any]) -> None:
+    """Refuse values that no event can hold, such as half a surrogate pair.
+
+    Raises
+    ------
+    Problem
+    """
+    try:
+        msgspec.json.encode(values)
+    except (UnicodeError, RecursionError) as error:
+        raise invalid(
+            "set", f"a value cannot be written as JSON: {error}"[:200],
+            "give text that is UTF-8, nested no deeper than an event may be",
+        ) from None  # fmt: skip
 
 
 def _carry_out(

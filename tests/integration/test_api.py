@@ -33,6 +33,7 @@ SALE: dict[str, Any] = {
 }  # fmt: skip
 NDJSON = {"Content-Type": "application/x-ndjson"}
 WRITE = {"kind": "freeze", "who": "ada", "reason": "test"}
+LETTERS = {"action": "resend", "who": "ada", "reason": "test", "refused_for": "malformed"}
 REPLAY = WRITE | {"kind": "rollback", "to": "2025-03-05T00:00:00Z", "replay": True}
 
 
@@ -502,6 +503,26 @@ def test_a_bad_operation_names_its_field(client: httpx.Client, body: Any, field:
     problem(answer, 404 if field == "snapshots" else 422, field)
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "body", "field"),
+    [
+        ("POST", "/v1/operations", WRITE | {"snapshots": ["\ud800"]}, "snapshots.0"),
+        ("POST", "/v1/operations", WRITE | {"\ud800": 1}, "body"),
+        ("POST", "/v1/dead-letters", LETTERS | {"set": {"x": ["\ud800"]}}, "set"),
+        ("POST", "/v1/dead-letters", LETTERS | {"rename": {"a": "\ud800"}}, "rename.a"),
+        ("POST", "/v1/dead-letters", LETTERS | {"receipts": ["\ud800"]}, "receipts.0"),
+        ("GET", f"/v1/excluded?after=1-{10**30}-1", None, "after"),
+        ("GET", f"/v1/excluded?after=1-{'1' * 5000}-1", None, "after"),
+    ],
+)
+def test_what_no_text_or_number_holds_is_refused_by_field(
+    client: httpx.Client, method: str, path: str, body: Any, field: str
+) -> None:
+    headers = {"Content-Type": "application/json"}
+    content = None if body is None else json.dumps(body)
+    problem(client.request(method, path, content=content, headers=headers), 422, field)
+
+
 def test_snapshots_are_listed_newest_first_and_shown_whole(
     client: httpx.Client, deployment: Deployment
 ) -> None:
@@ -720,9 +741,12 @@ def test_news_of_snapshots_come_as_they_are_swapped_in_and_what_was_missed_first
         with client.stream("GET", "/v1/updates", headers={"Last-Event-ID": first["id"]}) as stream:
             missed = _events(stream.iter_lines(), 2)
         assert {one["snapshot"] for one in missed} == {two, three}
-        with client.stream("GET", "/v1/updates", headers={"Last-Event-ID": "other-9"}) as stream:
-            present = _events(stream.iter_lines(), 2)
-        assert {one["snapshot"] for one in present} == {two, three}
+        boot = first["id"].partition("-")[0]
+        for strange in ("other-9", f"{boot}-{'9' * 5000}"):
+            headers = {"Last-Event-ID": strange}
+            with client.stream("GET", "/v1/updates", headers=headers) as stream:
+                present = _events(stream.iter_lines(), 2)
+            assert {one["snapshot"] for one in present} == {two, three}
     deployment.close()
 
 
