@@ -175,12 +175,20 @@ def moment(field: str, text: str) -> datetime:
 
 
 def named(raw_path: bytes, prefix: bytes) -> tuple[str, str]:
-    """Store and product of a path, either of which may hold any letter, ``%2F`` too."""
+    """Store and product of a path, either of which may hold any letter, ``%2F`` too.
+
+    Raises
+    ------
+    Problem
+        They are not UTF-8.
+    """
     store, _, product = raw_path.partition(prefix)[2].partition(b"/")
-    return (
-        unquote_to_bytes(store).decode("utf-8", "replace"),
-        unquote_to_bytes(product).decode("utf-8", "replace"),
-    )
+    try:
+        return unquote_to_bytes(store).decode(), unquote_to_bytes(product).decode()
+    except UnicodeDecodeError:
+        raise invalid(
+            "path", "the path is not UTF-8", "quote each name of it as UTF-8, such as S%C3%BCd"
+        ) from None
 
 
 def unknown_series(index: Index, store: str, product: str) -> Problem:

@@ -116,6 +116,11 @@ def response(problem: Problem) -> Response:
 
 def _of_http(error: HTTPException) -> Problem:
     """The problem that an error of the router is."""
+    if error.status_code == 400:  # FastAPI's own, of a body that Python cannot read as JSON
+        return invalid(
+            "body", "the body is no JSON that can be read: not UTF-8, or nested too deeply",
+            "send a JSON object in UTF-8, with the header Content-Type: application/json",
+        )  # fmt: skip
     title = HTTPStatus(error.status_code).phrase
     remedies = {
         404: "see /docs for the paths there are",

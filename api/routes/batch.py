@@ -15,6 +15,7 @@ from starlette.responses import Response
 from api import answers, column_schemas, numbers, sums
 from api.asked import Asked, check, short
 from api.context import Context, Plain, documented
+from api.edge import only
 from api.problems import Problem, invalid
 from api.replica import State, View
 
@@ -49,6 +50,7 @@ def routes(context: Context) -> APIRouter:
 
     async def batch(request: Request) -> Response:
         """Forecast up to 100,000 series at once, as columns; a group an origin."""
+        only(request.scope["query_string"], frozenset())
         body = await request.body()
         async with batches:
             whole = await run_sync(_forecast_many, context, body)

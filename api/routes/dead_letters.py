@@ -16,8 +16,9 @@ from api.context import Context, answer, documented
 from api.cuts import Request as Asked
 from api.mending import Rule, mend
 from api.problems import Problem, invalid
+from api.search import close_names
 from stream.dead_letters import Why
-from stream.event import Refusal
+from stream.event import REASONS, Refusal
 
 #: Most letters of one action.
 MOST = 10_000
@@ -192,6 +193,12 @@ def _chosen(context: Context, body: schemas.LettersRequest) -> list[tuple[Place,
     if body.refused_for is None and body.source is None:
         raise invalid("receipts", "say which letters are meant",
                       "give `receipts`, `refused_for` or `source`")  # fmt: skip
+    if body.refused_for is not None and body.refused_for not in REASONS:
+        raise Problem(
+            422, "invalid", "Invalid request", f"nothing is refused for `{body.refused_for}`",
+            field="refused_for", remedy=f"give one of {', '.join(sorted(REASONS))}",
+            near=close_names(body.refused_for, sorted(REASONS)),
+        )  # fmt: skip
     found = [
         (place, why)
         for place, why in known.items()

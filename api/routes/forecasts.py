@@ -25,6 +25,7 @@ from api.asked import (
     unknown_series,
 )
 from api.context import Context, Plain, answer, documented
+from api.edge import only
 from api.problems import Problem
 from api.recompute import PREFIX, body
 from api.replica import Replica, View
@@ -38,6 +39,7 @@ MOST_HISTORY = 10_000
 _PAST_PREFIX = b"/v1/history/"
 _ACCURACY_PREFIX = b"/v1/accuracy/"
 _PATH = "/v1/forecasts/{store}/{product:path}"
+_PARAMETERS = frozenset(("horizon", "quantiles", "as_of", "point", "sum"))
 _STATUS = {MISSING: "missing", CENSORED: "censored"}
 
 
@@ -49,6 +51,7 @@ async def forecast(context: Context, raw_path: bytes, query: bytes) -> bytes:
     Problem
     """
     settings, replica = context.settings, context.replica
+    only(query, _PARAMETERS)
     asked = parse(query, settings.horizons)
     now = asked.as_of is None
     if asked.as_of is None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import msgspec
 from fastapi import APIRouter, Body, Depends, Path, Query, Request
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
 from api import planning
@@ -18,7 +18,7 @@ from api.context import Context, answer, documented
 from api.facts import Facts
 from api.planning import known, shadows
 from api.problems import Problem
-from api.schemas import ShortName
+from api.schemas import Flag, Moment, Number, ShortName
 from api.search import close_names
 from api.writing import SOURCE, append, judge
 from learner.plans import covered
@@ -27,7 +27,7 @@ from stream.event import MAX_COVARIATE, MAX_PRICE, Plan, time_us
 #: Highest revision that can be asked for, and highest one that there is: between them are those
 #: that a plan is given by itself.
 MAX_ASKED, MAX_REVISION = 10**9, 2**31
-Covariate = Annotated[float, Field(ge=-MAX_COVARIATE, le=MAX_COVARIATE, allow_inf_nan=False)]
+Covariate = Annotated[Number, Field(ge=-MAX_COVARIATE, le=MAX_COVARIATE, allow_inf_nan=False)]
 
 
 class PlanBody(BaseModel):
@@ -45,17 +45,21 @@ class PlanBody(BaseModel):
         },
     )  # fmt: skip
 
-    start: AwareDatetime
-    end: AwareDatetime = Field(description="The first moment after the plan")
+    start: Moment
+    end: Moment = Field(description="The first moment after the plan")
     store: ShortName = Field("*", description="A store, or * for all")
     product: ShortName | None = None
     category: ShortName | None = None
-    price: float | None = Field(None, ge=0, le=MAX_PRICE, description="About one product only")
-    promotion: float | None = Field(None, ge=0, le=1, description="Share in [0, 1]")
-    closed: bool | None = Field(None, description="Nothing is sold; false: open after all")
+    price: Number | None = Field(None, ge=0, le=MAX_PRICE, description="About one product only")
+    promotion: Number | None = Field(None, ge=0, le=1, description="Share in [0, 1]")
+    closed: Flag | None = Field(None, description="Nothing is sold; false: open after all")
     covariates: dict[ShortName, Covariate] | None = None
     revision: int | None = Field(
-        None, ge=0, le=MAX_ASKED, description="Must be above the last one; by default the next"
+        None,
+        ge=0,
+        le=MAX_ASKED,
+        strict=True,
+        description="Must be above the last one; by default the next",
     )
 
 

@@ -16,13 +16,13 @@ from api.context import Context, answer, documented
 from api.planning import known_covariate
 from api.problems import Problem, invalid
 from api.replica import View
-from api.schemas import ShortName
+from api.schemas import Flag, Number, ShortName
 from learner.forecaster import Wishes
 from stream.event import MAX_COVARIATE
 
 DECIMALS = 4
 
-Covariate = Annotated[float, Field(ge=-MAX_COVARIATE, le=MAX_COVARIATE, allow_inf_nan=False)]
+Covariate = Annotated[Number, Field(ge=-MAX_COVARIATE, le=MAX_COVARIATE, allow_inf_nan=False)]
 
 
 class WhatIf(BaseModel):
@@ -40,18 +40,18 @@ class WhatIf(BaseModel):
 
     store: ShortName
     product: ShortName
-    horizon: int | None = Field(None, ge=1, description="Buckets ahead; by default 14")
+    horizon: int | None = Field(None, ge=1, strict=True, description="Buckets ahead; by default 14")
     promotion: (
-        Annotated[float, Field(ge=0, le=1)]
-        | list[Annotated[float, Field(ge=0, le=1)] | None]
+        Annotated[Number, Field(ge=0, le=1)]
+        | list[Annotated[Number, Field(ge=0, le=1)] | None]
         | None
     ) = Field(None, description="Promotion in [0, 1]; null: as planned")
     price: (
-        Annotated[float, Field(gt=0, le=1e6)]
-        | list[Annotated[float, Field(gt=0, le=1e6)] | None]
+        Annotated[Number, Field(gt=0, le=1e6)]
+        | list[Annotated[Number, Field(gt=0, le=1e6)] | None]
         | None
     ) = Field(None, description="Price; null: as planned")
-    closed: bool | list[bool | None] | None = Field(None, description="Closed; null: as planned")
+    closed: Flag | list[Flag | None] | None = Field(None, description="Closed; null: as planned")
     covariates: dict[ShortName, Covariate | list[Covariate | None] | None] | None = Field(
         None, description="By the names of the setting `covariates`; null: as planned"
     )
@@ -212,7 +212,7 @@ def _suppose(
     supposed = (wishes.promotion, wishes.price, wishes.closed, *wishes.covariates.values())
     if not any(np.isfinite(one).any() for one in supposed):
         raise Problem(
-            422, "invalid-field", "Invalid field", "nothing is supposed", field="promotion",
+            422, "invalid", "Invalid request", "nothing is supposed", field="promotion",
             remedy="give `promotion`, `price`, `closed` or `covariates`: a value, or one a step",
         )  # fmt: skip
     if horizon > len(view.serving.mean):

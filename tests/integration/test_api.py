@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import re
@@ -34,6 +35,7 @@ SALE: dict[str, Any] = {
 NDJSON = {"Content-Type": "application/x-ndjson"}
 WRITE = {"kind": "freeze", "who": "ada", "reason": "test"}
 LETTERS = {"action": "resend", "who": "ada", "reason": "test", "refused_for": "malformed"}
+WHAT_IF = {"store": "100", "product": "apple"}
 REPLAY = WRITE | {"kind": "rollback", "to": "2025-03-05T00:00:00Z", "replay": True}
 
 
@@ -258,7 +260,8 @@ def test_quality_by_slice_names_its_values(client: httpx.Client) -> None:
     assert by_store == sorted(by_store, key=lambda row: -row["n"]), "the largest demand first"
     assert rows(slice="store", value=by_store[1]["value"]) == by_store[1:]
     assert rows(slice="volume_class")[0]["value"] == "under 0.1"
-    assert rows(model="no such", slice="store") == rows(horizon=7) == []
+    assert rows(horizon=7) == []  # it is scored, and nothing has come of it yet
+    problem(client.get("/v1/quality?slice=store&model=no such"), 422, "model")
     problem(client.get("/v1/quality?slice=till"), 422, "slice")
     problem(client.get("/v1/quality?value=1"), 422, "value")
 
@@ -521,6 +524,81 @@ def test_what_no_text_or_number_holds_is_refused_by_field(
     headers = {"Content-Type": "application/json"}
     content = None if body is None else json.dumps(body)
     problem(client.request(method, path, content=content, headers=headers), 422, field)
+
+
+@pytest.mark.parametrize(
+    ("path", "field", "near"),
+    [
+        ("/v1/forecasts/100/apple?horizn=1", "horizn", ["horizon"]),
+        ("/v1/forecasts/100/apple?horizon=1&horizon=2", "horizon", None),
+        ("/v1/forecasts?group_by=all&quantile=0.9", "quantile", ["quantiles"]),
+        ("/v1/series?store=100", "store", None),
+        ("/v1/series?limit=1&limit=2", "limit", None),
+        ("/v1/history/100/apple?limt=1", "limt", ["limit"]),
+        ("/v1/accuracy/100/apple?horizon=1", "horizon", None),
+        ("/v1/quality?horizon=5", "horizon", None),
+        ("/v1/quality?model=ensembl", "model", ["ensemble"]),
+        ("/v1/quality?slice=category&value=fod", "value", ["food"]),
+        ("/v1/status?verbose=1", "verbose", None),
+    ],
+)
+def test_a_parameter_that_nothing_comes_of_is_refused_by_name(
+    client: httpx.Client, path: str, field: str, near: list[str] | None
+) -> None:
+    found = problem(client.get(path), 422, field)
+    assert near is None or found["near"][:1] == near
+
+
+def test_probes_take_any_parameter_and_quantiles_may_be_repeated(client: httpx.Client) -> None:
+    assert client.get("/livez?x=1").status_code == client.get("/metrics?x=1").status_code == 200
+    found = client.get("/v1/forecasts/100/apple?horizon=1&quantiles=0.1&quantiles=0.9").json()
+    assert list(found["steps"][0]["quantiles"]) == ["0.1", "0.9"]
+
+
+WRITES = [
+    ("POST", "/v1/forecasts:what-if"), ("PUT", "/v1/plans/a"), ("PUT", "/v1/products/a"),
+    ("POST", "/v1/operations"), ("POST", "/v1/dead-letters"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("method", "path"), WRITES)
+def test_a_body_that_cannot_be_read_is_refused_with_what_to_send(
+    client: httpx.Client, method: str, path: str
+) -> None:
+    headers = {"Content-Type": "application/json"}
+    for body in (b"\xff", b'{"a": "\xff"}', b"[" * 100_000, gzip.compress(b"{}")):
+        answer = client.request(method, path, content=body, headers=headers)
+        assert "JSON" in problem(answer, 422, "body")["remedy"]
+    gzipped = headers | {"Content-Encoding": "gzip"}
+    answer = client.request(method, path, content=gzip.compress(b"{}"), headers=gzipped)
+    problem(answer, 415, "Content-Encoding")
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "field"),
+    [
+        ("/v1/operations", WRITE | {"to": 1795910400}, "to"),
+        ("/v1/operations", WRITE | {"to": "1795910400"}, "to"),
+        ("/v1/operations", WRITE | {"dry_run": "on"}, "dry_run"),
+        ("/v1/operations", REPLAY | {"replay": 1}, "replay"),
+        ("/v1/forecasts:what-if", WHAT_IF | {"price": True}, "price"),
+        ("/v1/forecasts:what-if", WHAT_IF | {"promotion": ["1"]}, "promotion"),
+        ("/v1/forecasts:what-if", WHAT_IF | {"horizon": "3", "price": 1}, "horizon"),
+        ("/v1/forecasts:what-if", WHAT_IF | {"covariates": {"rain": 1e10}}, "covariates.rain"),
+        ("/v1/forecasts:what-if", WHAT_IF | {"closed": "off"}, "closed"),
+    ],
+)
+def test_a_value_of_another_type_is_not_made_into_what_it_may_mean(
+    client: httpx.Client, path: str, body: Any, field: str
+) -> None:
+    problem(client.post(path, json=body), 422, field)
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/forecasts/100/%FF%FE", "/v1/products/%FF%FE", "/v1/history/%FF/apple"]
+)
+def test_a_path_that_is_not_utf8_names_nothing(client: httpx.Client, path: str) -> None:
+    problem(client.get(path), 422, "path")
 
 
 def test_snapshots_are_listed_newest_first_and_shown_whole(

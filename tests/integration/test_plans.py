@@ -296,6 +296,10 @@ def test_a_plan_is_told_what_stands_before_it_and_what_it_does_not_change(
         ({"covariates": {"rain": 1.1e9}}, 422, "covariates.rain"),
         ({"covariates": {"rain": -1e308}}, 422, "covariates.rain"),
         ({"withdrawn": True}, 422, "withdrawn"),
+        ({"start": 1795910400}, 422, "start"),
+        ({"promotion": True}, 422, "promotion"),
+        ({"closed": "off", "promotion": None}, 422, "closed"),
+        ({"revision": "3"}, 422, "revision"),
     ],
 )
 def test_a_bad_plan_is_refused_by_field_with_a_remedy_and_nothing_is_written(
