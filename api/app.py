@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from anyio.to_thread import run_sync
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi.openapi.utils import get_openapi
 from starlette.types import ASGIApp
 
@@ -19,6 +19,7 @@ from api.census import Censuses
 from api.context import Context, documented
 from api.control import Control
 from api.diff import Diffs
+from api.edge import Readable, known_query
 from api.excluded import Excluded
 from api.facts import FactReader
 from api.log_watch import INTERVAL_S, LogWatch
@@ -164,10 +165,11 @@ def create_app(
         models, operations, excluded, guard, letter_routes, status, shards,
     )  # fmt: skip
     for module in modules:
-        app.include_router(module.routes(context))
+        app.include_router(module.routes(context), dependencies=[Depends(known_query)])
     page.install(app)
     problems.install(app)
     app.add_middleware(problems.LimitBody, most_bytes=settings.max_body_bytes)
+    app.add_middleware(Readable)
     app.add_middleware(problems.LastResort)
     app.add_middleware(MeasureRequests, telemetry=telemetry)
     _document(app, bool(settings.api_key))
@@ -194,6 +196,8 @@ def _document(app: FastAPI, keyed: bool) -> None:
             # What FastAPI says of faulty parameters is not what is answered.
             for methods in found["paths"].values():
                 for operation in methods.values():
+                    if "requestBody" in operation:
+                        operation["responses"].setdefault("415", documented(415)[415])
                     if "HTTPValidationError" in str(operation["responses"].get("422")):
                         operation["responses"] |= {"422": documented(422)[422]}
             components["securitySchemes"] = {

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from datetime import datetime
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, unquote_to_bytes
 
 from api import answers
@@ -18,6 +18,14 @@ DEFAULT_LEVELS = (0.1, 0.5, 0.9)
 #: Bounds of quantile levels: the tails beyond were never measured.
 LOWEST, HIGHEST = 0.001, 0.999
 MOST_LEVELS = 50
+#: Path parameters that a route reads from the raw path, for OpenAPI: a name may hold ``%2F``.
+NAMES: list[dict[str, Any]] = [
+    {
+        "name": name, "in": "path", "required": True, "example": example,
+        "schema": {"type": "string", "minLength": 1, "maxLength": 128},
+    }
+    for name, example in (("store", "330"), ("product", "P-102"))
+]  # fmt: skip
 #: A blank where a plus sign of a zone's offset was, before it was decoded.
 _UNQUOTED = re.compile(r" (?=\d\d:?\d\d$)")
 
@@ -167,17 +175,27 @@ def moment(field: str, text: str) -> datetime:
 
 
 def named(raw_path: bytes, prefix: bytes) -> tuple[str, str]:
-    """Store and product of a path, either of which may hold any letter, ``%2F`` too."""
+    """Store and product of a path, either of which may hold any letter, ``%2F`` too.
+
+    Raises
+    ------
+    Problem
+        They are not UTF-8.
+    """
     store, _, product = raw_path.partition(prefix)[2].partition(b"/")
-    return (
-        unquote_to_bytes(store).decode("utf-8", "replace"),
-        unquote_to_bytes(product).decode("utf-8", "replace"),
-    )
+    try:
+        return unquote_to_bytes(store).decode(), unquote_to_bytes(product).decode()
+    except UnicodeDecodeError:
+        raise invalid(
+            "path", "the path is not UTF-8", "quote each name of it as UTF-8, such as S%C3%BCd"
+        ) from None
 
 
 def unknown_series(index: Index, store: str, product: str) -> Problem:
     """404 with what may have been meant; searches names, so not on the event loop."""
-    if any(key[0] == store for key in index.keys):
+    if not product:
+        detail, field = f"no product is named beside the store `{store}`", "product"
+    elif any(key[0] == store for key in index.keys):
         detail, field = f"store `{store}` has no product `{product}`", "product"
     else:
         detail, field = f"no store `{store}` is known", "store"
@@ -188,7 +206,9 @@ def unknown_series(index: Index, store: str, product: str) -> Problem:
         detail,
         field=field,
         remedy="choose one of `near`, or search with GET /v1/series?q=; a series is known "
-        "once a bucket with its first sale has closed",
+        "once a bucket with its first sale has closed"
+        if product
+        else "name a product after the store, such as 330/P-102; GET /v1/series?q= finds them",
         near=index.near(store, product),
     )
 

@@ -18,8 +18,8 @@ import msgspec
 
 from api.background import Trouble
 from api.catalog import Catalog
-from api.cuts import Cuts, Request
-from api.problems import Problem, invalid
+from api.cuts import Cuts, Request, check_fields
+from api.problems import Problem
 from api.promotion import Promotions
 from learner.operations import Entry, Operation, Outcome, decode_control, history, overruled
 from learner.replay import START
@@ -107,9 +107,9 @@ class Control:
         """
         with self._lock:
             # 1.
-            known = self.entries().get(request.id) if request.id else None
+            known = self.known(request)
             if known is not None:
-                return self._same(known, request)
+                return known
             # 2.
             operation = self.plan(request)
             # 3.
@@ -121,8 +121,26 @@ class Control:
             self._carry_out(entry)
             return self.entries()[operation.id]
 
-    def note(self, request: Request, about: str) -> Entry:
+    def known(self, request: Request) -> Entry | None:
+        """What became of the request already, if its id is known.
+
+        Raises
+        ------
+        Problem
+            The id names another operation.
+        LogUnavailable
+        """
+        with self._lock:
+            found = self.entries().get(request.id) if request.id else None
+            return None if found is None else self._same(found, request)
+
+    def note(self, request: Request, about: str, letters: bytes) -> Entry:
         """Write down what is done with dead letters; the caller does it.
+
+        Parameters
+        ----------
+        letters
+            Which letters were asked for, and how they are mended: equal for equal requests.
 
         Raises
         ------
@@ -142,8 +160,9 @@ class Control:
             )
             if operation.id not in self.entries():
                 value = msgspec.json.encode(operation)
-                self._log.append([LogEntry(0, None, value, ((REQUEST, _digest(request)),))])
-            return self._same(self.entries()[operation.id], request)
+                digest = _digest(request, letters)
+                self._log.append([LogEntry(0, None, value, ((REQUEST, digest),))])
+            return self._same(self.entries()[operation.id], request, letters)
 
     def plan(self, request: Request) -> Operation:
         """The operation a request comes to, checked; writes nothing.
@@ -152,10 +171,9 @@ class Control:
         ------
         Problem, StoreUnavailable
         """
+        check_fields(request)
         if request.kind == "promote":
             return self._promotion(request)
-        if request.model is not None:
-            raise invalid("model", "only a promotion is of a `model`", "leave `model` out")
         cut = self._cuts.choose(request, self.entries())
         if request.kind != "resume":
             for partition, snapshot in cut.items():
@@ -176,14 +194,7 @@ class Control:
 
     def _promotion(self, request: Request) -> Operation:
         """A promotion, if every gate lets it pass."""
-        if not request.model:
-            raise invalid("model", "say which model is to be champion", "name a challenger")
-        given = (request.snapshots, request.to, request.exclude, request.readmits, request.replay)
-        if any(given) or request.admit_late:
-            raise invalid(
-                "model", "a promotion is judged on each partition's head, and is of a model alone",
-                "give `model`, `who` and `reason` only",
-            )  # fmt: skip
+        assert request.model is not None
         judged = self._promotions.judge(request.model, self._catalog.pointers())
         return Operation(
             id=request.id or uuid.uuid4().hex,
@@ -216,12 +227,12 @@ class Control:
                     self._carry_out(entry)
             self._reconciled = True
 
-    def _same(self, entry: Entry, request: Request) -> Entry:
+    def _same(self, entry: Entry, request: Request, letters: bytes = b"") -> Entry:
         """The entry, if the request is the one that made it."""
         asked = self._asked.get(entry.offset, b"")
         operation = entry.operation
         same = (operation.kind, operation.who, operation.reason) == request[:3]
-        if same and (not asked or asked == _digest(request)):
+        if same and (not asked or asked == _digest(request, letters)):
             return entry
         raise Problem(
             409,
@@ -303,8 +314,8 @@ class Control:
         self._log.append([LogEntry(0, None, msgspec.json.encode(one)) for one in outcomes])
 
 
-def _digest(request: Request) -> bytes:
-    """Equal for equal requests; the id is not part of it."""
+def _digest(request: Request, letters: bytes = b"") -> bytes:
+    """Equal for equal requests; the id is not part of it. ``letters``: see ``Control.note``."""
     to_us = None if request.to is None else time_us(request.to)
     asked: list[object] = [
         request.kind, request.who, request.reason, sorted(request.snapshots), to_us
@@ -314,4 +325,4 @@ def _digest(request: Request) -> bytes:
         asked += more
     if request.model is not None:
         asked.append(request.model)
-    return hashlib.sha256(msgspec.json.encode(asked)).hexdigest().encode()
+    return hashlib.sha256(msgspec.json.encode(asked) + letters).hexdigest().encode()

@@ -36,6 +36,39 @@ class Request(NamedTuple):
     model: str | None = None
 
 
+#: What may be asked of each kind of operation, beside who, why and its id.
+FIELDS: Mapping[str, frozenset[str]] = {
+    "freeze": frozenset(("snapshots", "to")),
+    "resume": frozenset(("snapshots",)),
+    "rollback": frozenset(("snapshots", "to", "replay", "exclude", "admit_late")),
+    "quarantine": frozenset(("exclude",)),
+    "skip": frozenset(("exclude",)),
+    "readmit": frozenset(("readmits", "admit_late")),
+    "promote": frozenset(("model",)),
+}
+
+
+def check_fields(request: Request) -> None:
+    """Refuse what means nothing to the kind of operation, and what it cannot be without.
+
+    Raises
+    ------
+    Problem
+    """
+    allowed = FIELDS[request.kind]
+    for name in ("snapshots", "to", "replay", "exclude", "admit_late", "readmits", "model"):
+        if name not in allowed and getattr(request, name) not in (None, False, ()):
+            raise invalid(
+                name, f"a {request.kind} does nothing with `{name}`",
+                f"leave it out; a {request.kind} takes {', '.join(sorted(allowed))}",
+            )  # fmt: skip
+    if request.kind == "readmit" and not request.readmits:
+        raise invalid("readmits", "say what is to be readmitted",
+                      "give the id of an operation of GET /v1/excluded")  # fmt: skip
+    if request.kind == "promote" and not request.model:
+        raise invalid("model", "say which model is to be champion", "name a challenger")
+
+
 class Cuts:
     """Chooses cuts.
 
@@ -290,8 +323,6 @@ def _check(what: Exclusion) -> None:
 
 def _frozen(pointers: Mapping[int, Pointers], request: Request) -> dict[int, str]:
     """What a resume is about: partitions that are frozen, and on what."""
-    if request.to is not None:
-        raise invalid("to", "a resume goes to the head", "leave `to` out")
     frozen = {
         partition: one.active.snapshot
         for partition, one in pointers.items()

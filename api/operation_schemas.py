@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, NonNegativeInt
+from pydantic import BaseModel, ConfigDict, Field
 
-from api.schemas import ShortName, Text
+from api.schemas import Flag, Moment, ShortName, Text, Word
 from learner.operations import Kind
+from learner.replay import MAX_OFFSET
 
 OperationKind = Literal["freeze", "resume", "rollback", "quarantine", "readmit", "skip", "promote"]
+Offset = Annotated[int, Field(ge=0, le=MAX_OFFSET)]
 
 
 class Exclude(BaseModel):
@@ -21,12 +23,12 @@ class Exclude(BaseModel):
     stores: list[ShortName] = Field([], max_length=1000)
     products: list[ShortName] = Field([], max_length=1000)
     categories: list[ShortName] = Field([], max_length=1000)
-    since: AwareDatetime | None = Field(None, description="Event time from which on")
-    until: AwareDatetime | None = Field(None, description="Event time up to which, itself not")
-    offsets: dict[int, tuple[NonNegativeInt, NonNegativeInt]] = Field(
+    since: Moment | None = Field(None, description="Event time from which on")
+    until: Moment | None = Field(None, description="Event time up to which, itself not")
+    offsets: dict[Offset, tuple[Offset, Offset]] = Field(
         {}, description="Partition: first offset, and the one after the last"
     )
-    surplus: bool = Field(
+    surplus: Flag = Field(
         False, description="What remains is whole: buckets are not missing for it"
     )
 
@@ -52,18 +54,18 @@ class OperationRequest(BaseModel):
     reason: Text
     who: Text
     id: ShortName | None = Field(None, description="Repeat it to repeat the request safely")
-    snapshots: list[str] = Field([], max_length=10_000, description="Ids, one a partition")
-    to: AwareDatetime | None = Field(None, description="The newest snapshots up to this event time")
-    replay: bool = Field(False, description="Roll back facts too, and learn again what came after")
+    snapshots: list[Word] = Field([], max_length=10_000, description="Ids, one a partition")
+    to: Moment | None = Field(None, description="The newest snapshots up to this event time")
+    replay: Flag = Field(False, description="Roll back facts too, and learn again what came after")
     exclude: Exclude | None = Field(
         None, description="What a replay, quarantine or skip passes over"
     )
-    admit_late: bool = Field(False, description="Learn late items too, in a replay")
+    admit_late: Flag = Field(False, description="Learn late items too, in a replay")
     readmits: ShortName | None = Field(None, description="The operation whose exclusion to lift")
     model: str | None = Field(
         None, max_length=300, description="The challenger that a promotion lets be champion"
     )
-    dry_run: bool = Field(False, description="Only answer what would be done")
+    dry_run: Flag = Field(False, description="Only answer what would be done")
 
 
 class OutcomeItem(BaseModel):
@@ -278,12 +280,12 @@ class LettersRequest(BaseModel):
     reason: Text
     who: Text
     id: ShortName | None = Field(None, description="Of the operation, in the trail")
-    receipts: list[str] = Field([], max_length=10_000)
-    refused_for: str | None = Field(None, description="Those kept aside for this reason")
-    source: str | None = None
-    rename: dict[str, str] = Field({}, description="Fields to rename, old: new")
+    receipts: list[Word] = Field([], max_length=10_000)
+    refused_for: Word | None = Field(None, description="Those kept aside for this reason")
+    source: Word | None = None
+    rename: dict[Word, Word] = Field({}, description="Fields to rename, old: new")
     set: dict[str, Any] = Field({}, description="Values to set, after renaming")
-    dry_run: bool = False
+    dry_run: Flag = False
 
 
 class LettersDone(BaseModel):

@@ -55,7 +55,14 @@ class Problem(Exception):
             "near": None if near is None else list(near),
             **(more or {}),
         }
-        self.members = {name: value for name, value in members.items() if value is not None}
+        self.members: dict[str, Any] = {
+            # What a client sent may hold halves of surrogate pairs, which UTF-8 has no bytes for.
+            name: value.encode("utf-8", "backslashreplace").decode()
+            if isinstance(value, str)
+            else value
+            for name, value in members.items()
+            if value is not None
+        }
 
 
 def invalid(field: str, detail: str, remedy: str) -> Problem:
@@ -109,6 +116,11 @@ def response(problem: Problem) -> Response:
 
 def _of_http(error: HTTPException) -> Problem:
     """The problem that an error of the router is."""
+    if error.status_code == 400:  # FastAPI's own, of a body that Python cannot read as JSON
+        return invalid(
+            "body", "the body is no JSON that can be read: not UTF-8, or nested too deeply",
+            "send a JSON object in UTF-8, with the header Content-Type: application/json",
+        )  # fmt: skip
     title = HTTPStatus(error.status_code).phrase
     remedies = {
         404: "see /docs for the paths there are",

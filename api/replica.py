@@ -23,7 +23,7 @@ from learner.serving import Serving, bucket_times
 from learner.snapshot import Verifier
 from learner.store import Pointers, SnapshotStore
 from stream.buckets import Calendar
-from stream.errors import SalescastError
+from stream.errors import SalescastError, SnapshotMissing
 from stream.event import FIRST_US
 from stream.settings import Settings
 
@@ -232,7 +232,8 @@ class Replica:
 
         1. Read all pointers. 2. Load what is active and not loaded yet. 3. Build what is
         computed once. 4. Swap. A partition that fails goes on as it was, and so do all that
-        were frozen by the same operation: a cut is switched to as a whole.
+        were frozen by the same operation: a cut is switched to as a whole. So does one that the
+        store no longer knows: somebody has emptied it.
         """
         # 1.
         try:
@@ -244,12 +245,18 @@ class Replica:
         # 2.
         waiting = set()
         before = self.state
-        up = True
+        lost = [p for p in self._loaded if p not in pointers or pointers[p].active is None]
+        for partition in lost:
+            self._trouble.on(f"partition {partition}", SnapshotMissing("its pointers are gone"))
+            pointers[partition] = before.pointers[partition]
+        up = not lost
         for partition, pointer in pointers.items():
             if pointer.active is None:
                 continue
             loaded = self._loaded.get(partition)
             if loaded is not None and loaded.serving.snapshot == pointer.active.snapshot:
+                if partition not in lost:
+                    self._trouble.off(f"partition {partition}")
                 continue
             try:
                 serving = self._load(

@@ -7,7 +7,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    Strict,
+    StringConstraints,
+)
 
 #: What a status means, wherever it is answered.
 PROBLEMS = {
@@ -22,7 +30,24 @@ PROBLEMS = {
 }
 
 ShortName = Annotated[str, StringConstraints(min_length=1, max_length=128)]
+#: Any word that is written as UTF-8: half a surrogate pair is none.
+Word = Annotated[str, StringConstraints(max_length=1000)]
+#: Taken as what they are: no text for a number, no number for yes or no, none for a time.
+Flag = Annotated[bool, Strict()]
+Number = Annotated[float, Strict()]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=1000)]
+
+
+def _written(value: object) -> object:
+    """A time as it must be written: pydantic would take a number, of seconds or of more."""
+    if isinstance(value, str) and value[4:5] != "-":
+        raise ValueError("give ISO 8601 with a zone, such as 2026-11-30T00:00:00+01:00")
+    if isinstance(value, (int, float)):
+        raise ValueError("a number is no time: give ISO 8601 with a zone")
+    return value
+
+
+Moment = Annotated[AwareDatetime, BeforeValidator(_written)]
 
 
 class Problem(BaseModel):

@@ -60,7 +60,10 @@ class Updates:
         boot, _, number = (last_event_id or "").partition("-")
         with self._lock:
             oldest = self._kept[0][0] if self._kept else 1
-            if boot != self.boot or not (number.isascii() and number.isdigit()):
+            # int() refuses thousands of digits.
+            if boot != self.boot or not (
+                number.isascii() and number.isdigit() and len(number) < 20
+            ):
                 return None
             return int(number) if oldest - 1 <= int(number) <= self._last else None
 

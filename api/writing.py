@@ -23,10 +23,7 @@ def judge(context: Context, event: AnyEvent) -> None:
     """
     found = ingest.judge(encode(event), context.clock() + context.settings.max_future_s)
     if isinstance(found, Refusal):
-        raise Problem(
-            422, "invalid", "Invalid request", found.detail, field=found.field or "body",
-            remedy=found.remedy,
-        )  # fmt: skip
+        raise _refused(found)
 
 
 def append(context: Context, events: Sequence[AnyEvent]) -> list[str]:
@@ -36,11 +33,17 @@ def append(context: Context, events: Sequence[AnyEvent]) -> list[str]:
 
     Raises
     ------
+    Problem
+        422: one of them would be refused; nothing was written.
     LogUnavailable
     """
     partitions = context.events.partitions
     latest_s = context.clock() + context.settings.max_future_s
     batches = [ingest.batch([encode(one)], partitions, latest_s) for one in events]
+    for batch in batches:
+        for item in batch.items:
+            if isinstance(item, Refusal):
+                raise _refused(item)
     entries = [entry for batch in batches for entry in batch.entries]
     offsets = context.events.append(entries)
     context.telemetry.ingested(len(events), 0)
@@ -49,3 +52,11 @@ def append(context: Context, events: Sequence[AnyEvent]) -> list[str]:
         f"{entry.partition}-{offset}-0"
         for entry, offset in zip(entries[-last:], offsets[-last:], strict=True)
     ]
+
+
+def _refused(found: Refusal) -> Problem:
+    """422 of an event that the fold would refuse."""
+    return Problem(
+        422, "invalid", "Invalid request", found.detail, field=found.field or "body",
+        remedy=found.remedy,
+    )  # fmt: skip

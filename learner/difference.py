@@ -17,7 +17,7 @@ import numpy as np
 
 from learner.features import features
 from learner.forecaster import Forecaster
-from learner.levels import levels, overall_level
+from learner.levels import levels, short_level
 from learner.models import Model
 from learner.panel import Panel
 from learner.plans import Plans
@@ -100,7 +100,7 @@ def _mean(
     part = panel.part(rows)
     if plans is not None:
         part.plans = plans.apart()
-    at = levels(part, origin, overall_level(panel, origin))
+    at = levels(part, origin, short_level(panel, origin)[rows])
     batch = features(part, origin, target - origin, known=known, at=at).take(rows == row)
     if batch.closed[0]:
         return 0.0

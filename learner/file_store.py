@@ -119,11 +119,13 @@ class FileStore:
     def snapshots(self, partition: int) -> list[str]:
         """Ids of the manifests kept, in the order they were put."""
         with self._access():
+            self._chunks.stat()  # a folder that is gone is no empty one
             return list(_manifests(self._partition(partition)))
 
     def partitions(self) -> list[int]:
         """Partitions that have pointers, ascending."""
         with self._access():
+            self._chunks.stat()
             found = (_PARTITION.fullmatch(path.parent.name) for path in
                      self._root.glob("p*/pointers.json"))  # fmt: skip
             return sorted(int(match[1]) for match in found if match)

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from learner.ensemble import Ensemble
 from learner.features import BASE, Batch, features
-from learner.levels import Levels, levels, overall_level
+from learner.levels import Levels, levels, short_level
 from learner.models import Model, Ratio, Simple
 from learner.panel import Panel
 from stream.settings import HOLIDAYS
@@ -87,7 +87,7 @@ class Forecaster:
         self.model = model
         self.known_as = np.arange(panel.size) if known_as is None else known_as
         self.origin = panel.last
-        self._overall = overall_level(panel, panel.last)
+        self._short = short_level(panel, panel.last)
         self._part = lru_cache(maxsize=64)(self._category)
 
     def _category(self, code: int) -> tuple[npt.NDArray[np.intp], Panel, Levels]:
@@ -96,7 +96,7 @@ class Forecaster:
         before = np.asarray(self.panel.column("replaced"))[rows]
         rows = np.union1d(rows, before[before >= 0]).astype(np.intp)
         part = self.panel.part(rows)
-        return rows, part, levels(part, self.origin, self._overall)
+        return rows, part, levels(part, self.origin, self._short[rows])
 
     def _batch(self, row: int, horizon: int, wish: Mapping[str, float]) -> Batch:
         rows, part, at = self._part(int(self.panel.column("category")[row]))
@@ -121,7 +121,7 @@ class Forecaster:
     def forecast_all(self) -> npt.NDArray[np.float32]:
         """Means of all series for all horizons, shape (H, S), in units."""
         mean = np.zeros((self.panel.settings.horizons, self.panel.size), np.float32)
-        at = levels(self.panel, self.origin, self._overall)
+        at = levels(self.panel, self.origin, self._short)
         for step in range(len(mean)):
             batch = features(self.panel, self.origin, step + 1, known=self.origin + 1, at=at)
             said = self.model.predict(replace(batch, rows=self.known_as))

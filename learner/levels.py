@@ -67,7 +67,7 @@ class Levels(NamedTuple):
 
 
 def levels(
-    panel: Panel, origin: int, overall: float | None = None, usual: Floats | None = None
+    panel: Panel, origin: int, short: Floats | None = None, usual: Floats | None = None
 ) -> Levels:
     """Levels of all series at the close of ``origin``.
 
@@ -75,15 +75,14 @@ def levels(
     ----------
     panel
         Facts; demand after ``origin`` is not looked at.
-    overall
-        ``overall_level`` of the whole panel where this one is a part of it.
+    short
+        Of the whole panel's ``short_level`` what is this one's, where it is a part of it.
     usual
         ``habits.level`` where it was worked out before; it serves all origins.
     """
     code = np.asarray(panel.column("category"))
-    short, seen = panel.level(origin, panel.short)
     long, seen_long = panel.level(origin, panel.long)
-    short = _shrunk(short, seen, panel, overall)
+    short = short_level(panel, origin) if short is None else short
     own = _prior(short, 1.0)
     long = np.where(seen_long > 0, (long * seen_long + own * short) / (seen_long + own), short)
     recent, seen_recent = panel.window(origin, max(panel.season, 2))
@@ -105,19 +104,15 @@ def levels(
     )
 
 
-def overall_level(panel: Panel, origin: int) -> float:
-    """Mean level of all series, each by what was seen of it, in units; 0: nothing was."""
-    level, seen = panel.level(origin, panel.short)
-    return float((level * seen).sum() / max(seen.sum(), 1e-9))
+def short_level(panel: Panel, origin: int) -> Floats:
+    """Level of the short window, drawn towards what is usual by as much as little was seen of it.
 
-
-def _shrunk(level: Floats, seen: Floats, panel: Panel, overall: float | None) -> Floats:
-    """Draw a level towards what is usual by as much as little was seen of it.
-
-    Usual is the level of the series that this one replaces, or the mean of its category.
+    Usual is the level of the series that this one replaces, or the mean of its category; how
+    strongly it draws is learned from all series, so of a part of a panel it would be another.
+    Shape (S,).
     """
-    if overall is None:
-        overall = float((level * seen).sum() / max(seen.sum(), 1e-9))
+    level, seen = panel.level(origin, panel.short)
+    overall = float((level * seen).sum() / max(seen.sum(), 1e-9))
     if overall <= 0:
         return level
     code, groups = np.asarray(panel.column("category")), len(panel.profiles)

@@ -113,11 +113,15 @@ def decode_control(value: bytes) -> Operation | Outcome:
 def history(records: Iterable[tuple[int, bytes]]) -> dict[str, Entry]:
     """Operations by id, in the control log's order, from its (offset, value) pairs.
 
-    The first record of an id counts; a repeated outcome of a partition does too.
+    The first record of an id counts; a repeated outcome of a partition does too. A record that is
+    none is passed over: its marker is refused, since no operation is known by its id.
     """
     entries: dict[str, Entry] = {}
     for offset, value in records:
-        item = decode_control(value)
+        try:
+            item = decode_control(value)
+        except msgspec.DecodeError:
+            continue
         if isinstance(item, Operation):
             entries.setdefault(item.id, Entry(operation=item, offset=offset))
         elif (entry := entries.get(item.operation)) is not None and item.partition not in {

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 
 #: Names the beginning of the log where a snapshot is named: the empty shard.
 START = "start"
-Offset = Annotated[int, Meta(ge=0)]
+#: What a snapshot can hold of an offset; logs do not reach it.
+MAX_OFFSET = 2**63 - 1
+Offset = Annotated[int, Meta(ge=0, le=MAX_OFFSET)]
 
 
 class Exclusion(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True,

@@ -7,6 +7,7 @@ import getpass
 import re
 import time
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import typer
 from rich.table import Table
@@ -278,7 +279,7 @@ def _operate(
         seen: Any = None
         while done["state"] == "pending" and not dry_run and time.monotonic() < until:
             time.sleep(0.2)
-            done = api.get(f"/v1/operations/{done['id']}")
+            done = api.get(f"/v1/operations/{quote(done['id'], safe='')}")
             if done["progress"] != seen:  # as long as a replay comes on, it is waited for
                 seen, until = done["progress"], time.monotonic() + WAIT_S
     if json:

@@ -49,7 +49,7 @@ class Child:
         out = None if self.log is None else self.log.open("ab")
         try:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", self.module, *self.arguments, "--leave-with-parent"],
+                [sys.executable, "-P", "-m", self.module, *self.arguments, "--leave-with-parent"],
                 stdin=subprocess.PIPE,
                 stdout=out,
                 stderr=subprocess.STDOUT if out is not None else None,

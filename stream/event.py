@@ -20,6 +20,8 @@ from msgspec import Meta
 MAX_QUANTITY = 1e6
 MAX_PRICE = 1e6
 MAX_REVENUE = 1e8
+#: Bound of covariates, in either direction: squares of them are summed.
+MAX_COVARIATE = 1e9
 #: Largest value of a record and largest number of items in it.
 MAX_RECORD_BYTES = 900_000
 MAX_ITEMS = 10_000

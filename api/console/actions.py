@@ -10,6 +10,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import quote
 
 from nicegui import app, ui
 
@@ -168,7 +169,7 @@ class Action:
 
     async def _look(self, operation: str, timer: ui.timer) -> None:
         try:
-            answer = await self._page.api.get(f"{OPERATIONS}/{operation}")
+            answer = await self._page.api.get(f"{OPERATIONS}/{quote(operation, safe='')}")
         except (ApiDown, ApiError):
             return  # asked again
         if answer["state"] != "pending" or not self.dialog.value:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from datetime import datetime
 from typing import Any
+from urllib.parse import quote
 
 from fastapi import FastAPI
 from nicegui import ui
@@ -106,7 +107,7 @@ class _Audit:
         )
 
     async def _load_one(self) -> Any:
-        return await self.page.api.get(f"/v1/operations/{self.page.query['id']}")
+        return await self.page.api.get(f"/v1/operations/{quote(self.page.query['id'], safe='')}")
 
     def _draw_one(self, one: dict[str, Any]) -> None:
         said = [

@@ -15,11 +15,14 @@ from starlette.responses import Response
 from api import answers, column_schemas, numbers, sums
 from api.asked import Asked, check, short
 from api.context import Context, Plain, documented
+from api.edge import only
 from api.problems import Problem, invalid
 from api.replica import State, View
 
 MOST_SERIES = 100_000
-#: Batches computed at once: each may take 100 MB.
+#: Most numbers of an answer, series times steps: 10 bytes each, and 8 while it is worked out.
+MOST_VALUES = 20_000_000
+#: Batches computed at once: each may take 400 MB.
 BATCHES = 2
 
 Rows = npt.NDArray[np.intp]
@@ -47,6 +50,7 @@ def routes(context: Context) -> APIRouter:
 
     async def batch(request: Request) -> Response:
         """Forecast up to 100,000 series at once, as columns; a group an origin."""
+        only(request.scope["query_string"], frozenset())
         body = await request.body()
         async with batches:
             whole = await run_sync(_forecast_many, context, body)
@@ -85,6 +89,7 @@ def _forecast_many(context: Context, body: bytes) -> bytes:
         raise invalid(
             "all", f"more than {MOST_SERIES} series in one call", "ask for one `store` at a time"
         )
+    _check_size(sum(map(len, rows.values())), asked)
     by_origin: dict[str, list[tuple[View, Rows]]] = {}
     for partition in sorted(rows):
         view = state.views[partition]
@@ -95,9 +100,24 @@ def _forecast_many(context: Context, body: bytes) -> bytes:
             raise short(reach, len(view.serving.mean))
         chosen = np.asarray(rows[partition], dtype=np.intp)
         by_origin.setdefault(view.origin, []).append((view, chosen))
-    groups = [_group(context, asked, members) for _, members in sorted(by_origin.items())]
-    tail = answers.encode(unknown)
-    return b'{"groups":[' + b",".join(groups) + b'],"unknown":' + tail + b"}"
+    pieces: list[bytes] = []
+    for _, members in sorted(by_origin.items()):
+        pieces += [b"," if pieces else b"", *_group(context, asked, members)]
+    # Joined once: an answer may have 200 MB.
+    return b"".join([b'{"groups":[', *pieces, b'],"unknown":', answers.encode(unknown), b"}"])
+
+
+def _check_size(series: int, asked: Asked) -> None:
+    """Refuse an answer that would not fit beside what is served."""
+    values = series * asked.horizon * (2 + len(asked.levels) + (asked.point is not None))
+    if values > MOST_VALUES:
+        raise invalid(
+            "series",
+            f"{series:,} `series`, a `horizon` of {asked.horizon} and {len(asked.levels)} "
+            f"`quantiles` make {values:,} numbers; one answer has at most {MOST_VALUES:,}",
+            "ask for fewer series at a time (`series`, or one `store`), a shorter `horizon` or "
+            "fewer `quantiles`",
+        )
 
 
 def _of_body(error: Exception) -> Problem:
@@ -150,8 +170,11 @@ def _group(
     context: Context,
     asked: Asked,
     members: list[tuple[View, Rows]],
-) -> bytes:
-    """One group's columns as JSON; partition after partition, each in the order asked for."""
+) -> list[bytes]:
+    """One group's columns as JSON, in pieces.
+
+    Partition after partition, each in the order asked for.
+    """
     replica = context.replica
     stores: list[str] = []
     products: list[str] = []
@@ -182,38 +205,32 @@ def _group(
             "stale": replica.stale(view, age_s),
             "age_s": age_s,
         }
-    if len(parts) == 1:
-        columns = parts[0]
-    else:
-        columns = answers.Columns(
-            *(np.concatenate(one, axis=-1) for one in zip(*parts, strict=True))
-        )
     times = members[0][0].times[: asked.horizon]
-    members_json = {
-        "start": answers.encode([start for start, _ in times]),
-        "end": answers.encode([end for _, end in times]),
-        "store": answers.encode(stores),
-        "product": answers.encode(products),
-        "partition": answers.encode(partition),
-        "mean": numbers.encode(columns.mean),
-        "median": numbers.encode(columns.median),
+    members_json: dict[str, list[bytes]] = {
+        "start": [answers.encode([start for start, _ in times])],
+        "end": [answers.encode([end for _, end in times])],
+        "store": [answers.encode(stores)],
+        "product": [answers.encode(products)],
+        "partition": [answers.encode(partition)],
+        "mean": _encode([one.mean for one in parts]),
+        "median": _encode([one.median for one in parts]),
         "quantiles": _object(
             {
-                name: numbers.encode(level)
-                for name, level in zip(asked.names, columns.quantiles, strict=True)
+                name: _encode([one.quantiles[level] for one in parts])
+                for level, name in enumerate(asked.names)
             }
         ),
-        "partitions": answers.encode(states),
+        "partitions": [answers.encode(states)],
     }
     if asked.point is not None:
-        members_json["point"] = numbers.encode(np.concatenate(points, axis=-1))
-        members_json["metric"] = answers.encode(answers.METRICS[asked.point])
+        members_json["point"] = _encode(points)
+        members_json["metric"] = [answers.encode(answers.METRICS[asked.point])]
     if asked.total is not None:
         members_json["sum"] = _totals(asked, members)
     return _object(members_json)
 
 
-def _totals(asked: Asked, members: list[tuple[View, Rows]]) -> bytes:
+def _totals(asked: Asked, members: list[tuple[View, Rows]]) -> list[bytes]:
     """The totals of one group's series as columns."""
     assert asked.total is not None
     first, last = asked.total
@@ -230,23 +247,33 @@ def _totals(asked: Asked, members: list[tuple[View, Rows]]) -> bytes:
     times = members[0][0].times
     return _object(
         {
-            "from": answers.encode(first),
-            "to": answers.encode(last),
-            "start": answers.encode(times[first - 1][0]),
-            "end": answers.encode(times[last - 1][1]),
-            "mean": numbers.encode(mean),
-            "median": numbers.encode(median),
+            "from": [answers.encode(first)],
+            "to": [answers.encode(last)],
+            "start": [answers.encode(times[first - 1][0])],
+            "end": [answers.encode(times[last - 1][1])],
+            "mean": [numbers.encode(mean)],
+            "median": [numbers.encode(median)],
             "quantiles": _object(
                 {
-                    name: numbers.encode(level)
+                    name: [numbers.encode(level)]
                     for name, level in zip(asked.names, quantiles, strict=True)
                 }
             ),
-            "sold": numbers.encode(np.where(known, sold, np.nan)),
+            "sold": [numbers.encode(np.where(known, sold, np.nan))],
         }
     )
 
 
-def _object(members: dict[str, bytes]) -> bytes:
-    """A JSON object of members that are encoded already."""
-    return b"{" + b",".join([b'"%b":%b' % (n.encode(), v) for n, v in members.items()]) + b"}"
+def _encode(parts: list[answers.Floats]) -> list[bytes]:
+    """Columns of several partitions, (H, n) each, as one array of JSON, a row a piece."""
+    rows = [numbers.encode(np.concatenate(row)) for row in zip(*parts, strict=True)]
+    pieces = [piece for row in rows for piece in (b",", row)]
+    return [b"[", *pieces[1:], b"]"]
+
+
+def _object(members: dict[str, list[bytes]]) -> list[bytes]:
+    """Pieces of a JSON object of members that are encoded already."""
+    pieces = [b"{"]
+    for at, (name, value) in enumerate(members.items()):
+        pieces += [b'%b"%b":' % (b"," if at else b"", name.encode()), *value]
+    return [*pieces, b"}"]

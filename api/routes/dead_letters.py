@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from typing import Any
 
+import msgspec
 from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import Response
 
@@ -15,8 +16,9 @@ from api.context import Context, answer, documented
 from api.cuts import Request as Asked
 from api.mending import Rule, mend
 from api.problems import Problem, invalid
+from api.search import close_names
 from stream.dead_letters import Why
-from stream.event import Refusal
+from stream.event import REASONS, Refusal
 
 #: Most letters of one action.
 MOST = 10_000
@@ -65,6 +67,7 @@ def routes(context: Context) -> APIRouter:
         What is still refused stays a letter. An item sent again is a new one of the log: it is
         counted as such, the letter as refused, as before.
         """
+        _check_values(body.set)
         chosen = _chosen(context, body)
         rule = Rule(rename=body.rename, set=body.set)
         if body.action == "discard" and (rule.rename or rule.set):
@@ -116,6 +119,22 @@ def routes(context: Context) -> APIRouter:
     return router
 
 
+def _check_values(values: dict[str, Any]) -> None:
+    """Refuse values that no event can hold, such as half a surrogate pair.
+
+    Raises
+    ------
+    Problem
+    """
+    try:
+        msgspec.json.encode(values)
+    except (UnicodeError, RecursionError) as error:
+        raise invalid(
+            "set", f"a value cannot be written as JSON: {error}"[:200],
+            "give text that is UTF-8, nested no deeper than an event may be",
+        ) from None  # fmt: skip
+
+
 def _carry_out(
     context: Context, body: schemas.LettersRequest, good: dict[Place, bytes], latest_s: float
 ) -> tuple[str, list[str]]:
@@ -136,7 +155,12 @@ def _carry_out(
     )
     # 1.
     entry = context.control.note(
-        Asked(kind=body.action, who=body.who, reason=body.reason, id=body.id), about=which
+        Asked(kind=body.action, who=body.who, reason=body.reason, id=body.id),
+        about=which,
+        letters=msgspec.json.encode(
+            (sorted(body.receipts), body.refused_for, body.source, body.rename, body.set),
+            order="sorted",
+        ),
     )
     # 2.
     receipts = []
@@ -169,6 +193,12 @@ def _chosen(context: Context, body: schemas.LettersRequest) -> list[tuple[Place,
     if body.refused_for is None and body.source is None:
         raise invalid("receipts", "say which letters are meant",
                       "give `receipts`, `refused_for` or `source`")  # fmt: skip
+    if body.refused_for is not None and body.refused_for not in REASONS:
+        raise Problem(
+            422, "invalid", "Invalid request", f"nothing is refused for `{body.refused_for}`",
+            field="refused_for", remedy=f"give one of {', '.join(sorted(REASONS))}",
+            near=close_names(body.refused_for, sorted(REASONS)),
+        )  # fmt: skip
     found = [
         (place, why)
         for place, why in known.items()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from anyio.to_thread import run_sync
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
-from api.asked import unknown_series
+from api.asked import NAMES, named, unknown_series
 from api.context import Context, answer, documented
 
 
@@ -102,10 +102,10 @@ def routes(context: Context) -> APIRouter:
     @router.get(
         "/v1/diff/{store}/{product:path}",
         responses={200: {"model": Diff}, **documented(404, 409, 422, 503)},
+        openapi_extra={"parameters": NAMES},
     )
     async def diff(
-        store: str,
-        product: str,
+        request: Request,
         earlier: str | None = Query(
             None, alias="from", max_length=300,
             description="A snapshot; default: the newest kept of which an earlier bucket was the "
@@ -124,6 +124,7 @@ def routes(context: Context) -> APIRouter:
         what changes step by step: later plans, facts known otherwise, each bucket closed since,
         then the later model.
         """
+        store, product = named(request.scope["raw_path"], b"/v1/diff/")
         found = context.replica.find(store, product)
         if found is None:
             raise await run_sync(unknown_series, context.replica.state.index, store, product)

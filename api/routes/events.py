@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from api import ingest, schemas
 from api.context import Context, Plain, answer, documented
+from api.edge import only
 from api.problems import Problem, invalid
 from stream.errors import LogUnavailable
 from stream.event import Refusal, decode
@@ -46,15 +47,10 @@ def routes(context: Context) -> APIRouter:
         Answered once what was accepted is durable. 207: some were refused; 422: all were.
         """
         context.guard(request)
+        only(request.scope["query_string"], frozenset(("brief",)))
         brief = request.query_params.get("brief", "").lower()
         if brief not in (*_TRUE, *_FALSE):
             raise invalid("brief", f"`brief` is {brief!r}", "give true or false")
-        if request.headers.get("content-encoding", "identity").lower() != "identity":
-            raise Problem(
-                415, "unsupported-encoding", "Compressed bodies are not taken",
-                "the body has a Content-Encoding", field="Content-Encoding",
-                remedy="send the body uncompressed",
-            )  # fmt: skip
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         body = await request.body()
         status, value = await run_sync(_take, context, body, kind in _NDJSON, brief in _TRUE)

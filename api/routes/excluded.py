@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from fastapi import APIRouter, Query
 from starlette.responses import Response
 
@@ -10,6 +12,9 @@ from api.context import Context, answer, documented
 from api.excluded import Item
 from api.problems import Problem, invalid
 from api.routes.operations import meaning
+
+#: No longer than a number of 64 bits.
+_PLACE = re.compile(r"(\d{1,6})-(\d{1,18})-(\d{1,6})", re.ASCII)
 
 
 def routes(context: Context) -> APIRouter:
@@ -85,9 +90,9 @@ def routes(context: Context) -> APIRouter:
 def _place(after: str | None) -> tuple[int, int, int]:
     if after is None:
         return (-1, 0, 0)
-    parts = after.split("-")
-    if len(parts) != 3 or not all(part.isdecimal() for part in parts):
+    match = _PLACE.fullmatch(after)
+    if match is None:
         raise invalid("after", f"`{after[:100]}` is no place in the log",
                       "give `next` of the page before")  # fmt: skip
-    partition, offset, item = map(int, parts)
+    partition, offset, item = map(int, match.groups())
     return partition, offset, item

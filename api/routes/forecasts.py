@@ -18,12 +18,14 @@ from api.asked import (
     HIGHEST,
     LOWEST,
     MOST_LEVELS,
+    NAMES,
     named,
     parse,
     short,
     unknown_series,
 )
 from api.context import Context, Plain, answer, documented
+from api.edge import only
 from api.problems import Problem
 from api.recompute import PREFIX, body
 from api.replica import Replica, View
@@ -37,6 +39,7 @@ MOST_HISTORY = 10_000
 _PAST_PREFIX = b"/v1/history/"
 _ACCURACY_PREFIX = b"/v1/accuracy/"
 _PATH = "/v1/forecasts/{store}/{product:path}"
+_PARAMETERS = frozenset(("horizon", "quantiles", "as_of", "point", "sum"))
 _STATUS = {MISSING: "missing", CENSORED: "censored"}
 
 
@@ -48,6 +51,7 @@ async def forecast(context: Context, raw_path: bytes, query: bytes) -> bytes:
     Problem
     """
     settings, replica = context.settings, context.replica
+    only(query, _PARAMETERS)
     asked = parse(query, settings.horizons)
     now = asked.as_of is None
     if asked.as_of is None:
@@ -210,7 +214,6 @@ def routes(context: Context) -> APIRouter:
             }
         )
 
-    names = [_path_parameter("store", "330"), _path_parameter("product", "P-102")]
     router.add_api_route(
         _PATH,
         get_forecast,
@@ -218,7 +221,7 @@ def routes(context: Context) -> APIRouter:
         responses={200: {"model": schemas.Forecast}, **documented(404, 422, 503)},
         openapi_extra={
             "parameters": [
-                *names,
+                *NAMES,
                 *parameters(horizons),
             ]
         },
@@ -227,13 +230,13 @@ def routes(context: Context) -> APIRouter:
         "/v1/history/{store}/{product:path}",
         history,
         responses={200: {"model": schemas.History}, **documented(404, 422)},
-        openapi_extra={"parameters": names},
+        openapi_extra={"parameters": NAMES},
     )
     router.add_api_route(
         "/v1/accuracy/{store}/{product:path}",
         get_accuracy,
         responses={200: {"model": schemas.SeriesAccuracy}, **documented(404)},
-        openapi_extra={"parameters": names},
+        openapi_extra={"parameters": NAMES},
     )
     return router
 
@@ -273,13 +276,3 @@ def parameters(horizons: int) -> list[dict[str, Any]]:
             "schema": {"type": "string", "pattern": r"^[0-9]+\.\.[0-9]+$"},
         },
     ]  # fmt: skip
-
-
-def _path_parameter(name: str, example: str) -> dict[str, Any]:
-    return {
-        "name": name,
-        "in": "path",
-        "required": True,
-        "schema": {"type": "string", "minLength": 1, "maxLength": 128},
-        "example": example,
-    }

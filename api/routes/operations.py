@@ -48,6 +48,9 @@ def routes(context: Context) -> APIRouter:
             admit_late=body.admit_late, readmits=body.readmits, model=body.model,
         )  # fmt: skip
         if body.dry_run:
+            known = control.known(asked)
+            if known is not None:
+                return answer(shown(known) | {"dry_run": True})
             operation = control.plan(asked)
             planned = item(Entry(operation=operation, offset=-1), dry_run=True)
             return answer({**planned, "preview": _preview(context, operation)})
@@ -89,7 +92,7 @@ def routes(context: Context) -> APIRouter:
         responses={200: {"model": schemas.Operations}, **documented(503)},
     )
     router.add_api_route(
-        "/v1/operations/{id}",
+        "/v1/operations/{id:path}",
         get_operation,
         responses={200: {"model": schemas.OperationItem}, **documented(404, 503)},
     )

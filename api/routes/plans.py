@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import msgspec
 from fastapi import APIRouter, Body, Depends, Path, Query, Request
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
 from api import planning
@@ -18,13 +18,16 @@ from api.context import Context, answer, documented
 from api.facts import Facts
 from api.planning import known, shadows
 from api.problems import Problem
-from api.schemas import ShortName
+from api.schemas import Flag, Moment, Number, ShortName
 from api.search import close_names
 from api.writing import SOURCE, append, judge
 from learner.plans import covered
-from stream.event import MAX_PRICE, Plan, time_us
+from stream.event import MAX_COVARIATE, MAX_PRICE, Plan, time_us
 
-Finite = Annotated[float, Field(allow_inf_nan=False)]
+#: Highest revision that can be asked for, and highest one that there is: between them are those
+#: that a plan is given by itself.
+MAX_ASKED, MAX_REVISION = 10**9, 2**31
+Covariate = Annotated[Number, Field(ge=-MAX_COVARIATE, le=MAX_COVARIATE, allow_inf_nan=False)]
 
 
 class PlanBody(BaseModel):
@@ -42,17 +45,21 @@ class PlanBody(BaseModel):
         },
     )  # fmt: skip
 
-    start: AwareDatetime
-    end: AwareDatetime = Field(description="The first moment after the plan")
+    start: Moment
+    end: Moment = Field(description="The first moment after the plan")
     store: ShortName = Field("*", description="A store, or * for all")
     product: ShortName | None = None
     category: ShortName | None = None
-    price: float | None = Field(None, ge=0, le=MAX_PRICE, description="About one product only")
-    promotion: float | None = Field(None, ge=0, le=1, description="Share in [0, 1]")
-    closed: bool | None = Field(None, description="Nothing is sold; false: open after all")
-    covariates: dict[ShortName, Finite] | None = None
+    price: Number | None = Field(None, ge=0, le=MAX_PRICE, description="About one product only")
+    promotion: Number | None = Field(None, ge=0, le=1, description="Share in [0, 1]")
+    closed: Flag | None = Field(None, description="Nothing is sold; false: open after all")
+    covariates: dict[ShortName, Covariate] | None = None
     revision: int | None = Field(
-        None, ge=0, le=2**31, description="Must be above the last one; by default the next"
+        None,
+        ge=0,
+        le=MAX_ASKED,
+        strict=True,
+        description="Must be above the last one; by default the next",
     )
 
 
@@ -144,7 +151,7 @@ def routes(context: Context) -> APIRouter:
     @router.delete(
         "/v1/plans/{id:path}",
         dependencies=[Depends(key)],
-        responses={200: {"model": PlanAnswer}, **documented(401, 404, 422, 503)},
+        responses={200: {"model": PlanAnswer}, **documented(401, 404, 409, 422, 503)},
     )
     def delete_plan(id: str = name, source: str = source) -> Response:
         """Withdraw a plan; the same id may be put again."""
@@ -249,7 +256,7 @@ class _Told:
             before, folded = self._find(facts, id, source)
             if before.withdrawn:
                 return self._answer(before, facts, folded) | {"unchanged": True}
-            event = _withdrawn(before, self._now(), before.revision + 1)
+            event = _withdrawn(before, self._now(), _next(before))
             judge(self._context, event)
             receipts = append(self._context, [event])
         return self._answer(event, facts, False) | {"unchanged": False, "receipts": receipts}
@@ -355,6 +362,24 @@ def _withdrawn(plan: Plan, time: datetime, revision: int) -> Plan:
     )  # fmt: skip
 
 
+def _next(before: Plan) -> int:
+    """The revision after a plan's last one.
+
+    Raises
+    ------
+    Problem
+        409: there is none.
+    """
+    if before.revision >= MAX_REVISION:
+        raise Problem(
+            409, "last-revision", "There is no later revision",
+            f"the plan is at {before.revision}, the highest revision there is", field="revision",
+            remedy="plan under another id; of plans alike the one with the highest (revision, id) "
+            "wins",
+        )  # fmt: skip
+    return before.revision + 1
+
+
 def _revised(before: Plan, wanted: Plan, revision: int | None) -> list[Plan]:
     """The next version of a plan, its old one withdrawn first if that was about another store.
 
@@ -363,7 +388,7 @@ def _revised(before: Plan, wanted: Plan, revision: int | None) -> list[Plan]:
     Raises
     ------
     Problem
-        409: the revision asked for is not above the last one.
+        409: the revision asked for is not above the last one, or there is none above it.
     """
     if revision is not None and revision <= before.revision:
         raise Problem(
@@ -373,8 +398,6 @@ def _revised(before: Plan, wanted: Plan, revision: int | None) -> list[Plan]:
             remedy=f"leave `revision` out, or give {before.revision + 1} or more, if what it says "
             "now is to be replaced",
         )  # fmt: skip
-    new = msgspec.structs.replace(
-        wanted, revision=before.revision + 1 if revision is None else revision
-    )
+    new = msgspec.structs.replace(wanted, revision=_next(before) if revision is None else revision)
     moved = before.store != new.store and new.store != "*" and not before.withdrawn
     return [_withdrawn(before, new.time, before.revision), new] if moved else [new]

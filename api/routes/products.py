@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import msgspec
 from fastapi import APIRouter, Body, Depends, Path, Query, Request
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
 from api.census import series_of
@@ -17,7 +17,7 @@ from api.facts import Facts
 from api.planning import known
 from api.problems import Problem, invalid
 from api.replica import iso
-from api.schemas import ShortName
+from api.schemas import Moment, Number, ShortName
 from api.search import close_names
 from api.writing import SOURCE, append, judge
 from learner.products import EVERYWHERE, Products
@@ -41,14 +41,14 @@ class ProductBody(BaseModel):
     )  # fmt: skip
 
     category: ShortName | None = None
-    unit_size: float | None = Field(
+    unit_size: Number | None = Field(
         None,
         gt=0,
         le=MAX_QUANTITY,
         description="Units of one item, such as 0.25 for quarters of a kilogram",
     )
-    listed: AwareDatetime | None = Field(None, description="On sale from here on")
-    delisted: AwareDatetime | None = Field(None, description="No longer on sale from here on")
+    listed: Moment | None = Field(None, description="On sale from here on")
+    delisted: Moment | None = Field(None, description="No longer on sale from here on")
     replaces: ShortName | None = Field(None, description="The product whose place it takes")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -12,7 +12,8 @@ from starlette.responses import Response
 
 from api import schemas
 from api.context import Context, answer, documented
-from api.problems import invalid
+from api.problems import Problem, invalid
+from api.search import close_names
 from learner.evaluation import SUMS, summary
 from learner.serving import Serving
 
@@ -83,6 +84,8 @@ def routes(context: Context) -> APIRouter:
             if value in (None, row.get("value")) and model in (None, row["model"])
             and horizon in (None, row["horizon"])
         ]  # fmt: skip
+        if servings and not rows:
+            _check_filters(servings, slice, value, model, horizon)
         return answer({"partitions": sorted(views), "slice": slice, "rows": rows})
 
     router.add_api_route(
@@ -96,6 +99,32 @@ def routes(context: Context) -> APIRouter:
         responses={200: {"model": schemas.Quality}, **documented(422)},
     )
     return router
+
+
+def _check_filters(
+    servings: Sequence[Serving], kind: str | None, value: str | None, model: str | None,
+    horizon: int | None,
+) -> None:  # fmt: skip
+    """Refuse a filter that nothing can match.
+
+    Raises
+    ------
+    Problem
+        422, with what there is.
+    """
+    there: dict[str, list[Any]] = {
+        "value": sorted({one for each in servings for one in each.slices[kind]}) if kind else [],
+        "model": sorted({one for each in servings for one in each.models}),
+        "horizon": sorted({one for each in servings for one in each.scored}),
+    }
+    for name, given in (("value", value), ("model", model), ("horizon", horizon)):
+        if given is not None and given not in there[name]:
+            known = ", ".join(map(str, there[name][:20]))
+            raise Problem(
+                422, "invalid", "Invalid request", f"nothing is scored for {name} `{given}`",
+                field=name, remedy=f"give one of {known}",
+                near=close_names(given, there[name]) if isinstance(given, str) else None,
+            )  # fmt: skip
 
 
 def pooled(servings: Iterable[Serving], kind: str | None) -> list[dict[str, Any]]:

@@ -7,22 +7,22 @@ from typing import Annotated, Any
 import numpy as np
 import numpy.typing as npt
 from anyio.to_thread import run_sync
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
-from api.asked import DEFAULT_HORIZON, check, short, unknown_series
+from api.asked import DEFAULT_HORIZON, NAMES, check, named, short, unknown_series
 from api.context import Context, answer, documented
 from api.planning import known_covariate
 from api.problems import Problem, invalid
 from api.replica import View
-from api.schemas import ShortName
+from api.schemas import Flag, Number, ShortName
 from learner.forecaster import Wishes
+from stream.event import MAX_COVARIATE
 
 DECIMALS = 4
 
-
-Finite = Annotated[float, Field(allow_inf_nan=False)]
+Covariate = Annotated[Number, Field(ge=-MAX_COVARIATE, le=MAX_COVARIATE, allow_inf_nan=False)]
 
 
 class WhatIf(BaseModel):
@@ -40,19 +40,19 @@ class WhatIf(BaseModel):
 
     store: ShortName
     product: ShortName
-    horizon: int | None = Field(None, ge=1, description="Buckets ahead; by default 14")
+    horizon: int | None = Field(None, ge=1, strict=True, description="Buckets ahead; by default 14")
     promotion: (
-        Annotated[float, Field(ge=0, le=1)]
-        | list[Annotated[float, Field(ge=0, le=1)] | None]
+        Annotated[Number, Field(ge=0, le=1)]
+        | list[Annotated[Number, Field(ge=0, le=1)] | None]
         | None
     ) = Field(None, description="Promotion in [0, 1]; null: as planned")
     price: (
-        Annotated[float, Field(gt=0, le=1e6)]
-        | list[Annotated[float, Field(gt=0, le=1e6)] | None]
+        Annotated[Number, Field(gt=0, le=1e6)]
+        | list[Annotated[Number, Field(gt=0, le=1e6)] | None]
         | None
     ) = Field(None, description="Price; null: as planned")
-    closed: bool | list[bool | None] | None = Field(None, description="Closed; null: as planned")
-    covariates: dict[ShortName, Finite | list[Finite | None] | None] | None = Field(
+    closed: Flag | list[Flag | None] | None = Field(None, description="Closed; null: as planned")
+    covariates: dict[ShortName, Covariate | list[Covariate | None] | None] | None = Field(
         None, description="By the names of the setting `covariates`; null: as planned"
     )
 
@@ -62,7 +62,10 @@ class Supposed(BaseModel):
 
     start: str
     end: str
-    base: float = Field(description="The mean as things are planned")
+    base: float = Field(
+        description="The model's mean as things are planned: of the whole bucket, whatever of it "
+        "is sold already, which the forecast of an open bucket takes in"
+    )
     mean: float = Field(description="The mean under what is supposed")
     baseline: float = Field(description="The mean without promotion, at the usual price")
     uplift: float = Field(description="What `mean` is above `baseline`")
@@ -128,14 +131,14 @@ def routes(context: Context) -> APIRouter:
         "/v1/explain/{store}/{product:path}",
         response_model=Explanation,
         responses=documented(404, 422, 503),
+        openapi_extra={"parameters": NAMES},
     )
     async def explain(
-        store: str,
-        product: str,
+        request: Request,
         horizon: int = Query(1, ge=1, le=settings.horizons, description="Which bucket ahead"),
     ) -> Response:
         """Split a forecast into parts, and into experts, that add up to it."""
-        view, row = await _find(context, store, product)
+        view, row = await _find(context, *named(request.scope["raw_path"], b"/v1/explain/"))
         return answer(await run_sync(_explain, context, horizon, view, row))
 
     return router
@@ -209,7 +212,7 @@ def _suppose(
     supposed = (wishes.promotion, wishes.price, wishes.closed, *wishes.covariates.values())
     if not any(np.isfinite(one).any() for one in supposed):
         raise Problem(
-            422, "invalid-field", "Invalid field", "nothing is supposed", field="promotion",
+            422, "invalid", "Invalid request", "nothing is supposed", field="promotion",
             remedy="give `promotion`, `price`, `closed` or `covariates`: a value, or one a step",
         )  # fmt: skip
     if horizon > len(view.serving.mean):

@@ -114,6 +114,9 @@ def test_a_folder_that_cannot_be_used_is_unavailable(tmp_path: Path) -> None:
         store.missing(["0" * 64])
     with pytest.raises(StoreUnavailable, match="gone"):
         store.pointers(0)
+    for listed in (store.partitions, lambda: store.snapshots(0)):
+        with pytest.raises(StoreUnavailable, match="gone"):
+            listed()
 
 
 def test_a_full_disk_is_unavailable_and_leaves_the_last_state(

@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from stream.event import Plan, Product, decode
+from api.problems import Problem
+from api.writing import append
+from stream.event import Plan, Product, decode, encode
 from stream.log import partition_of
 from tests.api_parts import ORIGIN, Deployment, context_of, keys_of, running, until
 from tests.integration.test_api import problem
@@ -149,6 +153,38 @@ def test_a_plan_that_moves_to_another_store_is_withdrawn_where_it_was(
     assert (read["store"], read["withdrawn"]) == (THERE, False)
 
 
+def test_a_plan_at_the_last_revision_there_is_stays_as_it_is(
+    client: httpx.Client, deployment: Deployment
+) -> None:
+    last = Plan(
+        id="last", source="erp", time=datetime.fromtimestamp(NOW_S, UTC), store=HERE,
+        product="apple", promotion=0.5, revision=2**31,
+        start=datetime(2025, 3, 5, tzinfo=UTC), end=datetime(2025, 3, 8, tzinfo=UTC),
+    )  # fmt: skip
+    sent = client.post("/v1/events", content=encode(last))
+    assert sent.status_code == 200, sent.text
+    before = deployment.events.end()
+    url = "/v1/plans/last?source=erp"
+    problem(client.put(url, json=WEEK | {"store": THERE}), 409, "revision")
+    problem(client.put(url, json=WEEK | {"store": HERE, "promotion": 0.6}), 409, "revision")
+    problem(client.delete(url), 409, "revision")
+    assert deployment.events.end() == before
+    assert client.get(url).json()["store"] == HERE
+
+
+def test_of_several_facts_one_that_is_refused_keeps_all_from_being_written(
+    deployment: Deployment,
+) -> None:
+    context = context_of(deployment.app(clock=lambda: NOW_S))
+    good = Product(id="p", source="api", time=datetime.fromtimestamp(NOW_S, UTC), product="kiwi")
+    bad = msgspec.structs.replace(good, product="")
+    before = deployment.events.end()
+    for facts in ([good, bad], [bad, good], [bad]):
+        with pytest.raises(Problem):
+            append(context, facts)
+    assert deployment.events.end() == before
+
+
 def test_plans_of_other_sources_are_told_apart_and_found(
     client: httpx.Client, deployment: Deployment
 ) -> None:
@@ -253,12 +289,18 @@ def test_a_plan_is_told_what_stands_before_it_and_what_it_does_not_change(
         ({"product": None, "price": 1}, 422, "price"),
         ({"closed": True}, 422, "closed"),
         ({"revision": -1}, 422, "revision"),
-        ({"revision": 2**31 + 1}, 422, "revision"),
+        ({"revision": 2**31}, 422, "revision"),
         ({"store": ""}, 422, "store"),
         ({"product": "x" * 129}, 422, "product"),
         ({"covariates": {"rain": "wet"}}, 422, "covariates.rain"),
         ({"covariates": {"rian": 1}}, 422, "covariates.rian"),
+        ({"covariates": {"rain": 1.1e9}}, 422, "covariates.rain"),
+        ({"covariates": {"rain": -1e308}}, 422, "covariates.rain"),
         ({"withdrawn": True}, 422, "withdrawn"),
+        ({"start": 1795910400}, 422, "start"),
+        ({"promotion": True}, 422, "promotion"),
+        ({"closed": "off", "promotion": None}, 422, "closed"),
+        ({"revision": "3"}, 422, "revision"),
     ],
 )
 def test_a_bad_plan_is_refused_by_field_with_a_remedy_and_nothing_is_written(

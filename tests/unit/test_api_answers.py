@@ -42,16 +42,16 @@ def plainly(
     known = min(horizons, len(serving.sold))
     mean[:known] = serving.remains[:known][:, rows]
     wanted = np.asarray((0.5, *levels))
-    # The table of quantiles is mixed as normal scores, so each horizon's own is the reference.
+    # Tables are mixed, and then inverted, as they are where forecasts are scored and summed.
     out = np.empty((len(wanted), *mean.shape))
     for step in range(horizons):
         place = float(np.interp(step + 1, serving.scored, np.arange(len(serving.scored))))
         low, share = int(place), place % 1
         high = min(low + 1, len(serving.scored) - 1)
-        z = [intervals.scores_at(serving.tables.at(one), wanted) for one in (low, high)]
-        dispersion = [serving.tables.dispersion[one] for one in (low, high)]
-        z_here = (1 - share) * z[0] + share * z[1]
-        dispersion_here = (1 - share) * dispersion[0] + share * dispersion[1]
+        dispersion_here, below = (
+            (1 - share) * one[low] + share * one[high] for one in serving.tables
+        )
+        z_here = intervals.scores_at(intervals.Tables(dispersion_here, below), wanted)
         for at, row in enumerate(rows.tolist()):
             grain, whole, factor = (float(one[row]) for one in serving.traits)
             if step < known:
@@ -185,3 +185,13 @@ def test_rows_of_numbers_keep_their_shape(values: list[float]) -> None:
     array = np.array([values, values[::-1]])
     found = json.loads(numbers.encode(array))
     np.testing.assert_allclose(found, array, rtol=0, atol=5.1e-5)
+
+
+def test_a_total_of_one_step_is_that_step(serving: Serving) -> None:
+    rows = np.arange(len(serving.stores))
+    found = answers.columns(serving, rows, len(serving.mean), answers.spread(serving, LEVELS))
+    for step in range(1, len(serving.mean) + 1):
+        total = serving.total(rows, step, step, LEVELS)
+        assert total.mean == pytest.approx(found.mean[step - 1])
+        assert total.median == pytest.approx(found.median[step - 1])
+        assert total.quantiles == pytest.approx(found.quantiles[:, step - 1])

@@ -15,6 +15,7 @@ from api.control import Control
 from api.cuts import Request
 from api.problems import Problem
 from learner.operations import GUARD, Operation, Outcome
+from learner.replay import Exclusion
 from stream.errors import LogUnavailable, StoreUnavailable
 from stream.event import Marker, decode
 from stream.log import Entry
@@ -146,6 +147,43 @@ def test_a_resume_of_nothing_and_a_rollback_to_nowhere_are_refused(
     control = control_of(deployment)
     assert refused(control, asked("resume")).status == 409
     assert refused(control, asked("rollback")).members["field"] == "to"
+
+
+@pytest.mark.parametrize(
+    ("kind", "more", "field"),
+    [
+        ("freeze", {"replay": True}, "replay"),
+        ("freeze", {"exclude": Exclusion(sources=("a",))}, "exclude"),
+        ("resume", {"to": datetime(2025, 3, 5, tzinfo=UTC)}, "to"),
+        ("resume", {"replay": True}, "replay"),
+        ("resume", {"admit_late": True}, "admit_late"),
+        ("quarantine", {"exclude": Exclusion(sources=("a",)), "replay": True}, "replay"),
+        ("quarantine", {"exclude": Exclusion(sources=("a",)), "snapshots": ("a",)}, "snapshots"),
+        ("readmit", {"readmits": "q1", "exclude": Exclusion(sources=("a",))}, "exclude"),
+        ("readmit", {}, "readmits"),
+        ("rollback", {"snapshots": ("a",), "readmits": "q1"}, "readmits"),
+        ("rollback", {"snapshots": ("a",), "exclude": Exclusion(sources=("a",))}, "exclude"),
+        ("rollback", {"snapshots": ("a",), "admit_late": True}, "admit_late"),
+    ],
+)
+def test_what_means_nothing_to_a_kind_of_operation_is_refused_by_name(
+    deployment: Deployment, snapshots: dict[int, list[str]], kind: str, more: Any, field: str
+) -> None:
+    control = control_of(deployment)
+    problem = refused(control, asked(kind, **more))
+    assert (problem.status, problem.members["field"]) == (422, field)
+    assert not control.entries()
+
+
+def test_letters_under_an_id_that_named_others_are_a_conflict(deployment: Deployment) -> None:
+    control = control_of(deployment)
+    request = asked("discard", id="d1")
+    first = control.note(request, about="1 letters", letters=b"those of till-1")
+    assert control.note(request, about="other words", letters=b"those of till-1") == first
+    with pytest.raises(Problem) as caught:
+        control.note(request, about="1 letters", letters=b"those of till-2")
+    assert caught.value.members["type"] == "/problems/id-conflict"
+    assert list(control.entries()) == ["d1"]
 
 
 def test_without_snapshots_every_operation_is_refused(deployment: Deployment) -> None:

@@ -99,11 +99,11 @@ def test_a_worse_challenger_is_refused_and_nothing_is_written(
         ("twin", {}, 409, "model"),
         ("river_plian", {}, 404, "model"),
         (None, {}, 422, "model"),
-        ("river_plain", {"snapshots": ("p0-l0-o1-00000000",)}, 422, "model"),
-        ("river_plain", {"to": datetime(2025, 1, 1, tzinfo=UTC)}, 422, "model"),
-        ("river_plain", {"replay": True}, 422, "model"),
-        ("river_plain", {"exclude": Exclusion(sources=("a",))}, 422, "model"),
-        ("river_plain", {"admit_late": True}, 422, "model"),
+        ("river_plain", {"snapshots": ("p0-l0-o1-00000000",)}, 422, "snapshots"),
+        ("river_plain", {"to": datetime(2025, 1, 1, tzinfo=UTC)}, 422, "to"),
+        ("river_plain", {"replay": True}, 422, "replay"),
+        ("river_plain", {"exclude": Exclusion(sources=("a",))}, 422, "exclude"),
+        ("river_plain", {"admit_late": True}, 422, "admit_late"),
     ],
 )
 def test_what_is_no_promotion_is_refused_with_what_to_do(

@@ -122,6 +122,28 @@ def test_a_store_that_is_down_leaves_what_is_served(deployment: Deployment) -> N
     assert replica.store_up
 
 
+def test_a_store_whose_folder_has_gone_or_is_empty_leaves_what_is_served(
+    deployment: Deployment,
+) -> None:
+    first = [deployment.publish(p, 5) for p in (0, 1)]
+    replica = replica_of(deployment)
+    replica.refresh()
+    folder = Path(deployment.settings.data_dir) / "snapshots"
+    aside = folder.rename(folder.with_name("aside"))
+    for there in (False, True):  # a mount that is lost leaves its place behind, or does not
+        if there:
+            (folder / "chunks").mkdir(parents=True)
+        assert not replica.refresh()
+        assert served(replica) == dict(enumerate(first))
+        assert not replica.store_up
+        assert replica.find("100", "apple") or replica.find("101", "apple")
+    (folder / "chunks").rmdir()
+    folder.rmdir()
+    aside.rename(folder)
+    assert not replica.refresh()
+    assert replica.store_up
+
+
 def test_a_cut_is_switched_to_as_a_whole(deployment: Deployment) -> None:
     old = [deployment.publish(p, 5) for p in (0, 1)]
     new = [deployment.publish(p, 9, seed=1) for p in (0, 1)]

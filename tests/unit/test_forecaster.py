@@ -46,6 +46,25 @@ def test_it_says_what_is_served(champion: str) -> None:
         assert forecaster(one).forecast(row, 28) == pytest.approx(served[:, row], rel=1e-5)
 
 
+def test_of_one_series_it_says_what_it_says_of_all() -> None:
+    """Also where categories differ much, and where one series follows one of another category."""
+    one = told(challengers=("seasonal_naive",))
+    for at in range(6):
+        one.tell(Product(id=f"p{at}", source="hq", time=day(0, 0), product=f"p{at}",
+                         category="abb"[at % 3], replaces="p1" if at == 4 else None))  # fmt: skip
+    for sale in market(60, series=6, seed=3):
+        at = int(sale.product[1:])
+        if at < 4 or sale.time >= day(54):
+            one.tell(msgspec.structs.replace(sale, quantity=float(1 + sale.quantity * 3**at)))
+    one.tell(tick(60))
+    asked = forecaster(one)
+    every = asked.forecast_all()
+    assert (every == one.shard.forecast()).all()
+    for row in range(every.shape[1]):
+        assert asked.forecast(row, len(every)) == pytest.approx(every[:, row], rel=2e-7), row
+        assert asked.explain(row, 7).mean == pytest.approx(float(every[6, row]), rel=2e-7), row
+
+
 @pytest.mark.parametrize("champion", sorted(MODELS))
 @pytest.mark.parametrize("horizon", [1, 5, 14, 28])
 def test_parts_and_experts_add_up_to_the_forecast(champion: str, horizon: int) -> None:

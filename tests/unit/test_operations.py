@@ -19,6 +19,7 @@ from learner.operations import (
     overruled,
 )
 from learner.ownership import pinned
+from learner.replay import Exclusion
 
 NOON = datetime(2024, 3, 1, 12, tzinfo=UTC)
 #: Two partitions with three and two snapshots; ids do not sort as positions do.
@@ -110,6 +111,13 @@ def test_what_is_written_to_the_control_log_is_read_back() -> None:
 def test_what_is_no_operation_is_not_taken_for_one(value: bytes) -> None:
     with pytest.raises(msgspec.DecodeError):
         decode_control(value)
+
+
+def test_a_record_with_an_offset_that_no_snapshot_can_hold_is_passed_over() -> None:
+    bad = msgspec.json.encode(operation("bad", exclude=Exclusion(offsets={0: (0, 7)})))
+    bad = bad.replace(b"[0,7]", b"[0,%d]" % 10**22)
+    good = msgspec.json.encode(operation("good"))
+    assert list(history([(0, bad), (1, good)])) == ["good"]
 
 
 def test_the_first_record_of_an_id_counts() -> None:

@@ -32,6 +32,7 @@ from learner.operations import Operation
 from learner.ownership import Owned
 from learner.pickles import load_models
 from learner.probes import Probes
+from learner.replay import START, Exclusion
 from learner.shard import Shard
 from learner.snapshot import read_manifest, read_parts, read_shard
 from learner.spread import ARRAYS as SPREAD
@@ -879,6 +880,22 @@ def test_a_marker_of_no_operation_is_refused_and_said_so(place: Place) -> None:
     assert place.outcomes() == [
         ("nobody asked", home(), "refused", "the control log holds no such operation")
     ]
+
+
+def test_an_operation_that_no_snapshot_can_hold_is_refused_and_learning_goes_on(
+    place: Place,
+) -> None:
+    place.put(*two_stores(3))
+    asked = Operation(
+        id="huge", kind="rollback", who="tester", reason="a test", time=day(0),
+        cut={home(): START}, replay=True, exclude=Exclusion(offsets={home(): (0, 7)}),
+    )  # fmt: skip
+    value = msgspec.json.encode(asked).replace(b"[0,7]", b"[0,%d]" % 10**22)
+    place.control.append([Entry(0, None, value)])
+    place.put(marker("huge"), partition=home())
+    place.put(*two_stores(1, first=3))
+    place.fold()
+    assert [one[:3] for one in place.outcomes()] == [("huge", home(), "refused")]
 
 
 def test_a_marker_of_another_partitions_operation_is_refused(place: Place) -> None:
