@@ -35,8 +35,6 @@ FIRST_US = 631_152_000_000_000
 LAST_US = 7_258_118_400_000_000
 #: The same as seconds.
 _FIRST_S, _LAST_S = FIRST_US / 1e6, LAST_US / 1e6
-#: Largest value of a covariate, either way.
-MAX_COVARIATE = 1e12
 #: Stands for all sources beyond those told apart; no source is called so.
 ALL_SOURCES = "*"
 
