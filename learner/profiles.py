@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 
 from stream.buckets import Calendar
-from stream.event import MAX_COVARIATE
 from stream.settings import LEARN_LAG
 
 Floats = npt.NDArray[np.float64]
@@ -244,10 +243,7 @@ class Profiles:
         known = values[np.isfinite(values)]
         if len(known) == 0:
             return
-        known = np.clip(known, -MAX_COVARIATE, MAX_COVARIATE)
         weight, mean, variance = self.scores[at].tolist()
-        if not np.isfinite(variance):  # spoilt by one that was not bounded once
-            weight, mean, variance = 0.0, 0.0, 0.0
         if weight >= FEWEST:
             most = max(MOST_DEVIATIONS * variance**0.5, LEAST_STEP)
             known = np.clip(known, mean - most, mean + most)
