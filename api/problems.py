@@ -55,7 +55,7 @@ class Problem(Exception):
             "near": None if near is None else list(near),
             **(more or {}),
         }
-        self.members = {
+        self.members: dict[str, Any] = {
             # What a client sent may hold halves of surrogate pairs, which UTF-8 has no bytes for.
             name: value.encode("utf-8", "backslashreplace").decode()
             if isinstance(value, str)

@@ -112,7 +112,7 @@ def _check_filters(
     Problem
         422, with what there is.
     """
-    there = {
+    there: dict[str, list[Any]] = {
         "value": sorted({one for each in servings for one in each.slices[kind]}) if kind else [],
         "model": sorted({one for each in servings for one in each.models}),
         "horizon": sorted({one for each in servings for one in each.scored}),
