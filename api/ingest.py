@@ -6,7 +6,9 @@ refused here is what the fold would refuse, as far as one item and a clock can t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -29,6 +31,8 @@ PACK_BYTES = 512_000
 Raw = bytes | msgspec.Raw
 _raws = msgspec.json.Decoder(list[msgspec.Raw])
 _BLANK = b" \t\r\n"
+#: An object that ends with its line, and another one after it.
+_LINES = re.compile(rb"\s*\{[^\n]*\}[ \t\r]*\n\s*\{")
 
 
 class Place(msgspec.Struct, frozen=True, gc=False):
@@ -48,9 +52,10 @@ class Batch(msgspec.Struct, frozen=True):
 def split(body: bytes, ndjson: bool) -> list[Raw] | Refusal:
     """Raw items of a body: an object, an array of them, or a line each.
 
-    A body that is no JSON at all is one refusal; of NDJSON each line is judged by itself.
+    A body that is no JSON at all is one refusal; of NDJSON each line is judged by itself. Lines are
+    known as such without their content type too: two objects in two lines are no JSON.
     """
-    if ndjson:
+    if ndjson or _LINES.match(body):
         lines: list[Raw] = [
             line for line in (one.strip(_BLANK) for one in body.split(b"\n")) if line
         ]
@@ -84,8 +89,12 @@ def judge(raw: Raw, latest_s: float) -> AnyEvent | Refusal:
             "unknown_type", f"`{kind.__name__.lower()}` is written by Salescast itself", "type"
         )
     if event.time.timestamp() > latest_s:
+        latest = datetime.fromtimestamp(latest_s, UTC).isoformat(timespec="seconds")
         return Refusal(
-            "future_dated", f"`time` {event.time.isoformat()} lies in the future", "time"
+            "future_dated",
+            f"`time` {event.time.isoformat()} lies in the future: none after {latest} is taken now "
+            "(setting `max_future_s`)",
+            "time",
         )
     if event.store == "*" and kind is not Plan and kind is not Product:
         return Refusal("inconsistent", f"a {kind.__name__.lower()} is about one store", "store")

@@ -226,6 +226,7 @@ class PartitionState(BaseModel):
     as_of: str
     snapshot: str
     stale: bool
+    frozen: bool = Field(description="Whether an operation keeps it from following the head")
     age_s: float
 
 
@@ -393,6 +394,12 @@ class Shards(BaseModel):
     """All partitions."""
 
     items: list[Shard]
+
+
+class Live(BaseModel):
+    """That the process answers."""
+
+    live: Literal[True]
 
 
 class Ready(BaseModel):

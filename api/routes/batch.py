@@ -203,6 +203,7 @@ def _group(
             "as_of": view.as_of,
             "snapshot": serving.snapshot,
             "stale": replica.stale(view, age_s),
+            "frozen": replica.frozen(serving.partition),
             "age_s": age_s,
         }
     times = members[0][0].times[: asked.horizon]

@@ -70,13 +70,19 @@ async def forecast(context: Context, raw_path: bytes, query: bytes) -> bytes:
             "age_s": age_s,
             # What was served then is neither: it is what was asked for.
             "stale": now and replica.stale(view, age_s),
-            "frozen": now and replica.frozen(serving.partition),
+            "frozen": replica.frozen(serving.partition) and _served(replica, view),
         }
     )
     if asked.total is None:
         return b'%b,"steps":%b}' % (head[:-1], view.steps(row, asked))
     total = answers.encode(sums.one(serving, row, asked, view.times))
     return b'%b,"sum":%b,"steps":%b}' % (head[:-1], total, view.steps(row, asked))
+
+
+def _served(replica: Replica, view: View) -> bool:
+    """Whether a view is of the snapshot that is served now."""
+    present = replica.state.views.get(view.serving.partition)
+    return present is not None and present.serving.snapshot == view.serving.snapshot
 
 
 async def _known(replica: Replica, raw_path: bytes, prefix: bytes) -> tuple[View, int, str, str]:
@@ -138,14 +144,15 @@ class FastLane:
             await self.app(scope, receive, send)
             return
         started = time.perf_counter()
-        status, kind = 200, b"application/json"
+        status, kind, more = 200, b"application/json", {}
         try:
             body = await forecast(self.context, scope["raw_path"], scope["query_string"])
         except Exception as error:
             problem = error if isinstance(error, Problem) else problems.unforeseen(scope)
             status, kind = problem.status, problems.MEDIA_TYPE.encode()
-            body = answers.encode(problem.members)
+            body, more = answers.encode(problem.members), problem.headers
         headers = [(b"content-type", kind), (b"content-length", b"%d" % len(body))]
+        headers += [(name.lower().encode(), value.encode()) for name, value in more.items()]
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
         seconds = time.perf_counter() - started

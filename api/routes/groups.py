@@ -121,6 +121,7 @@ def _answer(
         states[str(piece.serving.partition)] = {
             "origin": view.origin, "as_of": view.as_of, "snapshot": piece.serving.snapshot,
             "stale": replica.stale(view, age_s), "age_s": age_s,
+            "frozen": replica.frozen(piece.serving.partition),
         }  # fmt: skip
     return {
         "group_by": wanted.kind,

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.openapi.docs import get_swagger_ui_html
@@ -57,7 +58,17 @@ def install(app: FastAPI) -> None:
     for name, (package, path, kind) in _BROUGHT.items():
         file = Path(str(files(package).joinpath(path)))
         app.add_route(f"/static/{name}", _serving(file, kind), include_in_schema=False)
-    app.mount("/static", StaticFiles(directory=folder, check_dir=False))
+    app.mount("/static", _Files(directory=folder, check_dir=False))
+
+
+class _Files(StaticFiles):
+    """The page's own files, which change with a release: asked for again, and nothing else."""
+
+    def file_response(self, *args: Any, **given: Any) -> Response:
+        """A file with the headers of the page."""
+        found = super().file_response(*args, **given)
+        found.headers.update(_HEADERS)
+        return found
 
 
 def _serving(file: Path, kind: str) -> Callable[[Request], Awaitable[Response]]:

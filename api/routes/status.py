@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import APIRouter, Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
 from api import operation_schemas, schemas
 from api.context import Context, answer
@@ -81,10 +81,15 @@ def routes(context: Context) -> APIRouter:
             ]
         },
     )  # fmt: skip
-    router.add_api_route("/metrics", get_metrics, responses={200: {"content": {"text/plain": {}}}})
-    router.add_api_route("/livez", livez)
+    router.add_api_route(
+        "/metrics", get_metrics, response_class=PlainTextResponse,
+        responses={200: {"content": {"text/plain": {}}}},
+    )  # fmt: skip
+    router.add_api_route("/livez", livez, responses={200: {"model": schemas.Live}})
     router.add_api_route("/readyz", readyz, responses=ready)
     router.add_api_route("/startupz", startupz, responses=ready)
+    for path, probe in (("/livez", livez), ("/readyz", readyz), ("/startupz", startupz)):
+        router.add_api_route(path, probe, methods=["HEAD"], include_in_schema=False)
     return router
 
 

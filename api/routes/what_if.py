@@ -17,7 +17,7 @@ from api.planning import known_covariate
 from api.problems import Problem, invalid
 from api.replica import View
 from api.schemas import Flag, Number, ShortName
-from learner.forecaster import Wishes
+from learner.forecaster import ALL_PARTS, Wishes
 from stream.event import MAX_COVARIATE
 
 DECIMALS = 4
@@ -87,7 +87,9 @@ class ExpertShare(BaseModel):
     """What one expert says, weighed."""
 
     name: str
-    weight: float
+    weight: float = Field(
+        description="With the factor that balances the whole: weights need not add up to 1"
+    )
     units: float = Field(description="Weight times what it says")
 
 
@@ -105,7 +107,7 @@ class Explanation(BaseModel):
     end: str
     mean: float = Field(description="Of the whole bucket, whatever of it is sold already")
     parts: dict[str, float] = Field(
-        description="level, trend, season, promotion, price, interaction, bounds"
+        description=f"{', '.join(ALL_PARTS)}; 0 where the model does not tell one apart"
     )
     experts: list[ExpertShare]
 
@@ -226,13 +228,14 @@ def _suppose(
     base = forecaster.forecast(row, horizon)
     mean = forecaster.forecast(row, horizon, wishes)
     baseline = forecaster.baseline(row, horizon, wishes)
+    uplift = (mean - baseline).round(DECIMALS) + 0.0  # no minus before a zero
     columns = zip(
         view.times[:horizon], base.round(DECIMALS).tolist(), mean.round(DECIMALS).tolist(),
-        baseline.round(DECIMALS).tolist(), (mean - baseline).round(DECIMALS).tolist(), strict=True,
+        baseline.round(DECIMALS).tolist(), uplift.tolist(), strict=True,
     )  # fmt: skip
     steps = [
-        {"start": start, "end": end, "base": b, "mean": m, "baseline": plain, "uplift": uplift}
-        for (start, end), b, m, plain, uplift in columns
+        {"start": start, "end": end, "base": b, "mean": m, "baseline": plain, "uplift": more}
+        for (start, end), b, m, plain, more in columns
     ]
     return {**_head(view, row), "steps": steps}
 
@@ -244,7 +247,7 @@ def _explain(context: Context, horizon: int, view: View, row: int) -> dict[str, 
     found = context.recaller.of(view).explain(row, horizon)
     start, end = view.times[horizon - 1]
     experts = [
-        {"name": name, "weight": round(weight, DECIMALS), "units": round(units, DECIMALS)}
+        {"name": name, "weight": round(weight, DECIMALS), "units": round(units, DECIMALS) + 0.0}
         for name, (weight, units) in found.experts.items()
     ]
     return {
@@ -253,6 +256,6 @@ def _explain(context: Context, horizon: int, view: View, row: int) -> dict[str, 
         "start": start,
         "end": end,
         "mean": round(found.mean, DECIMALS),
-        "parts": {name: round(units, DECIMALS) for name, units in found.parts.items()},
+        "parts": {name: round(units, DECIMALS) + 0.0 for name, units in found.parts.items()},
         "experts": experts,
     }

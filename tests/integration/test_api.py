@@ -348,6 +348,15 @@ def test_torn_lines_are_refused_one_by_one(client: httpx.Client) -> None:
     ]  # fmt: skip
 
 
+def test_lines_are_known_without_their_content_type(client: httpx.Client) -> None:
+    lines = "\n".join(json.dumps(SALE | {"id": f"line-{n}"}) for n in range(3))
+    for headers in ({}, {"Content-Type": "application/x-www-form-urlencoded"}):
+        found = client.post("/v1/events", content=lines.encode(), headers=headers).json()
+        assert (found["accepted"], found["refused"]) == (3, 0)
+    pretty = json.dumps(SALE | {"id": "pretty", "x": {"a": [{}, {}]}}, indent=1)
+    assert client.post("/v1/events", content=pretty.encode()).json()["accepted"] == 1
+
+
 def test_when_all_is_refused_the_status_says_so(client: httpx.Client) -> None:
     for body in (b"", b"{", b"[]", b"7", b"[1,2]", b"\xff\xfe", b"[" * 10_000):
         answer = client.post("/v1/events", content=body)
@@ -464,6 +473,13 @@ def test_an_operation_by_http_and_its_trail(tmp_path: Path) -> None:
 
         until(lambda: snapshots() == old)
         assert client.get(f"/v1/forecasts/{_key(deployment, 0)}").json()["frozen"] is True
+        (group,) = client.post("/v1/forecasts:batch", json={"all": True}).json()["groups"]
+        grouped = client.get("/v1/forecasts?group_by=all").json()
+        for found in (group, grouped):
+            assert all(one["frozen"] for one in found["partitions"].values())
+        then = f"/v1/forecasts/{_key(deployment, 0)}?as_of=2030-01-01T00:00:00Z"
+        now = client.get(then).raise_for_status().json()
+        assert now["frozen"] is (now["snapshot"] == old[0])
         listed = client.get("/v1/snapshots").json()["items"]
         assert {one["id"] for one in listed if one["active"]} == set(old)
         assert {one["id"] for one in listed if one["head"]} == set(new)
@@ -725,6 +741,15 @@ def test_unknown_paths_and_methods_are_problems(client: httpx.Client) -> None:
     answer = client.post("/v1/series")
     problem(answer, 405)
     assert answer.headers["allow"] == "GET"
+
+
+def test_probes_answer_head_and_static_files_say_how_long_they_hold(client: httpx.Client) -> None:
+    for path in ("/livez", "/readyz", "/startupz"):
+        answer = client.head(path)
+        assert (answer.status_code, answer.content) == (200, b"")
+    for path in ("/static/app.js", "/static/style.css", "/static/plotly.min.js"):
+        headers = client.get(path).raise_for_status().headers
+        assert headers["cache-control"] and headers["x-content-type-options"] == "nosniff"
 
 
 def test_metrics_count_by_template(client: httpx.Client) -> None:

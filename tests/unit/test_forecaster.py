@@ -50,8 +50,9 @@ def test_of_one_series_it_says_what_it_says_of_all() -> None:
     """Also where categories differ much, and where one series follows one of another category."""
     one = told(challengers=("seasonal_naive",))
     for at in range(6):
+        before = "p1" if at == 4 else None
         one.tell(Product(id=f"p{at}", source="hq", time=day(0, 0), product=f"p{at}",
-                         category="abb"[at % 3], replaces="p1" if at == 4 else None))  # fmt: skip
+                         category="abb"[at % 3], replaces=before))  # fmt: skip
     for sale in market(60, series=6, seed=3):
         at = int(sale.product[1:])
         if at < 4 or sale.time >= day(54):
