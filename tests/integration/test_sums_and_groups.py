@@ -139,9 +139,8 @@ def test_a_sum_may_reach_beyond_the_steps_asked_for(client: httpx.Client) -> Non
     "text", ["", "3", "0..3", "9..3", "1..29", "1...3", "a..b", "1..2..3", "-1..3", "1..٣"]
 )
 def test_a_sum_that_is_none_is_named_with_its_bounds(client: httpx.Client, text: str) -> None:
-    for path in ("/v1/forecasts/100/p0", "/v1/forecasts"):
-        query = {"sum": text, "group_by": "store"}
-        assert "28" in problem(client, path, 422, "sum", **query)
+    for path, more in (("/v1/forecasts/100/p0", {}), ("/v1/forecasts", {"group_by": "store"})):
+        assert "28" in problem(client, path, 422, "sum", sum=text, **more)
     body = {"series": [["100", "p0"]], "sum": text}
     found = client.post("/v1/forecasts:batch", json=body)
     assert (found.status_code, found.json()["field"]) == (422, "sum")
@@ -269,7 +268,8 @@ def test_partitions_that_are_apart_say_one_span_or_how_far_apart_they_are(
 
 def test_groups_are_never_asked_for_by_a_series_name(client: httpx.Client) -> None:
     """``/v1/forecasts`` is a collection; what is below it stays one series."""
-    assert client.get("/v1/forecasts/100/p0?group_by=store").json()["product"] == "p0"
+    assert get(client, "/v1/forecasts/100/p0")["product"] == "p0"
+    problem(client, "/v1/forecasts/100/p0", 422, "group_by", group_by="store")
     assert np.isfinite(get(client, "/v1/forecasts", group_by="all")["items"][0]["steps"][0]["mean"])
 
 
