@@ -13,6 +13,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from stream.errors import LogError, LogUnavailable, SalescastError, StoreError, StoreUnavailable
@@ -156,6 +157,17 @@ def _of_validation(error: RequestValidationError) -> Problem:
     return invalid(field, detail, remedy)
 
 
+def _methods(app: FastAPI, scope: Scope) -> list[str]:
+    """The methods of a path, over all of its routes: one that does not fit names its own alone."""
+    found = {
+        method
+        for route in app.router.routes
+        if isinstance(route, Route) and route.matches(scope)[0] is not Match.NONE
+        for method in route.methods or ()
+    }
+    return sorted(found)
+
+
 def install(app: FastAPI) -> None:
     """Make every error of the application a problem."""
 
@@ -169,9 +181,12 @@ def install(app: FastAPI) -> None:
             logger.error("refused: %s", error)
         return response(of_error(error))
 
-    async def http(_: Request, error: Exception) -> Response:
+    async def http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        return response(_of_http(error))
+        problem = _of_http(error)
+        if error.status_code == 405:
+            problem.headers["Allow"] = ", ".join(_methods(app, request.scope))
+        return response(problem)
 
     async def validation(_: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)

@@ -741,6 +741,7 @@ def test_unknown_paths_and_methods_are_problems(client: httpx.Client) -> None:
     answer = client.post("/v1/series")
     problem(answer, 405)
     assert answer.headers["allow"] == "GET"
+    assert client.post("/v1/plans/week-48").headers["allow"] == "DELETE, GET, PUT"
 
 
 def test_probes_answer_head_and_static_files_say_how_long_they_hold(client: httpx.Client) -> None:
