@@ -13,7 +13,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
-from starlette.routing import Match, Route
+from starlette.routing import BaseRoute, Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from stream.errors import LogError, LogUnavailable, SalescastError, StoreError, StoreUnavailable
@@ -159,9 +159,13 @@ def _of_validation(error: RequestValidationError) -> Problem:
 
 def _methods(app: FastAPI, scope: Scope) -> list[str]:
     """The methods of a path, over all of its routes: one that does not fit names its own alone."""
+    routes: list[BaseRoute] = []
+    for route in app.router.routes:  # those of an included router stand behind one
+        included = getattr(route, "original_router", None)
+        routes += [route] if included is None else included.routes
     found = {
         method
-        for route in app.router.routes
+        for route in routes
         if isinstance(route, Route) and route.matches(scope)[0] is not Match.NONE
         for method in route.methods or ()
     }
