@@ -44,7 +44,7 @@ from stream.settings import Settings
 #: days, when the guard has known it for more than four weeks.
 SOURCE, FACTOR, AFTER = "till-367", 12, 45
 #: Most days that the stream lasts, when what came of it is clear, and fewest.
-DAYS, LEAST_DAYS = 75, 60
+DAYS, LEAST_DAYS = 75, 58
 #: How long whoever watches may carry the command out before the demo does.
 PAUSE_S = 15.0
 #: How long anything may take that is waited for.

@@ -163,7 +163,7 @@ def test_kafka_may_have_more_partitions_than_the_embedded_log() -> None:
         (("demo", "--days-per-second", "0"), "--days-per-second"),
         (("demo", "--days", "0"), "--days"),
         (("demo", "--poison", "--poison-stores", "0"), "--poison-stores"),
-        (("demo", "--poison", "--days", "30"), "--days must be at least 60"),
+        (("demo", "--poison", "--days", "30"), "--days must be at least 58"),
         (("keys", "--rotate", "--switch"), "one of --rotate, --switch"),
     ],
 )
