@@ -15,7 +15,7 @@ from api import groups, schemas, sums
 from api.answers import DECIMALS
 from api.asked import Asked, parse
 from api.context import Context, answer, documented
-from api.problems import Problem, invalid
+from api.problems import Problem
 from api.replica import View
 from api.routes.forecasts import parameters
 from learner.serving import Total
@@ -23,11 +23,8 @@ from learner.serving import Total
 #: Answers computed at once.
 AT_ONCE = 2
 
-#: What can be asked of single series only, and what to do instead.
-SINGLE = {
-    "as_of": "leave it out for what is forecast now; GET /v1/forecasts/{store}/{product} has it",
-    "point": "leave it out, take `mean` or `median`; GET /v1/forecasts/{store}/{product} has it",
-}
+#: What can be asked of single series only; here it is a parameter that nobody knows.
+SINGLE = ("as_of", "point")
 
 Name = Annotated[str | None, Query(min_length=1, max_length=128)]
 
@@ -74,7 +71,7 @@ def routes(context: Context) -> APIRouter:
         offset: Annotated[int, Query(ge=0, le=10_000_000)] = 0,
     ) -> Response:
         """Forecast groups of series, the largest first; filters leave some of their series."""
-        asked = _of_groups(parse(request.scope["query_string"], horizons))
+        asked = parse(request.scope["query_string"], horizons)
         wanted = groups.Wanted(group_by, store, category, product)
         async with limiter:
             found = await run_sync(_answer, context, wanted, asked, limit, offset)
@@ -89,17 +86,6 @@ def routes(context: Context) -> APIRouter:
         },
     )
     return router
-
-
-def _of_groups(asked: Asked) -> Asked:
-    """What is asked for, if groups have it."""
-    for name in SINGLE:
-        if getattr(asked, name) is not None:
-            raise invalid(
-                name, f"groups are forecast without `{name}`, which is of single series",
-                SINGLE[name],
-            )  # fmt: skip
-    return asked
 
 
 def _answer(

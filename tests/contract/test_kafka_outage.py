@@ -20,6 +20,11 @@ from stream.kafka_log import KafkaLog
 from stream.log import Entry
 from tests.kafka_fixtures import tansu
 
+#: Sockets whose connection was refused kafka-python leaves to the garbage collector, which warns.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:unclosed:ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
+)
+
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
