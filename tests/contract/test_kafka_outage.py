@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,19 @@ def broker() -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     with tansu() as (address, process):
         yield address, process
         process.send_signal(signal.SIGCONT)
+
+
+def hang(process: subprocess.Popen[bytes]) -> None:
+    """Stop a process, and wait until none of its threads runs any more."""
+    process.send_signal(signal.SIGSTOP)
+    end = time.monotonic() + 10
+    while any(_runs(one) for one in Path(f"/proc/{process.pid}/task").iterdir()):
+        assert time.monotonic() < end, "it goes on"
+        time.sleep(0.005)
+
+
+def _runs(task: Path) -> bool:
+    return (task / "stat").read_text().rpartition(")")[2].split()[0] != "T"
 
 
 def held() -> tuple[int, int]:
@@ -89,7 +103,7 @@ def test_an_append_to_a_broker_that_hangs_is_unavailable_and_leaves_no_thread(
     log = KafkaLog(address, unique_topic, partitions=1)
     _, threads = held()
     log.append([Entry(0, None, b"before")])
-    process.send_signal(signal.SIGSTOP)
+    hang(process)
     with pytest.raises(LogUnavailable):
         log.append([Entry(0, None, b"meanwhile")])
     assert held()[1] == threads
@@ -106,7 +120,7 @@ def test_a_log_is_closed_whole_while_its_broker_hangs(
     log = KafkaLog(address, unique_topic, partitions=1)
     log.append([Entry(0, None, b"one")])
     log.end()
-    process.send_signal(signal.SIGSTOP)
+    hang(process)
     log._producer.send(unique_topic, b"under way", partition=0)
     log.close()
     after = held()
@@ -129,7 +143,7 @@ def test_a_read_gives_what_there_is_when_the_broker_goes_silent_in_its_middle(
     def silent_after_some(*asked: Any) -> Any:
         polled = poll(*asked)
         if polled:
-            process.send_signal(signal.SIGSTOP)
+            hang(process)
         return polled
 
     monkeypatch.setattr(log._reader, "poll", silent_after_some)
