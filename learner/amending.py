@@ -30,7 +30,7 @@ def amend(panel: Panel, closed: Closed) -> dict[int, list[int]]:
     """
     told: dict[int, list[int]] = {}
     for bucket, stores in sorted(closed.woken.items()):
-        if _within(panel, bucket) and stores:
+        if _within(panel, bucket):
             told[bucket] = _wake(panel, bucket, stores, closed.gaps.get(bucket, ()))
     for bucket, cells in sorted(closed.revisions.items()):
         if not _within(panel, bucket):

@@ -54,7 +54,7 @@ def _dates(country: str) -> holidays.HolidayBase | frozenset[date]:
     name, _, subdivision = country.partition("-")
     try:
         return holidays.country_holidays(name, subdiv=subdivision or None)
-    except NotImplementedError as error:
+    except NotImplementedError as error:  # so the package says that it does not know a country
         raise SettingsError(
             f"setting `holidays`: {error}", remedy="Give an ISO 3166 code, such as DE or DE-BY"
         ) from None

@@ -499,8 +499,10 @@ class Shard:
         return max(last - start, 0)
 
     def _learn_told(self, bucket: int, actual: Floats, retired: npt.NDArray[np.bool_]) -> None:
-        """Learn a bucket that closed, of hours one of a business day that is over; and of earlier
-        ones what is known only now, of hours nothing: that day's revisions are among its facts.
+        """Learn what a close makes known.
+
+        Of days and weeks that is the bucket, and what came late of earlier ones; of hours it is
+        the hour a day before, whose business day is over, with what came late.
         """
         lag = LEARN_LAG[self.settings.bucket]
         if lag:

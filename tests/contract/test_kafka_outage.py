@@ -23,7 +23,8 @@ from tests.kafka_fixtures import tansu
 
 #: Sockets whose connection was refused kafka-python leaves to the garbage collector, which warns.
 pytestmark = pytest.mark.filterwarnings(
-    "ignore:unclosed:ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
+    "ignore:unclosed:ResourceWarning",
+    "ignore:Exception ignored in. <socket.socket:pytest.PytestUnraisableExceptionWarning",
 )
 
 
