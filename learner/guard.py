@@ -39,7 +39,8 @@ from learner.inputs import (
 from learner.panel import Panel
 from stream.brought import Open
 from stream.buckets import Calendar
-from stream.window import OTHER_SOURCES, Window
+from stream.event import ALL_SOURCES
+from stream.window import Window
 
 Floats = npt.NDArray[np.float64]
 
@@ -125,7 +126,7 @@ class Guard:
         hold
             Whether what a suspect brought will be withheld: then nothing is learned of it.
         """
-        self._know(name for name in here.by if name != OTHER_SOURCES)
+        self._know(name for name in here.by if name != ALL_SOURCES)
         a, names = self.arrays, list(self.rows)
         if not names:
             return []

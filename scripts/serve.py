@@ -9,7 +9,7 @@ import threading
 import time
 from contextlib import ExitStack, closing
 from types import FrameType
-from typing import Annotated, get_args
+from typing import Annotated
 
 import typer
 
@@ -72,7 +72,7 @@ def run_learner(chosen: Settings) -> None:
     from learner.probes import Probes
     from learner.telemetry import Telemetry
     from learner.worker import Worker
-    from stream.adapters import Name, open_log
+    from stream.adapters import open_log
     from stream.dead_letters import DeadLetters
 
     collect_seldom()
@@ -92,10 +92,9 @@ def run_learner(chosen: Settings) -> None:
         while opened is None:
             try:
                 with ExitStack() as opening:
-                    events, control, dead = (
-                        opening.enter_context(closing(open_log(chosen, name)))
-                        for name in get_args(Name)
-                    )
+                    events = opening.enter_context(closing(open_log(chosen, "events")))
+                    control = opening.enter_context(closing(open_log(chosen, "control")))
+                    dead = opening.enter_context(closing(open_log(chosen, "dead_letters")))
                     store = opening.enter_context(closing(open_store(chosen)))
                     opened = stack.enter_context(opening.pop_all())
             except (LogUnavailable, StoreUnavailable) as error:

@@ -52,7 +52,6 @@ STATE_BITS = 3
 _STATE = 7
 #: Sources told apart in the counts; those after share one line.
 MAX_SOURCES = 10_000
-OTHER_SOURCES = ALL_SOURCES
 #: Stores remembered to be at home.
 MAX_HOMES = 65_536
 _NEVER = -(2**62)
@@ -531,13 +530,13 @@ class Window:
         """What a source is counted as."""
         if source not in self.counts:
             self._count(source, LEARNED, 0)
-        return source if source in self.counts else OTHER_SOURCES
+        return source if source in self.counts else ALL_SOURCES
 
     def _count(self, source: str, outcome: int, by: int = 1) -> None:
         line = self.counts.get(source)
         if line is None:
             if len(self.counts) >= MAX_SOURCES:
-                source = OTHER_SOURCES
+                source = ALL_SOURCES
             line = self.counts.setdefault(source, [0] * len(OUTCOMES))
         line[outcome] += by
 
