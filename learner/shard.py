@@ -57,7 +57,6 @@ from stream.settings import LEARN_LAG, Settings, ring_length
 from stream.window import OUTCOMES, Closed, Key, Letter, Window
 
 Floats = npt.NDArray[np.float64]
-Singles = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -635,10 +634,6 @@ class Shard:
             mark_us=self.window.watermark_us + self.settings.grace_s * MICRO,
             net=self.settings.target == "net",
         )  # fmt: skip
-
-    def sold(self) -> Singles:
-        """Sold so far in the buckets after the last closed one, shape (K, S), in units."""
-        return self.open_part().sold
 
     def restore_forecast(self, mean: npt.NDArray[np.float32]) -> None:
         """Take up a forecast that was made from this very state."""

@@ -334,7 +334,7 @@ def test_returns_count_against_net_demand() -> None:
     back = sale(1, -1, id="back", hour=11)
     for target, left in (("gross", 4.0), ("net", 3.0)):
         one = told(sale(0, 3), sale(1, 4, hour=10), back, target=target)
-        assert one.shard.sold()[0].tolist() == [left]
+        assert one.shard.open_part().sold[0].tolist() == [left]
 
 
 def test_a_rollback_takes_back_what_surprises_mean_and_leaves_the_profile() -> None:

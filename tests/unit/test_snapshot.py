@@ -204,7 +204,7 @@ def test_a_shard_comes_out_as_it_went_in(original: Shard, place: Place) -> None:
     assert again.counts() == original.counts()
     assert again.window.live == original.window.live
     assert np.array_equal(again.forecast(), original.forecast())
-    assert np.array_equal(again.sold(), original.sold())
+    assert np.array_equal(again.open_part().sold, original.sold())
 
 
 def test_a_restored_shard_goes_on_as_if_nothing_had_been(shard: Shard, place: Place) -> None:
@@ -450,7 +450,7 @@ def test_what_is_served_is_read_without_unpickling_anything(
     served = read_serving(place.store, 0, manifest.snapshot, place.verifier)
     assert served.rows == original.panel.rows
     assert np.array_equal(served.mean, original.forecast())
-    assert np.array_equal(served.sold, original.sold())
+    assert np.array_equal(served.sold, original.open_part().sold)
     assert (served.origin, served.position) == (original.panel.last, original.position)
     assert served.scored == SETTINGS.scored_horizons
     assert served.categories[served.rows["s", "p1"]] == "fruit"
