@@ -111,7 +111,7 @@ def test_order_within_grace_and_packing_leave_no_trace(
     b, _ = fold(world.settings, world.partition, second)
     assert a.digest() == b.digest()
     assert a.forecast().tobytes() == b.forecast().tobytes()
-    assert a.open_part().sold.tobytes() == b.sold().tobytes()
+    assert a.open_part().sold.tobytes() == b.open_part().sold.tobytes()
     assert counted(a) == counted(b)
 
 

@@ -204,7 +204,7 @@ def test_a_shard_comes_out_as_it_went_in(original: Shard, place: Place) -> None:
     assert again.counts() == original.counts()
     assert again.window.live == original.window.live
     assert np.array_equal(again.forecast(), original.forecast())
-    assert np.array_equal(again.open_part().sold, original.sold())
+    assert np.array_equal(again.open_part().sold, original.open_part().sold)
 
 
 def test_a_restored_shard_goes_on_as_if_nothing_had_been(shard: Shard, place: Place) -> None:
