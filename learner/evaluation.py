@@ -10,14 +10,15 @@ before the bucket is learned, which is newer than the origin by the horizon less
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse  # type: ignore[import-untyped]
 
-from learner.intervals import Tables, Traits, Verdict, hits, judge, scores_at
+from learner.intervals import Tables, Traits, Verdict, hits, scores_at
+from learner.judging import BLOCK, Bundle, Piece, join, judged
 from learner.panel import Panel
 from learner.spread import Gained, gain, own_dispersion
 from stream.settings import TWIN
@@ -35,7 +36,7 @@ PINBALL, CALIBRATED = (0.1, 0.5, 0.9), (0.1, 0.5, 0.9, 0.975)
 SUMS = ("n", "demand", "difference", "scale", "error", "squared", "absolute", "pinball",
         *(f"hits_{level}" for level in CALIBRATED),
         *(f"covered_{level}" for level in CALIBRATED))  # fmt: skip
-_ABSOLUTE = SUMS.index("absolute")
+_ERROR, _ABSOLUTE = SUMS.index("error"), SUMS.index("absolute")
 #: The band whose coverage is told of each series.
 BAND = (0.1, 0.9)
 _INSIDE = tuple(SUMS.index(f"hits_{level}") for level in BAND)
@@ -47,8 +48,6 @@ VOLUME_NAMES = ("under 0.1", "0.1 to 1", "1 to 10", "10 to 100", "100 and more")
 SLICES = ("store", "category", "volume_class")
 #: Stores, and categories, that have scores of their own; those past them share the last.
 MOST_SLICES = 2000
-#: Series judged at once: what fits the processor's cache.
-BLOCK = 8192
 #: Least mean squared seasonal difference: a series that never changes has errors too.
 LEAST_DIFFERENCE = 0.05
 #: Scored forecasts below which a slice is not told of.
@@ -70,15 +69,15 @@ class Marks(NamedTuple):
 class Scored(NamedTuple):
     """What a horizon's forecasts of a bucket came to: the series, (n,), and what was learned.
 
-    ``gained`` is of each model, and so is ``own`` (2, n) at the first horizon, see
-    ``spread.own_dispersion``; ``marks`` are of the models asked for, by name; ``sums`` are of each
-    kind of slice, (values, models, len(SUMS)).
+    ``gained`` is by model; so is ``own`` (models, 2, n) at the first horizon, see
+    ``spread.own_dispersion``, which has no models at others. ``marks`` are of the models asked
+    for, by name; ``sums`` of each kind of slice, (values, models, len(SUMS)).
     """
 
     horizon: int
     rows: Ints
-    gained: list[Gained]
-    own: list[Floats]
+    gained: Gained
+    own: Floats
     marks: dict[str, Marks]
     sums: dict[str, Floats]
 
@@ -137,15 +136,14 @@ class Evaluation:
     def score(
         self,
         bucket: int,
-        horizon: int,
         actual: Floats,
         difference: Floats,
         tables: Tables,
         traits: Traits,
         codes: Mapping[str, Ints],
         marked: Collection[str],
-    ) -> Scored | None:
-        """Score a horizon's forecasts of a bucket, all models on the same series.
+    ) -> list[Scored]:
+        """Score all forecasts of a bucket: at each horizon all models on the same series.
 
         Parameters
         ----------
@@ -164,39 +162,75 @@ class Evaluation:
 
         Returns
         -------
-        What the forecasts came to; ``None``: there was nothing to score.
+        What the forecasts came to, by horizon; of one with nothing to score there is none.
         """
-        forecasts = self.waiting(bucket, horizon, len(actual))
-        use = np.isfinite(actual) & np.isfinite(forecasts).all(axis=0) & np.isfinite(difference)
-        rows = np.flatnonzero(use)
-        if not len(rows):
-            return None
-        at = self.scored.index(horizon)
-        actual, difference, traits = actual[rows], difference[rows], traits.take(rows)
-        means = forecasts[:, rows]
-        code = np.stack([np.minimum(codes[kind][rows], MOST_SLICES - 1) for kind in SLICES], axis=1)
-        self._make_room(code.max(axis=0) + 1)
+        known = np.isfinite(actual) & np.isfinite(difference)
+        code = np.stack([np.minimum(codes[kind], MOST_SLICES - 1) for kind in SLICES], axis=1)
+        scored: dict[int, Scored] = {}
+        facts: dict[int, _Facts] = {}
+        pieces: list[Piece] = []
+        for at, horizon in enumerate(self.scored):
+            said = self.waiting(bucket, horizon, len(actual))
+            rows = np.flatnonzero(known & np.isfinite(said).all(axis=0))
+            if not len(rows):
+                continue
+            scored[at] = self._unscored(horizon, rows, marked)
+            facts[at] = _Facts(code[rows], difference[rows])
+            pieces += _pieces(at, said[:, rows], actual[rows], traits.take(rows))
+        if not pieces:
+            return []
+        self._make_room(np.max([one.code.max(axis=0) for one in facts.values()], axis=0) + 1)
         sizes = [len(one) for one in self.slices.values()]
-        code += np.cumsum([0, *sizes[:-1]])
-        scored, sums = Scored(horizon, rows, [], [], {}, {}), []
-        for model, (mean, factor) in enumerate(zip(means, traits.factor, strict=True)):
-            found = _judge(
-                tables.at(model, at), mean, actual, difference, traits._replace(factor=factor),
-                code, sum(sizes), marked=self.models[model] in marked, own=at == 0,
-            )  # fmt: skip
-            sums.append(found.sums)
-            scored.gained.append(found.gained)
-            if found.own is not None:
-                scored.own.append(found.own)
-            if found.marks is not None:
-                scored.marks[self.models[model]] = found.marks
-        split = np.split(np.stack(sums, axis=1), np.cumsum(sizes)[:-1])
-        for kind, more in zip(SLICES, split, strict=True):
-            kept = self.slices[kind][:, :, at]
-            kept *= self.kept
-            kept += more
-            scored.sums[kind] = more
-        return scored
+        for one in facts.values():
+            one.code[:] += np.cumsum([0, *sizes[:-1]])
+        sums = {at: np.zeros((len(self.models), sum(sizes), len(SUMS))) for at in scored}
+        for bundle in judged(pieces, tables, scores_at(tables, np.asarray(CALIBRATED))):
+            self._take_in(bundle, scored, sums, facts)
+        for at, of_all in sums.items():
+            split = np.split(of_all.swapaxes(0, 1), np.cumsum(sizes)[:-1])
+            for kind, more in zip(SLICES, split, strict=True):
+                kept = self.slices[kind][:, :, at]
+                kept *= self.kept
+                kept += more
+                scored[at].sums[kind] = more
+        return list(scored.values())
+
+    def _unscored(self, horizon: int, rows: Ints, marked: Collection[str]) -> Scored:
+        """Room for what a horizon's forecasts come to."""
+        models, count = len(self.models), len(rows)
+        own = np.zeros((models if horizon == self.scored[0] else 0, 2, count))
+        marks = {name: Marks(*np.zeros((3, count))) for name in self.models if name in marked}
+        return Scored(horizon, rows, Gained.nothing((models,)), own, marks, {})
+
+    def _take_in(
+        self, bundle: Bundle, scored: Mapping[int, Scored], sums: Mapping[int, Floats],
+        facts: Mapping[int, _Facts],
+    ) -> None:  # fmt: skip
+        """Put what some forecasts came to where it belongs."""
+        pieces = [piece for piece, _ in bundle.spans]
+        some = [facts[piece.slot[1]].some(piece.place) for piece in pieces]
+        mean = join([piece.mean for piece in pieces])
+        actual = join([piece.actual for piece in pieces])
+        values = _values(bundle.verdict, mean, actual, join([one.difference for one in some]))
+        size = sums[pieces[0].slot[1]].shape[1]
+        code = join([one.code + number * size for number, one in enumerate(some)])
+        by_code = _by(code, values, size * len(pieces)).reshape(-1, size, len(SUMS))
+        gained = gain(bundle.verdict)
+        first = any(len(scored[piece.slot[1]].own) for piece in pieces)
+        own = own_dispersion(bundle.verdict) if first else None
+        for number, (piece, here) in enumerate(bundle.spans):
+            model, at = piece.slot
+            one = scored[at]
+            sums[at][model] += by_code[number]
+            one.gained.at(model).add(gained.at(number))
+            if own is not None and len(one.own):
+                one.own[model][:, piece.place] = own[:, here]
+            marks = one.marks.get(self.models[model])
+            if marks is not None:
+                marks.error[piece.place] = values[here, _ERROR]
+                marks.absolute[piece.place] = values[here, _ABSOLUTE]
+                inside = values[here, _INSIDE[1]] - values[here, _INSIDE[0]]
+                marks.inside[piece.place] = inside
 
     def _make_room(self, needed: Ints) -> None:
         for (kind, sums), size in zip(self.slices.items(), needed.tolist(), strict=True):
@@ -210,49 +244,23 @@ class Evaluation:
         return summary(self.models, self.scored, self.sums, champion)
 
 
-class _Judged(NamedTuple):
-    """What one model's forecasts came to: ``sums`` by code, (size, len(SUMS)), and as wanted."""
+class _Facts(NamedTuple):
+    """Of a horizon's series: the slices that each counts for, (n, kinds), and its difference."""
 
-    sums: Floats
-    gained: Gained
-    own: Floats | None
-    marks: Marks | None
+    code: Ints
+    difference: Floats
+
+    def some(self, place: slice) -> _Facts:
+        return _Facts(self.code[place], self.difference[place])
 
 
-def _judge(
-    tables: Tables, mean: Floats, actual: Floats, difference: Floats, traits: Traits,
-    code: Ints, size: int, *, marked: bool, own: bool,
-) -> _Judged:  # fmt: skip
-    """Judge one model's forecasts, some at a time.
-
-    Parameters
-    ----------
-    code
-        The slices that each series counts for, shape (n, kinds), below ``size``.
-    marked, own
-        Whether marks, and series' own dispersion, are wanted.
-    """
-    z = scores_at(tables, np.asarray(CALIBRATED))
-    sums, gained = np.zeros((size, len(SUMS))), Gained.nothing()
-    marks, owns = [], []
-    for start in range(0, len(mean), BLOCK):
-        some = slice(start, start + BLOCK)
-        came, said = actual[some], mean[some]
-        verdict = judge(tables, z, said, came, traits.take(some))
-        values = _values(verdict, said, came, difference[some])
-        sums += _by(code[some], values, size)
-        gained += gain(verdict)
-        if own:
-            owns.append(own_dispersion(verdict))
-        if marked:
-            inside = values[:, _INSIDE[1]] - values[:, _INSIDE[0]]
-            marks.append((said - came, values[:, _ABSOLUTE], inside))
-    return _Judged(
-        sums,
-        gained,
-        np.concatenate(owns, axis=1) if own else None,
-        Marks(*map(np.concatenate, zip(*marks, strict=True))) if marked else None,
-    )
+def _pieces(at: int, said: Floats, actual: Floats, traits: Traits) -> Iterator[Piece]:
+    """A horizon's forecasts by all models, (models, n), no more than ``BLOCK`` in a piece."""
+    for model, (mean, factor) in enumerate(zip(said, traits.factor, strict=True)):
+        own = traits._replace(factor=factor)
+        for start in range(0, len(mean), BLOCK):
+            some = slice(start, min(start + BLOCK, len(mean)))
+            yield Piece((model, at), mean[some], actual[some], own.take(some), some)
 
 
 def _values(verdict: Verdict, mean: Floats, actual: Floats, difference: Floats) -> Floats:

@@ -19,7 +19,8 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from learner.intervals import Tables, Traits, judge
+from learner.intervals import Tables, Traits
+from learner.judging import Bundle, Piece, join, judged
 from learner.names import Places
 from learner.panel import Panel
 from learner.spread import Spread, gain, own_dispersion
@@ -114,51 +115,79 @@ class Groups:
         whole
             Whether a series is sold in whole units, shape (S,).
         """
-        half = panel.column("store").astype(np.intp) % 2
-        for at, kind in enumerate(KINDS):
-            spread, code = self.spreads[kind], codes(panel, kind)
-            count = int(code.max(initial=-1)) + 1
-            spread.grow(min(count, MOST_GROUPS))
-            counted = np.bincount(code[~whole], minlength=count) == 0
-            tables, place = spread.tables(), 2 * code + half
-            # Categories' codes came by arrival; sums are made in an order that it leaves alone.
-            order = np.argsort(panel.categories.texts) if kind == "category" else np.arange(count)
-            order = order[order < count]
-            for one in came:
-                rows = np.flatnonzero(np.isfinite(one.mean) & np.isfinite(one.actual))
-                means, actuals = (
-                    np.bincount(place[rows], values[rows], 2 * count).reshape(count, 2)
-                    for values in (one.mean, one.actual)
-                )
-                there = order[means.sum(axis=1)[order] > 0]
-                if len(there):
-                    self._learn_one(at, one.slot, tables.at(one.slot), there, counted[there],
-                                    means[there], actuals[there])  # fmt: skip
+        found: dict[tuple[int, ...], _Summed] = {
+            (at, one.slot): one
+            for at, kind in enumerate(KINDS)
+            for one in self._summed(panel, kind, came, whole)
+        }
+        tables = [self.spreads[kind].tables() for kind in KINDS]
+        all_tables = Tables(*(np.stack(one) for one in zip(*tables, strict=True)))
+        nothing = np.zeros((*all_tables.dispersion.shape, 0))
+        pieces = (
+            Piece(slot, one.means.sum(axis=1), one.actuals.sum(axis=1), one.traits)
+            for slot, one in found.items()
+        )
+        for bundle in judged(pieces, all_tables, nothing):
+            self._learn_some(bundle, [found[piece.slot] for piece, _ in bundle.spans])
 
-    def _learn_one(
-        self, at: int, slot: int, tables: Tables, groups: Ints, whole: npt.NDArray[np.bool_],
-        means: Floats, actuals: Floats,
-    ) -> None:  # fmt: skip
-        """Learn one slot of one kind from sums by half, shape (n, 2)."""
-        spread = self.spreads[KINDS[at]]
-        traits = traits_of(spread, groups, whole)
-        nothing = np.zeros((len(tables.dispersion), 0))
-        verdict = judge(tables, nothing, means.sum(axis=1), actuals.sum(axis=1), traits)
-        spread.learn((slot,), gain(verdict))
-        if slot == 0:
-            own = np.flatnonzero(groups < MOST_GROUPS)
-            spread.learn_own((), groups[own], own_dispersion(verdict)[:, own])
-        both = (means > 0).all(axis=1)
-        if not both.any():
-            return
-        # How far the halves miss alike, each by the relative deviation of the whole.
-        relative = np.sqrt(verdict.variance[both]) / verdict.counted[both]
-        deviation = np.sqrt(means[both] + (relative[:, None] * means[both]) ** 2)
+    def _summed(
+        self, panel: Panel, kind: str, came: Sequence[Came], whole: npt.NDArray[np.bool_]
+    ) -> Iterator[_Summed]:
+        """What came of groups of a kind, slot by slot; of nothing that was forecast, nothing."""
+        half = panel.column("store").astype(np.intp) % 2
+        spread, code = self.spreads[kind], codes(panel, kind)
+        count = int(code.max(initial=-1)) + 1
+        spread.grow(min(count, MOST_GROUPS))
+        counted = np.bincount(code[~whole], minlength=count) == 0
+        traits, place = traits_of(spread, np.arange(count), counted), 2 * code + half
+        # Categories' codes came by arrival; sums are made in an order that it leaves alone.
+        order = np.argsort(panel.categories.texts) if kind == "category" else np.arange(count)
+        order = order[order < count]
+        for one in came:
+            rows = np.flatnonzero(np.isfinite(one.mean) & np.isfinite(one.actual))
+            means, actuals = (
+                np.bincount(place[rows], values[rows], 2 * count).reshape(count, 2)
+                for values in (one.mean, one.actual)
+            )
+            there = order[means.sum(axis=1)[order] > 0]
+            if len(there):
+                yield _Summed(one.slot, there, means[there], actuals[there], traits.take(there))
+
+    def _learn_some(self, bundle: Bundle, summed: Sequence[_Summed]) -> None:
+        """Learn some slots' sums, and how far the halves miss alike."""
+        verdict, gained = bundle.verdict, gain(bundle.verdict)
+        own = own_dispersion(verdict)
+        means = join([one.means for one in summed])
+        actuals = join([one.actuals for one in summed])
+        # Each half misses by the relative deviation of the whole.
+        relative = np.sqrt(verdict.variance) / verdict.counted
+        deviation = np.sqrt(means + (relative[:, None] * means) ** 2)
         bound = MOST_COMMON * deviation
-        error = np.clip(actuals[both] - means[both], -bound, bound) / deviation
-        share = means[both] / deviation
-        self.common[at, slot] *= COMMON_KEPT
-        self.common[at, slot] += (error.prod(axis=1).sum(), share.prod(axis=1).sum())
+        both = np.logical_and(*(means > 0).T)
+        deviation[~both] = 1.0
+        error = (np.clip(actuals - means, -bound, bound) / deviation).prod(axis=1)
+        share = (means / deviation).prod(axis=1)
+        for number, ((piece, here), one) in enumerate(zip(bundle.spans, summed, strict=True)):
+            kind, slot = piece.slot
+            spread = self.spreads[KINDS[kind]]
+            spread.learn((slot,), gained.at(number))
+            if slot == 0:
+                known = one.groups < MOST_GROUPS
+                spread.learn_own(one.groups[known], own[:, here][:, known])
+            halves = both[here]
+            if halves.any():
+                self.common[kind, slot] *= COMMON_KEPT
+                self.common[kind, slot] += (error[here][halves].sum(), share[here][halves].sum())
+
+
+class _Summed(NamedTuple):
+    """Sums of a kind's groups in one slot: the groups (n,), by half of their stores (n, 2)."""
+
+    slot: int
+    groups: Ints
+    means: Floats
+    actuals: Floats
+    traits: Traits
 
 
 def codes(panel: Panel, kind: str) -> Ints:

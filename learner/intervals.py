@@ -70,8 +70,8 @@ class Tables(NamedTuple):
     dispersion: Floats
     below: Floats
 
-    def at(self, *slot: int) -> Tables:
-        """Those of one slot, or of one axis's entry."""
+    def at(self, *slot: int | Ints) -> Tables:
+        """Those of one slot, of one axis's entry, or of several slots, (n, ...)."""
         return Tables(self.dispersion[slot], self.below[slot])
 
 
@@ -158,22 +158,34 @@ def cells(gauge: Gauge, actual: Floats, whole: npt.NDArray[np.bool_]) -> tuple[F
     return low, (np.cbrt(upper / gauge.centre) - usual) / gauge.s
 
 
-def between(values: Floats, position: Floats) -> Floats:
-    """Values by class at fractional classes: (CLASSES, q) at (n,) gives (q, n), linear."""
+def between(values: Floats, position: Floats, first: Ints | int = 0) -> Floats:
+    """Values by class at fractional classes: (CLASSES, q) at (n,) gives (q, n), linear.
+
+    Of several slots' values, one after the other, ``first`` is where each one's begin, (n,).
+    """
     left = position.astype(np.intp)
     share = position - left
+    left += first
+    steps = np.zeros(values.shape)
+    np.subtract(values[1:], values[:-1], out=steps[:-1])
+    steps[CLASSES - 1 :: CLASSES] = 0.0  # the last class has no next one
     out = np.empty((values.shape[1], len(position)))
-    for row, column in zip(out, values.T, strict=True):
-        np.multiply(np.append(np.diff(column), 0.0).take(left), share, out=row)
+    for row, column, step in zip(out, values.T, steps.T, strict=True):
+        np.multiply(step.take(left), share, out=row)
         row += column.take(left)
     return out
 
 
 def scores_at(tables: Tables, levels: Floats) -> Floats:
     """Normal scores at probabilities: of Tables (..., CLASSES), shape (..., CLASSES, q)."""
-    rows = tables.below.reshape(-1, len(EDGES))
-    z = np.stack([np.interp(levels, row, EDGES) for row in rows])
-    return z.reshape(*tables.dispersion.shape, len(levels))
+    below, last = tables.below, len(EDGES) - 1
+    passed = np.count_nonzero(below[..., None, :] <= levels[:, None], axis=-1)
+    left = np.clip(passed - 1, 0, last - 1)
+    low, high = (np.take_along_axis(below, left + one, axis=-1) for one in (0, 1))
+    inside = (passed > 0) & (passed <= last)
+    steps = np.divide(np.diff(EDGES)[left], high - low, out=np.zeros(left.shape), where=inside)
+    z: Floats = np.where(passed <= last, steps * (levels - low) + EDGES[left], EDGES[-1])
+    return z
 
 
 class Place(NamedTuple):
@@ -204,26 +216,31 @@ class Place(NamedTuple):
         return high
 
 
-def probability(below: Floats, position: Floats, place: Place) -> Floats:
+def probability(below: Floats, position: Floats, place: Place, first: Ints | int = 0) -> Floats:
     """Probability of demand below normal scores, (n,).
 
     Parameters
     ----------
     below
-        Of one slot's ``Tables``, shape (CLASSES, len(EDGES)).
+        Of one slot's ``Tables``, shape (CLASSES, len(EDGES)); or of several.
     position
         Fractional classes, (n,).
+    first
+        Where each one's slot begins among all classes.
     """
-    table = np.pad(below, ((0, 0), (1, 1)), constant_values=(0.0, 1.0))
-    width = table.shape[1]
-    # The last class has no next one: it stands in for it.
-    table = np.concatenate([table, table[-1:]]).ravel()
+    rows = below.reshape(-1, len(EDGES))
+    # The last class has no next one: its share is 0, and what follows is there to be read.
+    table = np.zeros((len(rows) + 1, len(EDGES) + 2))
+    table[:-1, 1:-1] = rows
+    table[:, -1] = 1.0
+    width, flat = table.shape[1], table.ravel()
     left = position.astype(np.intp)
     share = position - left
+    left += first
     left *= width
-    low = place.read(table, left)
+    low = place.read(flat, left)
     left += width
-    high = place.read(table, left)
+    high = place.read(flat, left)
     high -= low
     high *= share
     high += low
@@ -295,11 +312,11 @@ def relative_median(quantiles: Floats, least: Floats) -> Floats:
 
 
 class Verdict(NamedTuple):
-    """Forecasts of one slot held against what came, n of them.
+    """Forecasts of one slot, or of several, held against what came, n of them.
 
     ``quantiles`` (q, n), in units; ``lower`` and ``upper`` (n,): probability of less than what
-    came, and of no more; then what ``spread`` learns: class, ends of the cell, mean, squared error
-    beyond a count's own, and variance, in grains.
+    came, and of no more; then what ``spread`` learns: class, counted on from slot to slot, ends of
+    the cell, mean, squared error beyond a count's own, and variance, in grains; how many ``slots``.
     """
 
     quantiles: Floats
@@ -311,35 +328,47 @@ class Verdict(NamedTuple):
     counted: Floats
     excess: Floats
     variance: Floats
+    slots: int
 
 
-def judge(tables: Tables, z: Floats, mean: Floats, actual: Floats, traits: Traits) -> Verdict:
-    """Hold forecasts against what came, by one slot's tables.
+def judge(
+    tables: Tables, z: Floats, mean: Floats, actual: Floats, traits: Traits,
+    slot: Ints | None = None,
+) -> Verdict:  # fmt: skip
+    """Hold forecasts against what came, by one slot's tables, or each by its own slot's.
 
     Parameters
     ----------
+    tables
+        Of one slot, ``dispersion`` (CLASSES,), or of several, (slots, CLASSES).
     z
-        What ``scores_at`` gave of these tables, (CLASSES, q).
+        What ``scores_at`` gave of these tables, (..., CLASSES, q).
     mean, actual
         In units, (n,); finite.
+    slot
+        Of each forecast, (n,); ``None``: there is one slot.
     """
     grain = grains(mean, traits.grain)
     counted = mean / grain
     position = volume_class(counted)
-    found = between(np.concatenate([tables.dispersion[:, None], z], axis=1), position)
+    first = 0 if slot is None else slot * CLASSES
+    learned = np.concatenate([tables.dispersion[..., None], z], axis=-1)
+    learned = learned.reshape(-1, learned.shape[-1])
+    found = between(learned, position, first)
     scale = gauge(mean, grain, found[0] * traits.factor)
     low, high = map(Place.of, cells(scale, actual, traits.whole))
     error = (actual - mean) / grain
     return Verdict(
         quantiles=demand(scale, found[1:], traits.whole),
-        lower=probability(tables.below, position, low),
-        upper=probability(tables.below, position, high),
-        klass=np.rint(position).astype(np.intp),
+        lower=probability(tables.below, position, low, first),
+        upper=probability(tables.below, position, high, first),
+        klass=np.rint(position).astype(np.intp) + first,
         low=low,
         high=high,
         counted=counted,
         excess=error * error - counted,
         variance=counted * (1.0 + found[0] * counted),
+        slots=len(learned) // CLASSES,
     )
 
 
@@ -360,29 +389,30 @@ def hits(verdict: Verdict, levels: Sequence[float]) -> list[Floats]:
 
 
 def binned(verdict: Verdict) -> Floats:
-    """Normal scores counted by class and bin, each spread over its cell: (CLASSES, BINS)."""
+    """Normal scores counted by class and bin, each spread over its cell: (slots, CLASSES, BINS)."""
     low, high = verdict.low, verdict.high
+    classes = verdict.slots * CLASSES
     row = verdict.klass * BINS
-    size = CLASSES * BINS
+    size = classes * BINS
     within = low.bin == high.bin
     out = np.bincount((row + low.bin)[within], minlength=size).astype(np.float64)
-    out = out.reshape(CLASSES, BINS)
     wide = np.flatnonzero(~within)
-    if not len(wide):
-        return out
-    first, last = low.read(_SHARES)[wide], high.read(_SHARES)[wide]
-    density = 1.0 / (last - first)
-    row = row[wide]
-    start, end = row + low.bin[wide], row + high.bin[wide]
-    # Mass below an edge e: of each cell (e - first) density, less (e - last) density past it.
-    slope = np.bincount(start, density, size) - np.bincount(end, density, size)
-    shift = np.bincount(start, density * first, size) - np.bincount(end, density * last, size)
-    slope, shift = (np.cumsum(one.reshape(CLASSES, BINS), axis=1)[:, :-1] for one in (slope, shift))
-    mass = np.zeros((CLASSES, BINS + 1))
-    mass[:, 1:-1] = slope * _SHARES[1:-1] - shift
-    mass[:, -1] = np.bincount(verdict.klass[wide], minlength=CLASSES)
-    out += np.maximum(np.diff(mass, axis=1), 0.0)
-    return out
+    if len(wide):
+        first, last = low.read(_SHARES)[wide], high.read(_SHARES)[wide]
+        density = 1.0 / (last - first)
+        row = row[wide]
+        start, end = row + low.bin[wide], row + high.bin[wide]
+        # Mass below an edge e: of each cell (e - first) density, less (e - last) density past it.
+        slope = np.bincount(start, density, size) - np.bincount(end, density, size)
+        shift = np.bincount(start, density * first, size) - np.bincount(end, density * last, size)
+        slope, shift = (
+            np.cumsum(one.reshape(classes, BINS), axis=1)[:, :-1] for one in (slope, shift)
+        )
+        mass = np.zeros((classes, BINS + 1))
+        mass[:, 1:-1] = slope * _SHARES[1:-1] - shift
+        mass[:, -1] = np.bincount(verdict.klass[wide], minlength=classes)
+        out += np.maximum(np.diff(mass, axis=1), 0.0).ravel()
+    return out.reshape(verdict.slots, CLASSES, BINS)
 
 
 #: The normal distribution at the edges, with both its ends.

@@ -436,21 +436,14 @@ class Shard:
 
     def _score(self, bucket: int, actual: Floats) -> None:
         """Hold waiting forecasts against what came, before anything is learned from it."""
-        difference = self._difference()
-        tables, traits, codes = self.spread.tables(), self._traits(), slices_of(self.panel, bucket)
-        all_scored = [
-            self.evaluation.score(
-                bucket, horizon, actual, difference, tables, traits, codes, self.accuracy.models
-            )
-            for horizon in self.scored
-        ]
-        for at, scored in enumerate(all_scored):
-            if scored is None:
-                continue
-            for model, gained in enumerate(scored.gained):
-                self.spread.learn((model, at), gained)
-            for model, own in enumerate(scored.own):
-                self.spread.learn_own((model,), scored.rows, own)
+        all_scored = self.evaluation.score(
+            bucket, actual, self._difference(), self.spread.tables(), self._traits(),
+            slices_of(self.panel, bucket), self.accuracy.models,
+        )  # fmt: skip
+        for scored in all_scored:
+            self.spread.learn((slice(None), self.scored.index(scored.horizon)), scored.gained)
+            if len(scored.own):
+                self.spread.learn_own(scored.rows, scored.own)
             self.accuracy.learn(scored, actual[scored.rows])
             self.losses.learn(bucket, scored)
 

@@ -54,32 +54,40 @@ ARRAYS = ("moments", "counts", "own", "parted")
 
 
 class Gained(NamedTuple):
-    """What forecasts of one slot add to it: ``seen`` (CLASSES,), the rest as in ``Spread``."""
+    """What forecasts add to their slots: ``seen`` (..., CLASSES), the rest as in ``Spread``."""
 
     seen: npt.NDArray[np.bool_]
     moments: Floats
     counts: Floats
 
     @classmethod
-    def nothing(cls) -> Gained:
+    def nothing(cls, slots: tuple[int, ...]) -> Gained:
         """What no forecast at all adds."""
-        return cls(np.zeros(CLASSES, np.bool_), np.zeros((CLASSES, 2)), np.zeros((CLASSES, BINS)))
-
-    def __add__(self, other: Gained) -> Gained:  # type: ignore[override]
-        return Gained(
-            self.seen | other.seen, self.moments + other.moments, self.counts + other.counts
+        return cls(
+            np.zeros((*slots, CLASSES), np.bool_),
+            np.zeros((*slots, CLASSES, 2)),
+            np.zeros((*slots, CLASSES, BINS)),
         )
+
+    def at(self, *slot: int) -> Gained:
+        """What it is of one slot, or of one axis's entry."""
+        return Gained(*(one[slot] for one in self))
+
+    def add(self, more: Gained) -> None:
+        """Add what others add."""
+        self.seen[:] |= more.seen
+        self.moments[:] += more.moments
+        self.counts[:] += more.counts
 
 
 def gain(verdict: Verdict) -> Gained:
-    """What the spread learns of forecasts held against what came."""
-    klass = verdict.klass
+    """What the spread learns of forecasts held against what came: by slot, (slots, ...)."""
+    klass, size = verdict.klass, verdict.slots * CLASSES
     excess = np.minimum(verdict.excess, MOST_ERROR * (verdict.variance + 1.0))
     moments = np.stack(
-        [np.bincount(klass, excess, CLASSES), np.bincount(klass, verdict.counted**2, CLASSES)],
-        axis=1,
-    )
-    seen = np.bincount(klass, minlength=CLASSES) > 0
+        [np.bincount(klass, excess, size), np.bincount(klass, verdict.counted**2, size)], axis=1
+    ).reshape(-1, CLASSES, 2)
+    seen = np.bincount(klass, minlength=size).reshape(-1, CLASSES) > 0
     return Gained(seen, moments / _MIDDLES[:, None], binned(verdict))
 
 
@@ -159,18 +167,15 @@ class Spread:
         parts = np.isfinite(actual) & (actual != np.rint(actual))
         self.parted[: len(actual)] |= parts
 
-    def learn(self, slot: tuple[int, ...], gained: Gained) -> None:
-        """Learn what came of one slot's forecasts."""
-        moments, counts = self.moments[slot], self.counts[slot]
-        moments[gained.seen] *= self.kept
-        counts[gained.seen] *= self.kept
-        moments += gained.moments
-        counts += gained.counts
+    def learn(self, slot: tuple[int | slice, ...], gained: Gained) -> None:
+        """Learn what came of a slot's forecasts, or of several slots' at once."""
+        kept = np.where(gained.seen, self.kept, 1.0)[..., None]
+        self.moments[slot] = self.moments[slot] * kept + gained.moments
+        self.counts[slot] = self.counts[slot] * kept + gained.counts
 
-    def learn_own(self, model: tuple[int, ...], rows: Ints, own: Floats) -> None:
-        """Learn some series' own dispersion, (2, n); see ``own_dispersion``."""
-        held = self.own[model]
-        held[:, rows] = self.own_kept * held[:, rows] + own
+    def learn_own(self, rows: Ints, own: Floats) -> None:
+        """Learn some series' own dispersion, (..., 2, n); see ``own_dispersion``."""
+        self.own[..., rows] = self.own_kept * self.own[..., rows] + own
 
     def return_to(self, before: Spread, known: Places | None = None) -> None:
         """Take back what was learned since; what is a fact stays. ``before`` is left as it is.

@@ -24,8 +24,8 @@ PURE = {
     "stream": ("event", "window", "buckets", "brought", "gaps", "alive", "identities"),
     "learner": (
         "panel", "plans", "features", "regression", "models", "ensemble", "intervals", "spread",
-        "evaluation", "accuracy", "shard", "operations", "snapshot", "parts", "replay", "digest",
-        "pickles", "serving", "pointers", "forecaster", "products", "profiles", "usual",
+        "judging", "evaluation", "accuracy", "shard", "operations", "snapshot", "parts", "replay",
+        "digest", "pickles", "serving", "pointers", "forecaster", "products", "profiles", "usual",
         "open_bucket", "totals", "lead_time", "groups", "wholes", "twin", "losses", "gates",
         "difference", "guard", "inputs", "findings",
         "watch", "returns", "names", "standstill", "availability", "retention", "amending",

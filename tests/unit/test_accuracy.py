@@ -10,11 +10,14 @@ import pytest
 from learner.accuracy import MEMORY, PARTS, Accuracy, accuracy
 from learner.evaluation import Marks, Scored
 from learner.snapshot import read_serving
+from learner.spread import Gained
 from tests.api_parts import Deployment, keys_of
 from tests.learner_parts import day, market, tick, told
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 MODELS = ("ensemble", "level_phase", "seasonal_naive")
+#: What a spread learns: here nothing looks at it.
+LEARNED = Gained.nothing((0,)), np.zeros((0, 2, 0))
 
 
 def marks(error: Floats, absolute: Floats, inside: Floats) -> Marks:
@@ -32,7 +35,7 @@ def test_accuracy_equals_a_plain_recomputation() -> None:
         actual = drawn.poisson(4.0, 2).astype(float)
         of = {name: drawn.normal(0, 2, 2) for name in errors}
         share = drawn.uniform(0, 1, 2)
-        scored = Scored(7, np.array([0, 2]), [], [], {
+        scored = Scored(7, np.array([0, 2]), *LEARNED, {
             name: marks(error, np.abs(error) / 2, share) for name, error in of.items()
         }, {})  # fmt: skip
         one.learn(scored, actual)
@@ -69,7 +72,7 @@ def test_errors_of_any_size_are_kept(scale: float) -> None:
     for error in (3.0, -1.0, 0.0, 2.0):
         came: Floats = np.array([error * scale])
         scored = Scored(
-            1, np.array([0]), [], [], {"ensemble": marks(came, 2 * np.abs(came), came)}, {}
+            1, np.array([0]), *LEARNED, {"ensemble": marks(came, 2 * np.abs(came), came)}, {}
         )
         one.learn(scored, np.array([4 * scale]))
     root = float(one.columns["squared"][0, 0, 0]) ** 0.5
@@ -82,7 +85,9 @@ def test_forecasts_without_error_are_kept() -> None:
     one = Accuracy(("ensemble",), (1,), "day")
     one.grow(1)
     nothing = np.zeros(1)
-    scored = Scored(1, np.array([0]), [], [], {"ensemble": marks(nothing, nothing, np.ones(1))}, {})
+    scored = Scored(
+        1, np.array([0]), *LEARNED, {"ensemble": marks(nothing, nothing, np.ones(1))}, {}
+    )
     one.learn(scored, np.array([4.0]))
     assert [int(one.columns[name][0, 0, 0]) for name in PARTS] == [0, 0, 65_535]
 
@@ -98,7 +103,7 @@ def test_a_count_that_is_full_stays_so() -> None:
     one.grow(1)
     one.columns["count"][:] = 65_535
     error = np.array([1.0])
-    scored = Scored(1, np.array([0]), [], [], {"ensemble": marks(error, error, error)}, {})
+    scored = Scored(1, np.array([0]), *LEARNED, {"ensemble": marks(error, error, error)}, {})
     one.learn(scored, np.array([3.0]))
     assert one.columns["count"].tolist() == [[65_535]]
     assert one.columns["demand"][0, 0] == pytest.approx(3.0 / MEMORY["day"])

@@ -56,11 +56,9 @@ TRAITS = Traits(
 )
 
 
-def score(
-    one: Evaluation, bucket: int, horizon: int, actual: Floats, difference: Floats
-) -> Scored | None:
+def score(one: Evaluation, bucket: int, actual: Floats, difference: Floats) -> list[Scored]:
     traits = TRAITS._replace(factor=TRAITS.factor[: len(one.models)])
-    return one.score(bucket, horizon, actual, difference, tables_of(one), traits, CODES, one.models)
+    return one.score(bucket, actual, difference, tables_of(one), traits, CODES, one.models)
 
 
 def scores(one: Told, model: str = "ensemble") -> dict[int, dict[str, Any]]:
@@ -130,8 +128,8 @@ def test_scores_equal_a_plain_recomputation_overall_and_in_every_slice() -> None
                           drawn.uniform(0, 9, 5)).astype(float)  # fmt: skip
         actual[drawn.random(5) < 0.2] = np.nan
         difference = drawn.uniform(0.1, 2, 5)
+        score(one, bucket, actual, difference)
         for at, h in enumerate((1, 3)):
-            score(one, bucket, h, actual, difference)
             if (bucket - h, h, 0) not in made or not np.isfinite(actual).any():
                 continue
             for kind, codes in names.items():
@@ -173,24 +171,28 @@ def test_scores_equal_a_plain_recomputation_overall_and_in_every_slice() -> None
         assert row["role"] == ("champion" if model == "a" else "challenger")
 
 
-def test_many_series_are_scored_as_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_forecasts_are_scored_alike_however_many_are_judged_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     drawn = np.random.default_rng(3)
     actual, difference = drawn.poisson(2.0, 5).astype(float), np.ones(5)
-    found = []
-    for block in (2, 8192):
-        monkeypatch.setattr("learner.evaluation.BLOCK", block)
-        one = grown(("a", "seasonal_naive"), (1,))
-        for model in (0, 1):
-            one.put(0, 1, model, np.linspace(0.5, 4.0, 5) + model)
-        scored = score(one, 1, 1, actual, difference)
-        assert scored is not None
-        parts = [
-            one.sums.ravel(),
-            *(np.concatenate([*g.moments, *g.counts]) for g in scored.gained),
-        ]
-        parts += [value for marks in scored.marks.values() for value in marks]
-        found.append(np.concatenate(parts))
-    assert found[0] == pytest.approx(found[1], abs=1e-12)
+    found = {}
+    for block in (2, 5, 12, 8192):
+        for module in ("evaluation", "judging"):
+            monkeypatch.setattr(f"learner.{module}.BLOCK", block)
+        one = grown(("a", "seasonal_naive"), (1, 3))
+        for horizon in one.scored:
+            for model in (0, 1):
+                said = np.linspace(0.5, 4.0, 5) + model * horizon
+                one.put(3 - horizon, horizon, model, said)
+        parts = []
+        for scored in score(one, 3, actual, difference):
+            parts += [scored.own, scored.gained.moments, scored.gained.counts]
+            parts += [value for marks in scored.marks.values() for value in marks]
+        found[block] = np.concatenate([part.ravel() for part in [one.sums, *parts]])
+    assert found[2] == pytest.approx(found[8192], abs=1e-12)
+    # Where none is split, it is the same to the last bit.
+    assert found[5].tobytes() == found[12].tobytes() == found[8192].tobytes()
 
 
 def test_stores_past_the_most_share_the_last() -> None:
@@ -198,7 +200,7 @@ def test_stores_past_the_most_share_the_last() -> None:
     one.put(0, 1, 0, np.ones(5))
     codes = CODES | {"store": np.array([0, MOST_SLICES - 1, MOST_SLICES, MOST_SLICES + 5, 10**6])}
     traits = TRAITS._replace(factor=TRAITS.factor[:1])
-    one.score(1, 1, np.ones(5), np.ones(5), tables_of(one), traits, codes, one.models)
+    one.score(1, np.ones(5), np.ones(5), tables_of(one), traits, codes, one.models)
     counted = one.slices["store"][:, 0, 0, SUMS.index("n")]
     assert len(counted) == MOST_SLICES
     assert (counted[0], counted[-1]) == (1, 4)
@@ -306,9 +308,9 @@ def test_nothing_is_scored_before_a_seasons_difference_is_known() -> None:
 def test_a_series_without_a_forecast_waiting_is_not_scored() -> None:
     one = grown(scored=(1,))
     one.put(0, 1, 0, np.array([1.0, 2.0]))
-    scored = score(one, 1, 1, np.ones(5), np.ones(5))
-    assert scored is not None and scored.rows.tolist() == [0, 1]
-    assert score(one, 1, 1, np.full(5, np.nan), np.ones(5)) is None
+    (scored,) = score(one, 1, np.ones(5), np.ones(5))
+    assert scored.rows.tolist() == [0, 1]
+    assert score(one, 1, np.full(5, np.nan), np.ones(5)) == []
 
 
 def test_growing_keeps_the_forecasts_that_wait() -> None:

@@ -21,11 +21,14 @@ from learner.gates import (
     p_value,
 )
 from learner.losses import BLOCKS, Losses
+from learner.spread import Gained
 
 Floats = npt.NDArray[np.float64]
 
 MODELS = ("old", "new", "seasonal_naive")
 N, SCALE = SUMS.index("n"), SUMS.index("scale")
+#: What a spread learns: here nothing looks at it.
+LEARNED = Gained.nothing((0,)), np.zeros((0, 2, 0))
 
 
 def blocks(values: Floats, horizon: int = 1, **more: object) -> Evidence:
@@ -158,7 +161,7 @@ def test_holm_shares_a_level() -> None:
 
 def scored(horizon: int, sums: Floats, categories: Floats) -> Scored:
     nothing: dict[str, Marks] = {}
-    return Scored(horizon, np.arange(1), [], [], nothing,
+    return Scored(horizon, np.arange(1), *LEARNED, nothing,
                   {"volume_class": sums, "category": categories})  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from learner import groups as learner_groups
 from learner import intervals
 from learner.groups import KINDS, Came, Groups, PartOf, put_together
 from learner.intervals import Traits
+from learner.judging import Bundle
 from learner.shard import Shard
 from learner.snapshot import lay_down, take_up
 from stream.event import Product, Sale
@@ -45,12 +47,12 @@ class Given(Groups):
         super().__init__(slots, bucket)
         self.given: list[tuple[str, int, list[float], list[float]]] = []
 
-    def _learn_one(self, at: int, slot: int, tables: Any, groups: Any, whole: Any, means: Any,
-                   actuals: Any) -> None:  # fmt: skip
-        self.given.append(
-            (KINDS[at], slot, means.sum(axis=1).tolist(), actuals.sum(axis=1).tolist())
-        )
-        super()._learn_one(at, slot, tables, groups, whole, means, actuals)
+    def _learn_some(self, bundle: Bundle, summed: Sequence[Any]) -> None:
+        self.given += [
+            (KINDS[piece.slot[0]], piece.slot[1], piece.mean.tolist(), piece.actual.tolist())
+            for piece, _ in bundle.spans
+        ]
+        super()._learn_some(bundle, summed)
 
 
 def test_groups_learn_from_the_plain_sums_of_their_series() -> None:

@@ -144,7 +144,7 @@ def test_a_series_of_its_own_dispersion_is_calibrated_too() -> None:
             traits = spread.traits(np.ones(series, np.float32))
             verdict = come(spread, mean, negative_binomial(drawn, mean, dispersion), traits)
             if own:
-                spread.learn_own((), np.arange(series), own_dispersion(verdict))
+                spread.learn_own(np.arange(series), own_dispersion(verdict))
             if bucket >= 100:
                 above += 1 - intervals.hits(verdict, [0.9])[0]
         return [abs(half.mean() / 200 - 0.1) for half in (above[::2], above[1::2])]
@@ -237,7 +237,7 @@ def test_each_forecast_counts_once_in_its_class_spread_over_its_cell() -> None:
     tables = Spread((), "day").tables()
     mean, actual = np.array([4.0, 4.0, 64.0, 0.1]), np.array([4.0, 9.0, 1e9, 0.0])
     verdict = intervals.judge(tables, np.zeros((CLASSES, 0)), mean, actual, counts_of(4))
-    found = intervals.binned(verdict)
+    (found,) = intervals.binned(verdict)
     assert found.sum(axis=1).round(9).tolist() == [0, 1, 0, 0, 0, 0, 2, 0, 0, 0, 1, 0, 0]
     assert found[10, -1] == 1, "an outlier is one score in the last bin"
     # A cell by hand: 0 of a mean of 0.1 covers all normal scores up to its upper end.
