@@ -40,6 +40,7 @@ _BENT = ("one", "short", "season", "last", "same_phase", "phase_mean", "group_ph
          "promotion_mean", "group_recent")  # fmt: skip
 #: Those whose effect fades with the horizon: what was sold last says most of the next bucket.
 _NEAR = ("one", "last", "season", "fast_phase", "fast_own", "short", "phase_mean", "promotion_mean")
+_NEAR_AT, _BENT_AT = ([BASE.index(name) for name in names] for names in (_NEAR, _BENT))
 #: Names of the columns where no covariates are set.
 NAMES: tuple[str, ...] = (
     *BASE, *(f"{name}:1" for name in _NEAR), *(f"{name}:h" for name in _BENT)
@@ -223,12 +224,14 @@ def features(
     ahead = horizon / panel.settings.horizons
     names = columns(panel.settings)
     X = np.empty((len(names), panel.size)).T
-    for column, name in enumerate(base):
-        np.clip(base[name], -MAX_RATIO, MAX_RATIO, out=X[:, column])
-    for column, name in enumerate(_NEAR, start=len(base)):
-        X[:, column] = X[:, BASE.index(name)] / horizon
-    for column, name in enumerate(_BENT, start=len(base) + len(_NEAR)):
-        X[:, column] = X[:, BASE.index(name)] * ahead
+    rows = X.T
+    for row, name in zip(rows, base, strict=False):
+        # np.clip does the same in twice the time where series are few.
+        np.minimum(np.maximum(base[name], -MAX_RATIO, out=row), MAX_RATIO, out=row)
+    for row, at_one in zip(rows[len(base) :], _NEAR_AT, strict=False):
+        np.divide(rows[at_one], horizon, out=row)
+    for row, at_one in zip(rows[len(base) + len(_NEAR) :], _BENT_AT, strict=True):
+        np.multiply(rows[at_one], ahead, out=row)
     closed = _wished(panel.plans.closed(panel, target, known), wishes, "closed") > 0
     return Batch(
         X=X,
