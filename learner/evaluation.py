@@ -24,6 +24,7 @@ from learner.spread import Gained, gain, own_dispersion
 from stream.settings import TWIN
 
 Floats = npt.NDArray[np.float64]
+Singles = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.intp]
 
 #: Share of the scores' sums that survives a scored bucket.
@@ -285,11 +286,12 @@ def _by(code: Ints, values: Floats, size: int) -> Floats:
     return sums
 
 
-def seasonal_difference(total: Floats, count: Floats) -> Floats:
+def seasonal_difference(total: Singles, count: Singles) -> Floats:
     """Mean squared seasonal difference of series; never nothing, and ``nan`` where not known."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        mean = np.where(count > 0, total / count, np.nan)
-    return np.maximum(mean, LEAST_DIFFERENCE)
+    mean = np.full(len(total), np.nan)
+    np.divide(total, count, out=mean, where=count > 0)
+    np.maximum(mean, LEAST_DIFFERENCE, out=mean)
+    return mean
 
 
 def learn_difference(panel: Panel, bucket: int, actual: Floats) -> None:

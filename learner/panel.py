@@ -48,11 +48,11 @@ RINGS: dict[str, type[np.generic]] = {
 }
 #: Columns of one value a series: name → (dtype, value of a new row).
 COLUMNS: dict[str, tuple[type[np.generic], float]] = {
-    "listed": (np.int64, 0),
+    "listed": (np.int32, 0),  # bucket
     "store": (np.int32, 0),
     "product": (np.int32, 0),
     "category": (np.int32, 0),
-    "usual_price": (np.float64, np.nan),
+    "usual_price": (np.float32, np.nan),
     "unit_size": (np.float32, 1.0),
     "from_us": (np.int64, FIRST_US),  # for sale over [from_us, until_us)
     "until_us": (np.int64, LAST_US),
@@ -60,8 +60,8 @@ COLUMNS: dict[str, tuple[type[np.generic], float]] = {
     "seen": (np.uint16, 0),  # observed buckets, modulo 2**16
     "sold_seen": (np.uint16, 0),  # the same when something was sold last
     "gap": (np.float32, 0.0),  # usual number of observed buckets from sale to sale
-    "error_sum": (np.float64, 0.0),
-    "error_n": (np.float64, 0.0),
+    "error_sum": (np.float32, 0.0),
+    "error_n": (np.float32, 0.0),
 }
 #: Weight of the bucket that listed a series, in its level.
 FIRST_WEIGHT = 0.25
