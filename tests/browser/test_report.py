@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from scripts.cli import app
+from scripts.cli import make
 from stream.event import Product, encode
 from tests.browser.webdriver import absent, browser
 from tests.learner_parts import day, market
@@ -42,7 +42,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = folder / "report.html"
     first = day(0, 0) + timedelta(days=60)
     result = CliRunner().invoke(
-        app,
+        make(),
         ["backtest", "--events", str(events), "--models", "ensemble,bayes", "--horizons", "1,7",
          "--from", f"{first:%Y-%m-%d}", "--report", str(path)],
     )  # fmt: skip

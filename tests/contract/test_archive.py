@@ -24,7 +24,7 @@ from learner.file_store import FileStore
 from learner.keys import load_signer, make_keys
 from learner.replay import START, Exclusion
 from learner.verify import Verification
-from scripts.cli import app
+from scripts.cli import make
 from stream import archive
 from stream.adapters import open_log
 from stream.archive import ArchivedTopic, File, keep
@@ -278,7 +278,7 @@ def test_a_lineage_is_made_again_once_kafka_has_dropped_its_events(
     place.fold()
 
     environ = {**os.environ, "SALESCAST_CONFIG": str(config(place.settings, tmp_path))}
-    ran = CliRunner().invoke(app, ["archive", "--json"], env=environ)
+    ran = CliRunner().invoke(make(), ["archive", "--json"], env=environ)
     assert ran.exit_code == 0, ran.output
     ends = dict(place.events.end())
     place.put(*two_stores(1, first=26))
@@ -288,7 +288,7 @@ def test_a_lineage_is_made_again_once_kafka_has_dropped_its_events(
         (place.letters, dict(place.letters.end())),
     ):
         drop(log, until)
-    assert CliRunner().invoke(app, ["archive", "--verify"], env=environ).exit_code == 0
+    assert CliRunner().invoke(make(), ["archive", "--verify"], env=environ).exit_code == 0
 
     place.fold()
     verifier = load_signer(place.settings).verifier

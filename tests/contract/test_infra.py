@@ -158,9 +158,9 @@ def test_an_alert_says_how_bad_it_is_what_it_means_and_where_to_start(name: str)
 def test_runbooks_name_commands_that_exist() -> None:
     from typer.main import get_command
 
-    from scripts.cli import app
+    from scripts.cli import make
 
-    commands = set(getattr(get_command(app), "commands", {}))
+    commands = set(getattr(get_command(make()), "commands", {}))
     for name, alert in alerts().items():
         words = " ".join(alert["annotations"].values())
         assert set(re.findall("`salescast ([a-z]+)`", words)) <= commands, name

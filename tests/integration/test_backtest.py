@@ -21,7 +21,7 @@ from typer.testing import CliRunner, Result
 
 from learner import intervals
 from learner.shard import Shard
-from scripts.cli import app
+from scripts.cli import make
 from stream.event import AnyEvent, Plan, Product, Sale, encode, time_us
 from stream.log import Record, partition_of
 from stream.settings import Settings
@@ -141,7 +141,7 @@ def backtest(folder: Path, *arguments: str | Path, settings: str = "") -> Result
     path = folder / "settings.toml"
     path.write_text(settings, encoding="utf-8")
     return CliRunner().invoke(
-        app, ["backtest", "--settings", str(path), *map(str, arguments)], catch_exceptions=True
+        make(), ["backtest", "--settings", str(path), *map(str, arguments)], catch_exceptions=True
     )
 
 

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from learner.adapters import open_store
 from learner.keys import key_files, read_public
 from learner.snapshot import name_of, signed_by
-from scripts.cli import app
+from scripts.cli import make
 from stream.settings import load
 from tests.integration.deployment import Deployment, days_of_sales, deployment
 
@@ -48,7 +48,7 @@ def test_keys_rotate_under_load(tmp_path: Path) -> None:
         public = key_files(settings)[1]
 
         def keys(*words: str, status: int = 0) -> str:
-            ran = CliRunner().invoke(app, ["keys", *words], env=running.environ)
+            ran = CliRunner().invoke(make(), ["keys", *words], env=running.environ)
             assert ran.exit_code == (1 if status else 0), ran.output
             return ran.output + str(ran.exception or "")
 

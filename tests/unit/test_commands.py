@@ -19,12 +19,13 @@ import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 import pytest
 import typer
+from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 from learner.probes import Probes
 from learner.telemetry import Telemetry
 from scripts import console, serve, up
-from scripts.cli import app
+from scripts.cli import MODULES, make
 from scripts.client import ApiUnreachable, Client
 from scripts.operate import whoever
 from scripts.supervise import Child
@@ -34,7 +35,24 @@ from stream.sqlite_log import SqliteLog
 
 
 def run(*words: str | Path) -> Result:
-    return CliRunner().invoke(app, list(map(str, words)))
+    return CliRunner().invoke(make(), list(map(str, words)))
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_registers_the_subcommands_that_the_table_says(module: str) -> None:
+    assert set(getattr(get_command(make(module)), "commands", {})) == set(MODULES[module])
+
+
+def test_who_asks_for_the_status_does_not_wait_for_what_learns() -> None:
+    said = subprocess.run(
+        [sys.executable, "-c",
+         "import sys; from scripts import cli; sys.argv = ['salescast', 'status', '--help']\n"
+         "try: cli.main()\n"
+         "except SystemExit: print([one for one in ('pandas', 'river', 'scipy') "
+         "if one in sys.modules])"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert said.stdout.splitlines()[-1] == "[]"
 
 
 def complaint(*words: str | Path) -> str:

@@ -15,7 +15,7 @@ from typer.testing import CliRunner, Result
 
 from learner.keys import key_files
 from scripts import export
-from scripts.cli import app
+from scripts.cli import make
 from stream.errors import SalescastError
 from stream.log import partition_of
 from tests.api_parts import ORIGIN, Deployment, context_of, keys_of, running
@@ -47,7 +47,7 @@ def publish(deployment: Deployment, origin: int = ORIGIN) -> int:
 
 
 def run(*arguments: object) -> Result:
-    return CliRunner().invoke(app, ["export", *map(str, arguments)])
+    return CliRunner().invoke(make(), ["export", *map(str, arguments)])
 
 
 def refused(*arguments: object) -> SalescastError:

@@ -35,8 +35,13 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 def fold(
     chosen: Settings, partition: int, records: list[Record]
 ) -> tuple[Shard, list[tuple[int, int, str]]]:
+    """A log folded whole: of each item there is exactly one outcome, whatever is tested beside."""
     shard = Shard(chosen, partition)
     letters = shard.fold(records).letters
+    counts = shard.counts()
+    assert sum(counts.values()) == sum(len(decode(record.value)) for record in records)
+    assert all(n >= 0 for line in shard.window.counts.values() for n in line)
+    assert len(letters) == counts["refused"] + counts["late"]
     return shard, sorted((one.offset, one.item, one.reason) for one in letters)
 
 
@@ -131,14 +136,3 @@ def test_a_snapshot_and_restore_at_any_record_changes_nothing(
     assert again.forecast().tobytes() == whole.forecast().tobytes()
     assert counted(again) == counted(whole)
     assert again.position == whole.position
-
-
-@given(logs())
-def test_every_item_has_exactly_one_outcome(drawn: tuple[World, list[Record]]) -> None:
-    world, records = drawn
-    shard, letters = fold(world.settings, world.partition, records)
-    items = sum(len(decode(record.value)) for record in records)
-    assert sum(shard.counts().values()) == items
-    assert all(n >= 0 for line in shard.window.counts.values() for n in line)
-    counts = shard.counts()
-    assert len(letters) == counts["refused"] + counts["late"]

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from learner import worker as module
 from learner.replay import Exclusion
 from learner.shard import Shard
-from scripts.cli import app
+from scripts.cli import make
 from scripts.reshard import check_apart
 from stream import resharding
 from stream.adapters import open_live, open_log, open_target
@@ -110,7 +110,7 @@ def to(tmp_path: Path) -> str:
 
 
 def run(*words: str) -> Any:
-    return CliRunner().invoke(app, ["reshard", *words])
+    return CliRunner().invoke(make(), ["reshard", *words])
 
 
 def folded(settings: Settings, log: EventLog) -> list[Shard]:
