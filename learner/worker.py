@@ -35,7 +35,7 @@ from stream.errors import (
     StoreUnavailable,
 )
 from stream.event import Tick, encode
-from stream.log import Consumer, Entry, EventLog, Record
+from stream.log import Consumer, Entry, EventLog, Record, in_turns
 from stream.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ RETRY_S = 1.0
 HELD_S = 10.0
 #: How long a learner that is being replaced may take to publish and leave.
 LEAVING_S = 8.0
-#: Records folded at a time; a record may hold many events.
+#: Records folded at a time, of one partition after the other; a record may hold many events.
 SLICE = 50
 #: Publications of a partition between two clean-ups of old snapshots.
 PRUNE_EVERY = 10
@@ -141,11 +141,11 @@ class Worker:
 
     def step(self, consumer: Consumer, timeout_s: float) -> None:
         """Poll once, fold what came, publish what is due."""
-        now = time.monotonic()
+        most, now = self.settings.poll_records, time.monotonic()
         if any(at <= now for at in self.waiting.values()):
-            timeout_s = 0.0
+            most, timeout_s = min(most, SLICE), 0.0  # those taken up already do not run ahead
         try:
-            batches = consumer.poll(self.settings.poll_records, timeout_s)
+            batches = consumer.poll(most, timeout_s)
             self.telemetry.dependency("log", True)
         except LogUnavailable as error:
             logger.warning("%s", error)
@@ -155,21 +155,22 @@ class Worker:
         before = dict(self.owned)
         self._move(consumer)
         now = time.monotonic()
-        for partition, records in batches.items():
+        left = dict(batches)  # less what goes: it is polled again
+        for partition, piece in in_turns(left, SLICE):
             owned = self.owned.get(partition)
-            if owned is None or owned is not before.get(partition):
-                continue  # it went, and may have come back, since these were polled
+            if (
+                self.stop.is_set()
+                or owned is None
+                or owned is not before.get(partition)  # it may have come back meanwhile
+                or owned.stopped
+                or piece[0].offset < owned.shard.position
+                or not self._fold(owned, piece, consumer)
+            ):
+                del left[partition]
+                continue
             owned.last_record_s = now
-            for at in range(0, len(records), SLICE):
-                piece = records[at : at + SLICE]
-                if owned.stopped or piece[0].offset < owned.shard.position:
-                    break
-                if not self._fold(owned, piece, consumer):
-                    break  # restored: its records come again
-                self._publish_if_due(owned, consumer)
-                self._tell()
-                if self.owned.get(partition) is not owned or self.stop.is_set():
-                    break  # what was polled and not folded is polled again
+            self._publish_if_due(owned, consumer)
+            self._tell()
         for owned in list(self.owned.values()):
             self._tick(owned, now)
             self._publish_if_due(owned, consumer)

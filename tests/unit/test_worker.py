@@ -14,7 +14,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -568,6 +568,30 @@ def test_a_recreated_topic_is_not_taken_for_the_old_one(place: Place, tmp_path: 
     with pytest.raises(TopicMismatch, match=r"belongs to another topic.*Restore the topic"):
         again.worker().run(threading.Event())
     again.close()
+
+
+def test_partitions_keep_abreast_while_they_catch_up(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SLICE", 10)
+    apart = []
+
+    class Watched(Worker):
+        def _fold(self, owned: Owned, records: Sequence[Record], consumer: Consumer) -> bool:
+            folded = super()._fold(owned, records, consumer)
+            position = {p: one.shard.position for p, one in self.owned.items()}
+            apart.append(abs(position.get(0, 0) - position.get(1, 0)))
+            return folded
+
+    some = two_stores(1)
+    place.put(
+        *(msgspec.structs.replace(one, id=f"{n} {one.id}") for n in range(40) for one in some)
+    )
+    assert set(place.events.end().values()) == {120}
+    monkeypatch.setattr(f"{__name__}.Worker", Watched)
+    place.fold()
+    # One is taken up after the other, and one is folded after the other.
+    assert len(apart) == 24 and max(apart) == 20
 
 
 def test_a_log_that_lost_records_is_not_folded(place: Place, tmp_path: Path) -> None:
