@@ -143,7 +143,7 @@ class Worker:
         """Poll once, fold what came, publish what is due."""
         most, now = self.settings.poll_records, time.monotonic()
         if any(at <= now for at in self.waiting.values()):
-            most, timeout_s = min(most, SLICE), 0.0  # those taken up already do not run ahead
+            most, timeout_s = 1, 0.0  # those taken up already do not run ahead
         try:
             batches = consumer.poll(most, timeout_s)
             self.telemetry.dependency("log", True)
@@ -392,12 +392,13 @@ class Worker:
 
     def _publish_if_due(self, owned: Owned, consumer: Consumer) -> None:
         waited = time.monotonic() - owned.published_s
+        publish_s = sum(one.publish_s for one in self.owned.values())
         self._publish_if(
             owned,
             consumer,
             due=(bool(owned.finished or owned.findings) and waited >= RETRY_S)
-            # Publishing takes at most a fifth of the time, however fast buckets close.
-            or (owned.closes > 0 and waited >= max(MIN_INTERVAL_S, 4 * owned.publish_s))
+            # Publishing all takes at most a fifth of the time, however fast buckets close.
+            or (owned.closes > 0 and waited >= max(MIN_INTERVAL_S, 4 * publish_s))
             or (bool(owned.folded or owned.unread) and waited >= self.settings.snapshot_interval_s),
         )
 

@@ -590,8 +590,8 @@ def test_partitions_keep_abreast_while_they_catch_up(
     assert set(place.events.end().values()) == {120}
     monkeypatch.setattr(f"{__name__}.Worker", Watched)
     place.fold()
-    # One is taken up after the other, and one is folded after the other.
-    assert len(apart) == 24 and max(apart) == 20
+    # One record comes while the other is taken up; then a piece of one after one of the other.
+    assert len(apart) >= 24 and max(apart) == 11
 
 
 def test_a_log_that_lost_records_is_not_folded(place: Place, tmp_path: Path) -> None:
