@@ -22,10 +22,10 @@ from learner.pruning import Pruner
 from learner.publishing import Put, put
 from learner.replay import Turn
 from learner.snapshot import Signer
-from learner.standstill import heed, skips, stopped
+from learner.standstill import heed, skips, standing
 from learner.store import SnapshotStore
 from learner.telemetry import Telemetry
-from learner.telling import tell
+from learner.telling import said, say, say_held, tell
 from stream.dead_letters import DeadLetters
 from stream.errors import (
     AlreadyOwned,
@@ -174,6 +174,7 @@ class Worker:
         for owned in list(self.owned.values()):
             self._tick(owned, now)
             self._publish_if_due(owned, consumer)
+            say(self.store, owned)
             self._skip_if_told(owned, consumer)
         self._tell()
 
@@ -252,6 +253,7 @@ class Worker:
         except SnapshotCorrupt as error:
             if self.held.get(partition) != str(error):
                 logger.error("%s", error)
+                say_held(self.store, partition, error, self.clock())
             self._postpone(partition, consumer, HELD_S)
             self.held[partition] = str(error)
             self.telemetry.stopped(partition, True)
@@ -262,6 +264,7 @@ class Worker:
             self.telemetry.head_refused(partition)
         self.waiting.pop(partition, None)
         self.held.pop(partition, None)
+        owned.said = said(self.store, partition)
         owned.published_s = owned.last_record_s = time.monotonic()
         self.owned[partition] = owned
         consumer.seek(partition, owned.shard.position)
@@ -301,8 +304,7 @@ class Worker:
             return False
         except Exception as error:
             # No reason names this. The shard stops here; what is published goes on being served.
-            owned.stopped_at = shard.position
-            owned.stopped = str(stopped(shard.partition, shard.position, error))
+            owned.standstill = standing(shard, error, self.clock())
             logger.exception("%s", owned.stopped)
             self.telemetry.stopped(shard.partition, True)
             return False
@@ -349,11 +351,8 @@ class Worker:
 
     def _tick(self, owned: Owned, now: float) -> None:
         """Let time pass in an idle partition that has been live, so that silence is learned."""
-        if (
-            owned.stopped
-            or not owned.shard.window.live
-            or now - owned.last_record_s < self.settings.tick_idle_s
-        ):
+        idle = now - owned.last_record_s >= self.settings.tick_idle_s
+        if owned.stopped or not owned.shard.window.live or not idle:
             return
         owned.last_record_s = now
         at = datetime.fromtimestamp(self.clock(), UTC)

@@ -665,11 +665,14 @@ def test_where_no_snapshot_can_be_trusted_that_partition_stands_still_and_no_oth
         said = f'salescast_shard_stopped{{partition="{home()}"}} 1.0'
         assert said.encode() in worker.telemetry.render()
         assert place.head(home()) == head
+        told = place.store.standstills()[home()]
+        assert told.offset is None and told.why in reason and told.remedy in reason
         for manifest in manifests:
             manifest.unlink()  # a person has looked, and lets it learn again from the log
         until(lambda: place.head(home()).position == place.events.end()[home()], "all of it again")
         assert _not_ready(worker) == []
         assert said.encode() not in worker.telemetry.render()
+        until(lambda: not place.store.standstills(), "the store to say that it is over")
     assert place.shard(home()).digest() == place.undisturbed(home()).digest()
 
 
