@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from api.schemas import Flag, Moment, ShortName, Text, Word
+from api.schemas import Flag, Moment, ShortName, Standstill, Text, Word
 from learner.operations import Kind
 from learner.replay import MAX_OFFSET
 
@@ -317,6 +317,9 @@ class PartitionStatus(BaseModel):
     frozen_by: str | None
     replaying: Replaying | None = Field(description="The head learns again, and is not served yet")
     series: int
+    standstill: Standstill | None = Field(
+        description="Nothing is learned of it until what stops it is mended or passed"
+    )
 
 
 class GuardedSource(BaseModel):

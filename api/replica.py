@@ -21,7 +21,7 @@ from learner.forecaster import Forecaster
 from learner.intervals import GRID
 from learner.serving import Serving, bucket_times
 from learner.snapshot import Verifier
-from learner.store import Pointers, SnapshotStore
+from learner.store import Pointers, SnapshotStore, Standstill
 from stream.buckets import Calendar
 from stream.errors import SalescastError, SnapshotMissing
 from stream.event import FIRST_US
@@ -180,6 +180,7 @@ class Replica:
         self.polled = False
         self.store_up = False
         self.state = State({}, {}, {}, search.build({}, self.calendar.season))
+        self._standstills: Mapping[int, Standstill] = {}
         self._stale_after_s = settings.stale_after_s
         self._store = store
         self._verifier = verifier
@@ -223,6 +224,15 @@ class Replica:
         pointers = self.state.pointers.get(partition)
         return pointers is not None and pointers.frozen_by is not None
 
+    def standstill(self, partition: int) -> dict[str, Any] | None:
+        """What a partition stands still at, as its owner has said; none that its head is past."""
+        found = self._standstills.get(partition)
+        head = self.state.pointers.get(partition, Pointers()).head
+        if found is None or (found.offset is not None and head and head.position > found.offset):
+            return None
+        return {"offset": found.offset, "why": found.why, "since": iso(found.since_us),
+                "remedy": found.remedy}  # fmt: skip
+
     def present(self) -> list[dict[str, Any]]:
         """What is served now, as the updates that would have led here."""
         return [_update(view) for _, view in sorted(self.state.views.items())]
@@ -242,6 +252,11 @@ class Replica:
             self._failed("pointers", error)
             return False
         self._trouble.off("pointers")
+        try:
+            self._standstills = self._store.standstills()
+            self._trouble.off("standstills")
+        except (SalescastError, OSError) as error:
+            self._trouble.on("standstills", error)  # they are shown, and served from is nothing
         # 2.
         waiting = set()
         before = self.state

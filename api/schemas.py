@@ -373,6 +373,17 @@ class SnapshotDetail(SnapshotItem):
     counts: dict[str, dict[str, int]]
 
 
+class Standstill(BaseModel):
+    """What keeps a partition from being folded on; what is served of it stays served."""
+
+    offset: int | None = Field(
+        description="The record that cannot be folded; null: its head cannot be taken up"
+    )
+    why: str
+    since: str
+    remedy: str = Field(description="What to do, with the command that lets it pass the record")
+
+
 class Shard(BaseModel):
     """Who folds a partition, and how far the published head has come."""
 
@@ -388,6 +399,7 @@ class Shard(BaseModel):
     age_s: float | None
     as_of: str | None
     series: int
+    standstill: Standstill | None
 
 
 class Shards(BaseModel):

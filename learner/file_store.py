@@ -4,6 +4,7 @@
 chunks/ab/abcdef…                    a chunk under its SHA-256
 p0/000000000007.<snapshot>.manifest  a manifest; the number is the order of putting
 p0/pointers.json                     head and active
+p0/standstill.json                   what it stands still at, if it does
 lock                                 held while pointers, manifests or a chunk's age change
 ```
 Guarantees: what a call wrote is on disk when it returns (temporary file, fsync, rename, fsync
@@ -22,8 +23,10 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import msgspec
+
 from learner import pointers as rules
-from learner.store import Pointer, Pointers, Replaying
+from learner.store import Pointer, Pointers, Replaying, Standstill
 from stream.errors import SnapshotCorrupt, StoreError, StoreUnavailable
 
 #: Chunks younger than this may belong to a snapshot being written.
@@ -156,6 +159,29 @@ class FileStore:
             now = self.pointers(partition)
             moved = rules.moved_active(now, to, frozen_by, control_offset)
             return self._move(partition, now, moved)
+
+    def standstills(self) -> dict[int, Standstill]:
+        """What partitions stand still at, as far as their owners have said."""
+        found = {}
+        with self._access():
+            self._chunks.stat()
+            for path in self._root.glob("p*/standstill.json"):
+                match = _PARTITION.fullmatch(path.parent.name)
+                with suppress(FileNotFoundError):  # it folds on since it was listed
+                    standstill = rules.decode_standstill(path.read_bytes())
+                    if match and standstill:
+                        found[int(match[1])] = standstill
+        return found
+
+    def put_standstill(self, partition: int, standstill: Standstill | None) -> None:
+        """Say that a partition stands still; ``None``: it does no longer."""
+        with self._access():
+            folder = self._folder(self._partition(partition))
+            if standstill is not None:
+                _write(folder / "standstill.json", msgspec.json.encode(standstill))
+                return
+            (folder / "standstill.json").unlink(missing_ok=True)
+            _sync_folder(folder)
 
     def delete(self, partition: int, snapshots: Collection[str]) -> None:
         """Forget manifests, but never head and active."""

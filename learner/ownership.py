@@ -27,7 +27,8 @@ from learner.snapshot import (
     read_manifest,
     read_shard,
 )
-from learner.store import Pointer, SnapshotStore
+from learner.standstill import stopped
+from learner.store import Pointer, SnapshotStore, Standstill
 from stream.dead_letters import DeadLetter, DeadLetters
 from stream.errors import (
     OffsetExpired,
@@ -73,9 +74,22 @@ class Owned:
     published_s: float = 0.0  # monotonic
     publish_s: float = 0.0  # how long the last publication took
     last_record_s: float = 0.0  # monotonic
-    stopped: str = ""  # why it stands still, if it does
-    stopped_at: int = 0  # offset of the record that it stands still at
+    standstill: Standstill | None = None  # what it stands still at, if it does
+    said: Standstill | None = None  # what the store says of that
+    say_s: float = 0.0  # monotonic: when the store is told of that again, if it could not be
     looked_s: float = 0.0  # monotonic: when it was last seen whether that may be skipped
+
+    @property
+    def stopped(self) -> str:
+        """Why it stands still, if it does."""
+        if self.standstill is None:
+            return ""
+        return str(stopped(self.shard.partition, self.standstill))
+
+    @property
+    def stopped_at(self) -> int | None:
+        """Offset of the record that it stands still at."""
+        return None if self.standstill is None else self.standstill.offset
 
     @property
     def behind(self) -> bool:
@@ -295,6 +309,7 @@ def following(owned: Owned, turn: Turn, events: EventLog, dead_letters: DeadLett
         parent=None if turn.snapshot == START else turn.snapshot,
         written=written,
         unread=owned.unread,
+        said=owned.said,
         told=(owned.shard.counts(), dict(owned.shard.window.refused)),
     )
     # 2.

@@ -11,7 +11,7 @@ from hashlib import sha256
 
 import msgspec
 
-from learner.store import Pointer, Pointers, Replaying
+from learner.store import Pointer, Pointers, Replaying, Standstill
 from stream.errors import SnapshotCorrupt, SnapshotMissing
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -113,6 +113,14 @@ def decode(data: bytes, where: str) -> Pointers:
             remedy="Put them back from a backup of the store, and find out who can write to it",
         )
     return pointers
+
+
+def decode_standstill(data: bytes) -> Standstill | None:
+    """A standstill from its JSON; ``None`` if it is none, since it is only shown."""
+    try:
+        return msgspec.json.decode(data, type=Standstill)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
 
 
 def is_digest(text: str) -> bool:

@@ -3,6 +3,7 @@
 ```
 salescast:chunk:<digest>     a chunk, a string of 1 to 8 MB
 salescast:partitions         set of the partitions that were published
+salescast:standstills        hash of what partitions stand still at, as JSON, by partition
 salescast:{p0}:pointers      head and active, as JSON
 salescast:{p0}:manifests     hash of manifests by snapshot id
 salescast:{p0}:order         snapshot ids by the order of putting
@@ -23,12 +24,13 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import msgspec
 import redis
 from redis.backoff import ExponentialBackoff
 from redis.retry import Retry
 
 from learner import pointers as rules
-from learner.store import Pointer, Pointers, Replaying
+from learner.store import Pointer, Pointers, Replaying, Standstill
 from stream.errors import SettingsError, SnapshotCorrupt, StoreError, StoreUnavailable
 
 #: An unused chunk younger than this may belong to a snapshot being written.
@@ -239,6 +241,22 @@ class RedisStore:
             durably=False,
         )
 
+    def standstills(self) -> dict[int, Standstill]:
+        """What partitions stand still at, as far as their owners have said."""
+        with self._asking("read the standstills"):
+            kept: dict[bytes, bytes] = self._client.hgetall(self._standstills)
+        read = {int(name): rules.decode_standstill(data) for name, data in kept.items()}
+        return {partition: one for partition, one in read.items() if one is not None}
+
+    def put_standstill(self, partition: int, standstill: Standstill | None) -> None:
+        """Say that a partition stands still; ``None``: it does no longer."""
+        with self._asking("tell of a standstill"):
+            if standstill is None:
+                self._client.hdel(self._standstills, str(partition))
+            else:
+                data = msgspec.json.encode(standstill)
+                self._client.hset(self._standstills, str(partition), data)
+
     def delete(self, partition: int, snapshots: Collection[str]) -> None:
         """Forget manifests, but never head and active."""
         keys = [self._key(partition, name) for name in ("pointers", "manifests", "order")]
@@ -387,6 +405,10 @@ class RedisStore:
     @property
     def _partitions(self) -> str:
         return f"{self._prefix}:partitions"
+
+    @property
+    def _standstills(self) -> str:
+        return f"{self._prefix}:standstills"
 
     def _chunk(self, digest: str) -> str:
         return f"{self._prefix}:chunk:{digest}"

@@ -12,10 +12,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+import msgspec
+
 from learner.operations import Entry
 from learner.replay import Rule
 from learner.shard import Shard
+from learner.store import Standstill
 from stream.errors import ShardStopped
+
+#: What is told of an error, characters.
+LONGEST = 500
 
 
 class Skip(NamedTuple):
@@ -25,12 +31,45 @@ class Skip(NamedTuple):
     fresh: bool
 
 
-def stopped(partition: int, offset: int, error: Exception) -> ShardStopped:
-    """What is said of a partition that stands still at an offset, with the command that helps."""
-    return ShardStopped(
-        f"partition {partition} stands still at offset {offset}: {type(error).__name__}: {error}",
+def standing(shard: Shard, error: Exception, since_s: float) -> Standstill:
+    """A shard that no fold gets on from where it is, with the command that helps."""
+    return Standstill(
+        offset=shard.position,
+        why=f"{type(error).__name__}: {error}"[:LONGEST],
         remedy="The record is kept; report it with the traceback. To go on without it: "
-        f"salescast skip {partition}:{offset} --reason ...",
+        f"salescast skip {shard.partition}:{shard.position} --reason ...",
+        since_us=round(since_s * 1e6),
+    )
+
+
+def stopped(partition: int, standstill: Standstill) -> ShardStopped:
+    """What is said of a partition that stands still at a record."""
+    return ShardStopped(
+        f"partition {partition} stands still at offset {standstill.offset}: {standstill.why}",
+        remedy=standstill.remedy,
+    )
+
+
+def to_say(said: Standstill | None, now: Standstill | None, position: int) -> Standstill | None:
+    """What the store is to say of a partition, after what it says already.
+
+    One that was taken up anew has passed nothing until it is past the record; one that stands
+    still again at the same has done so ever since.
+
+    Examples
+    --------
+    >>> said = Standstill(7, "an error", "skip it", 100)
+    >>> to_say(said, None, 7) is said, to_say(said, None, 8)
+    (True, None)
+    >>> to_say(said, Standstill(7, "another error", "skip it", 200), 7).since_us
+    100
+    """
+    if said is None or said.offset is None:
+        return now
+    if now is None:
+        return said if position <= said.offset else None
+    return (
+        msgspec.structs.replace(now, since_us=said.since_us) if now.offset == said.offset else now
     )
 
 

@@ -47,6 +47,19 @@ class Pointers(msgspec.Struct, frozen=True):
     replaying: Replaying | None = None
 
 
+class Standstill(msgspec.Struct, frozen=True):
+    """What keeps a partition from being folded on: for those who only read the store.
+
+    ``offset`` is that of the record that no fold gets past; ``None``: it stands still before a
+    head that cannot be taken up.
+    """
+
+    offset: int | None
+    why: str
+    remedy: str
+    since_us: int
+
+
 class SnapshotStore(Protocol):
     """Snapshots of all partitions of one deployment."""
 
@@ -104,6 +117,15 @@ class SnapshotStore(Protocol):
         Applies only if ``control_offset`` is greater than the last one applied; equal or
         smaller returns ``False`` and changes nothing.
         """
+
+    def standstills(self) -> dict[int, Standstill]:
+        """What partitions stand still at, as far as their owners have said; to be shown only.
+
+        What cannot be read is left out: nothing else depends on it.
+        """
+
+    def put_standstill(self, partition: int, standstill: Standstill | None) -> None:
+        """Say that a partition stands still; ``None``: it does no longer. Idempotent."""
 
     def delete(self, partition: int, snapshots: Collection[str]) -> None:
         """Forget manifests; head and active are never deleted, whoever asks."""

@@ -1,18 +1,29 @@
-"""What metrics are told of an owner's shards: where each stands, and how good its models are.
+"""What is told of an owner's shards: metrics where each stands and how good its models are, and
+the store, for the API, what stands still.
 
 Leaves out: how often (``worker``), and the metrics themselves (``telemetry``).
 """
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Mapping
 
 import numpy as np
 
 from learner.evaluation import summary
 from learner.ownership import Owned, restored
+from learner.standstill import to_say
+from learner.store import SnapshotStore, Standstill
 from learner.telemetry import Telemetry
 from learner.watch import watched
+from stream.errors import StoreError
+
+logger = logging.getLogger(__name__)
+
+#: How long a store that could not be told of a standstill is left alone, s.
+AGAIN_S = 10.0
 
 
 def tell(telemetry: Telemetry, shards: Mapping[int, Owned], ends: Mapping[int, int]) -> None:
@@ -38,3 +49,38 @@ def tell(telemetry: Telemetry, shards: Mapping[int, Owned], ends: Mapping[int, i
     champion = next(iter(shards.values())).shard.champion
     rows = summary(evaluations[0].models, evaluations[0].scored, sums, champion)
     telemetry.scored(rows, champion=champion)
+
+
+def said(store: SnapshotStore, partition: int) -> Standstill | None:
+    """What the store says that a partition stands still at; nothing if it cannot be asked."""
+    try:
+        return store.standstills().get(partition)
+    except StoreError as error:
+        logger.warning("partition %d: what it stood still at cannot be read: %s", partition, error)
+        return None
+
+
+def say(store: SnapshotStore, owned: Owned) -> None:
+    """Let the store say what a shard stands still at, or that it is past it."""
+    standstill, now = to_say(owned.said, owned.standstill, owned.shard.position), time.monotonic()
+    if standstill == owned.said or now < owned.say_s:
+        return
+    if _put(store, owned.shard.partition, standstill):
+        owned.said = standstill
+    else:
+        owned.say_s = now + AGAIN_S
+
+
+def say_held(store: SnapshotStore, partition: int, error: StoreError, now_s: float) -> None:
+    """Let the store say that a partition stands still before a head that cannot be taken up."""
+    _put(store, partition, Standstill(None, error.args[0], error.remedy, round(now_s * 1e6)))
+
+
+def _put(store: SnapshotStore, partition: int, standstill: Standstill | None) -> bool:
+    """Whether that could be done. It is for display: folding goes on."""
+    try:
+        store.put_standstill(partition, standstill)
+    except StoreError as error:
+        logger.warning("partition %d: the store does not say how it stands: %s", partition, error)
+        return False
+    return True

@@ -22,10 +22,10 @@ from learner.pruning import Pruner
 from learner.publishing import Put, put
 from learner.replay import Turn
 from learner.snapshot import Signer
-from learner.standstill import heed, skips, stopped
+from learner.standstill import heed, skips, standing
 from learner.store import SnapshotStore
 from learner.telemetry import Telemetry
-from learner.telling import tell
+from learner.telling import said, say, say_held, tell
 from stream.dead_letters import DeadLetters
 from stream.errors import (
     AlreadyOwned,
@@ -35,7 +35,7 @@ from stream.errors import (
     StoreUnavailable,
 )
 from stream.event import Tick, encode
-from stream.log import Consumer, Entry, EventLog, Record
+from stream.log import Consumer, Entry, EventLog, Record, in_turns
 from stream.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ RETRY_S = 1.0
 HELD_S = 10.0
 #: How long a learner that is being replaced may take to publish and leave.
 LEAVING_S = 8.0
-#: Records folded at a time; a record may hold many events.
+#: Records folded at a time, of one partition after the other; a record may hold many events.
 SLICE = 50
 #: Publications of a partition between two clean-ups of old snapshots.
 PRUNE_EVERY = 10
@@ -141,11 +141,11 @@ class Worker:
 
     def step(self, consumer: Consumer, timeout_s: float) -> None:
         """Poll once, fold what came, publish what is due."""
-        now = time.monotonic()
+        most, now = self.settings.poll_records, time.monotonic()
         if any(at <= now for at in self.waiting.values()):
-            timeout_s = 0.0
+            most, timeout_s = 1, 0.0  # those taken up already do not run ahead
         try:
-            batches = consumer.poll(self.settings.poll_records, timeout_s)
+            batches = consumer.poll(most, timeout_s)
             self.telemetry.dependency("log", True)
         except LogUnavailable as error:
             logger.warning("%s", error)
@@ -155,24 +155,26 @@ class Worker:
         before = dict(self.owned)
         self._move(consumer)
         now = time.monotonic()
-        for partition, records in batches.items():
+        left = dict(batches)  # less what goes: it is polled again
+        for partition, piece in in_turns(left, SLICE):
             owned = self.owned.get(partition)
-            if owned is None or owned is not before.get(partition):
-                continue  # it went, and may have come back, since these were polled
+            if (
+                self.stop.is_set()
+                or owned is None
+                or owned is not before.get(partition)  # it may have come back meanwhile
+                or owned.stopped
+                or piece[0].offset < owned.shard.position
+                or not self._fold(owned, piece, consumer)
+            ):
+                del left[partition]
+                continue
             owned.last_record_s = now
-            for at in range(0, len(records), SLICE):
-                piece = records[at : at + SLICE]
-                if owned.stopped or piece[0].offset < owned.shard.position:
-                    break
-                if not self._fold(owned, piece, consumer):
-                    break  # restored: its records come again
-                self._publish_if_due(owned, consumer)
-                self._tell()
-                if self.owned.get(partition) is not owned or self.stop.is_set():
-                    break  # what was polled and not folded is polled again
+            self._publish_if_due(owned, consumer)
+            self._tell()
         for owned in list(self.owned.values()):
             self._tick(owned, now)
             self._publish_if_due(owned, consumer)
+            say(self.store, owned)
             self._skip_if_told(owned, consumer)
         self._tell()
 
@@ -251,6 +253,7 @@ class Worker:
         except SnapshotCorrupt as error:
             if self.held.get(partition) != str(error):
                 logger.error("%s", error)
+                say_held(self.store, partition, error, self.clock())
             self._postpone(partition, consumer, HELD_S)
             self.held[partition] = str(error)
             self.telemetry.stopped(partition, True)
@@ -261,6 +264,7 @@ class Worker:
             self.telemetry.head_refused(partition)
         self.waiting.pop(partition, None)
         self.held.pop(partition, None)
+        owned.said = said(self.store, partition)
         owned.published_s = owned.last_record_s = time.monotonic()
         self.owned[partition] = owned
         consumer.seek(partition, owned.shard.position)
@@ -300,8 +304,7 @@ class Worker:
             return False
         except Exception as error:
             # No reason names this. The shard stops here; what is published goes on being served.
-            owned.stopped_at = shard.position
-            owned.stopped = str(stopped(shard.partition, shard.position, error))
+            owned.standstill = standing(shard, error, self.clock())
             logger.exception("%s", owned.stopped)
             self.telemetry.stopped(shard.partition, True)
             return False
@@ -348,11 +351,8 @@ class Worker:
 
     def _tick(self, owned: Owned, now: float) -> None:
         """Let time pass in an idle partition that has been live, so that silence is learned."""
-        if (
-            owned.stopped
-            or not owned.shard.window.live
-            or now - owned.last_record_s < self.settings.tick_idle_s
-        ):
+        idle = now - owned.last_record_s >= self.settings.tick_idle_s
+        if owned.stopped or not owned.shard.window.live or not idle:
             return
         owned.last_record_s = now
         at = datetime.fromtimestamp(self.clock(), UTC)
@@ -391,12 +391,13 @@ class Worker:
 
     def _publish_if_due(self, owned: Owned, consumer: Consumer) -> None:
         waited = time.monotonic() - owned.published_s
+        publish_s = sum(one.publish_s for one in self.owned.values())
         self._publish_if(
             owned,
             consumer,
             due=(bool(owned.finished or owned.findings) and waited >= RETRY_S)
-            # Publishing takes at most a fifth of the time, however fast buckets close.
-            or (owned.closes > 0 and waited >= max(MIN_INTERVAL_S, 4 * owned.publish_s))
+            # Publishing all takes at most a fifth of the time, however fast buckets close.
+            or (owned.closes > 0 and waited >= max(MIN_INTERVAL_S, 4 * publish_s))
             or (bool(owned.folded or owned.unread) and waited >= self.settings.snapshot_interval_s),
         )
 

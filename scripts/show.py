@@ -185,6 +185,8 @@ def status(config: Config = None, url: Url = None, json: AsJson = False) -> None
         marks = [name for name in ("stale", "frozen") if one[name]]
         if one["replaying"] is not None:
             marks.append(far(one["replaying"]))
+        if one["standstill"] is not None:
+            marks.append("stands still")
         age, position, lag = one["age_s"], one["position"], one["lag"]
         table.add_row(str(one["partition"]), f"{one['series']:,}",
                       "" if position is None else f"{position:,}",
@@ -192,6 +194,7 @@ def status(config: Config = None, url: Url = None, json: AsJson = False) -> None
                       "" if age is None else f"{age:.0f} s", one["snapshot"] or "",
                       " ".join(marks))  # fmt: skip
     out.print(table if found["partitions"] else "nothing is served yet")
+    _show_standstills(found["partitions"])
     off = [one for one in sources if one["state"] != "ok"]
     if off:
         out.print("\nOutside of their band:", style="yellow")
@@ -242,6 +245,18 @@ def shards(config: Config = None, url: Url = None, json: AsJson = False) -> None
                       when(one["as_of"]), one["snapshot"] or "",
                       "" if age is None else f"{age:.0f} s")  # fmt: skip
     out.print(table)
+    _show_standstills(found["items"])
+
+
+def _show_standstills(partitions: list[dict[str, Any]]) -> None:
+    """What partitions stand still at, and what to do about it."""
+    for one in partitions:
+        if (found := one["standstill"]) is not None:
+            at = "before its head" if found["offset"] is None else f"at offset {found['offset']}"
+            out.print(f"\nPartition {one['partition']} stands still {at} since "
+                      f"{when(found['since'])}: {found['why']}", style="red", soft_wrap=True,
+                      markup=False)  # fmt: skip
+            out.print(f"  {found['remedy']}", soft_wrap=True, markup=False)
 
 
 def when(text: str | None) -> str:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple, Protocol
 
@@ -154,6 +154,33 @@ class EventLog(Protocol):
 def here() -> str:
     """What this process calls itself among the owners of a log."""
     return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def in_turns(
+    left: dict[int, Sequence[Record]], size: int
+) -> Iterator[tuple[int, Sequence[Record]]]:
+    """Records of several partitions, so many of each in turn, so that none is far ahead.
+
+    Parameters
+    ----------
+    left
+        What was polled; who takes a partition out of it gets no more of that.
+
+    Examples
+    --------
+    >>> records = [Record(0, at, 0, None, b"") for at in range(3)]
+    >>> polled = {0: records, 1: records[:1]}
+    >>> [(partition, len(some)) for partition, some in in_turns(polled, 2)]
+    [(0, 2), (1, 1), (0, 1)]
+    """
+    at = 0
+    while left:
+        for partition, records in list(left.items()):
+            if at < len(records):
+                yield partition, records[at : at + size]
+            else:
+                del left[partition]
+        at += size
 
 
 @lru_cache(maxsize=65536)

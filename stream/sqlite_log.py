@@ -387,10 +387,12 @@ class SqliteConsumer:
 
     def _take(self, partition: int, wanted: int) -> list[Record]:
         """Up to ``wanted`` records of a partition, and move its position behind them."""
-        position = self._positions[partition]
-        records = self._left.pop(partition, None)
-        if records is None:
-            records = self._log._fetch(self._connection, partition, position, wanted)
+        records = self._left.pop(partition, [])
+        if len(records) < wanted:
+            # What was left of a batch is not all there is: others would run ahead.
+            position = self._positions[partition] + len(records)
+            more = self._log._fetch(self._connection, partition, position, wanted - len(records))
+            records = records + more
             if partition in self._unchecked:
                 end = self._log._last(self._connection, partition)[0]
                 if position > end:

@@ -208,3 +208,14 @@ def notice(title: str, *lines: str, kind: str = "") -> str:
     role = "alert" if kind == "error" else "note"
     body = "".join(f"<p>{line}</p>" for line in lines if line)
     return f'<section class="notice {kind}" role="{role}"><h2>{text(title)}</h2>{body}</section>'
+
+
+def standing(one: dict[str, Any]) -> str:
+    """What a partition stands still at, and the way on, as markup; nothing if it does not."""
+    if (found := one["standstill"]) is None:
+        return ""
+    at = "before its head" if found["offset"] is None else f"at offset {found['offset']}"
+    return notice(
+        f"Partition {one['partition']} stands still {at} since {moment(found['since'])}",
+        text(found["why"]), text(found["remedy"]), kind="warn",
+    )  # fmt: skip

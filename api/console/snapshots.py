@@ -21,6 +21,7 @@ from api.console.formats import (
     notice,
     number,
     size,
+    standing,
     table,
     tag,
     text,
@@ -106,10 +107,12 @@ class _Snapshots:
         if not status["store_up"]:
             markup(notice("The snapshot store cannot be read", "What was loaded is served on.",
                           kind="warn"))  # fmt: skip
+        markup("".join(map(standing, status["partitions"])))
         rows = []
         for one in status["partitions"]:
             if one["snapshot"] is None:
-                rows.append([str(one["partition"]), "nothing yet", "–", "–", "–"])
+                state = condition(one) if one["standstill"] else "–"
+                rows.append([str(one["partition"]), "nothing yet", "–", state, "–"])
                 continue
             rows.append(
                 [str(one["partition"]),
@@ -231,6 +234,8 @@ class _Snapshots:
 
 def condition(one: dict[str, Any]) -> str:
     """How a partition is served, as markup."""
+    if one["standstill"]:
+        return '<span class="condition" data-state="stale">Stands still</span>'
     if one["replaying"]:
         return progress(one["replaying"])
     kind, said = (

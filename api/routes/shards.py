@@ -64,6 +64,7 @@ def _row(
         "age_s": None,
         "as_of": None,
         "series": 0,
+        "standstill": context.replica.standstill(partition),
     }
     if head is not None:
         try:

@@ -111,6 +111,7 @@ def _partition(context: Context, partition: int) -> dict[str, Any]:
         "log_end": end, "lag": end, "as_of": None, "published_at": None, "age_s": None,
         "stale": False, "frozen": pointers.frozen_by is not None,
         "frozen_by": pointers.frozen_by, "replaying": replaying(pointers), "series": 0,
+        "standstill": replica.standstill(partition),
     }  # fmt: skip
     if view is not None:
         serving = view.serving

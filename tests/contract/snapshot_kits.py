@@ -29,6 +29,7 @@ class Kit:
     age: Callable[[str, int], None]
     overwrite_chunk: Callable[[str, bytes], None]
     overwrite_pointers: Callable[[int, bytes], None]
+    overwrite_standstill: Callable[[int, bytes], None]
 
 
 @contextmanager
@@ -48,6 +49,9 @@ def folder_kit(root: Path) -> Iterator[Kit]:
         age=age,
         overwrite_chunk=lambda digest, data: void(path(digest).write_bytes(data)),
         overwrite_pointers=overwrite_pointers,
+        overwrite_standstill=lambda p, data: void(
+            (root / f"p{p}" / "standstill.json").write_bytes(data)
+        ),
     )
 
 
@@ -71,6 +75,9 @@ def redis_kit(url: str, prefix: str) -> Iterator[Kit]:
             overwrite_chunk=lambda d, data: void(client.set(f"{prefix}:chunk:{d}", data)),
             overwrite_pointers=lambda p, data: void(
                 client.set(f"{prefix}:{{p{p}}}:pointers", data)
+            ),
+            overwrite_standstill=lambda p, data: void(
+                client.hset(f"{prefix}:standstills", str(p), data)
             ),
         )
     for store in opened:

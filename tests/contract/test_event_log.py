@@ -705,6 +705,17 @@ def test_every_partition_gets_its_share_of_a_poll(log: SqliteLog) -> None:
     consumer.close()
 
 
+def test_what_is_left_of_a_batch_is_no_partitions_whole_share(log: SqliteLog) -> None:
+    for _ in range(20):
+        log.append([Entry(p, None, b"%d" % n) for p in (0, 1) for n in range(10)])
+    consumer = log.consume({0: 0, 1: 0})
+    consumer.poll(5, 0)  # an odd share: batches are cut
+    found = consumer.poll(60, 0)
+    assert {partition: len(records) for partition, records in found.items()} == {0: 30, 1: 30}
+    assert [r.offset for r in found[0]] == list(range(found[0][0].offset, found[0][0].offset + 30))
+    consumer.close()
+
+
 def test_append_times_stand_still_while_the_clock_goes_back(path: str) -> None:
     now = iter([100.0, 90.0, 101.0, 50.0])
     log = SqliteLog(path, "sales.events", 2, clock=lambda: next(now))

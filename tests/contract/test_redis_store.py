@@ -19,7 +19,7 @@ import redis
 
 from infra.redis_server import RedisServer, packaged_binary
 from learner.redis_store import RedisStore
-from learner.store import Pointers
+from learner.store import Pointers, Standstill
 from stream.errors import (
     SettingsError,
     StoreError,
@@ -371,10 +371,15 @@ def test_production_configuration_and_its_users_do_what_is_needed(binary: str) -
             assert api.move_active(0, B, "op-1", 0)
             assert api.move_active(0, None, None, 1)
             assert api.pointers(0).frozen_by is None
+            worker.put_standstill(0, Standstill(7, "an error", "skip", 1))
+            assert api.standstills().keys() == {0}
+            worker.put_standstill(0, None)
+            assert api.standstills() == {}
             forbidden: list[Callable[[], object]] = [
                 lambda: put(api, b"forged"),
                 lambda: api.put_manifest(0, "forged", b"envelope"),
                 lambda: api.delete(0, ["b"]),
+                lambda: api.put_standstill(0, None),
                 RedisStore(server.url, "salescast").check,
                 RedisStore(f"unix://worker:{SECRET}@{path}", "other").partitions,
             ]

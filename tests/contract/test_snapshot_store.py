@@ -15,7 +15,7 @@ import redis
 from infra.redis_server import RedisServer
 from learner.adapters import open_store
 from learner.pointers import encode
-from learner.store import Pointer, Pointers, SnapshotStore
+from learner.store import Pointer, Pointers, SnapshotStore, Standstill
 from stream.errors import (
     SnapshotCorrupt,
     SnapshotMissing,
@@ -265,6 +265,36 @@ def test_damaged_pointers_are_refused(
         store.pointers(0)
     with pytest.raises(SnapshotCorrupt):
         store.move_head(0, "a", B)
+
+
+# standstills
+
+
+def test_a_standstill_is_told_until_it_is_over(kit: Kit, store: SnapshotStore) -> None:
+    one, other = (Standstill(at, "ZeroDivisionError: ü", "skip", 10**15) for at in (7, None))
+    assert store.standstills() == {}
+    store.put_standstill(3, None)
+    store.put_standstill(0, other)
+    for _ in range(2):
+        store.put_standstill(0, one)
+        store.put_standstill(12, other)
+    assert kit.reopen().standstills() == {0: one, 12: other}
+    assert store.partitions() == [] and store.pointers(0) == Pointers()
+    publish(store, A)
+    assert store.standstills().keys() == {0, 12} and store.snapshots(0) == ["a"]
+    for _ in range(2):
+        store.put_standstill(0, None)
+    assert kit.reopen().standstills() == {12: other}
+
+
+def test_a_standstill_that_cannot_be_read_hides_no_other(kit: Kit, store: SnapshotStore) -> None:
+    one = Standstill(7, "an error", "skip", 1)
+    for partition in (0, 1):
+        store.put_standstill(partition, one)
+    kit.overwrite_standstill(0, b"{}")
+    assert store.standstills() == {1: one}
+    store.put_standstill(0, one)
+    assert store.standstills() == {0: one, 1: one}
 
 
 # retention

@@ -6,9 +6,12 @@ import json
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 import pytest
@@ -112,6 +115,60 @@ def test_what_was_forecast_then_is_answered_and_what_is_now_is_exported(
     assert [row["mean"] for row in rows] == pytest.approx(
         [step["mean"] for step in now["steps"]], abs=1e-3
     )
+
+
+#: A learner with a fault that nobody thought of.
+FAULTY = """
+import runpy, sys
+from learner.shard import Shard
+know = Shard._know
+def faulty(shard, event):
+    if event.id == "bad":
+        raise ZeroDivisionError("a fault nobody thought of")
+    return know(shard, event)
+Shard._know = faulty
+sys.argv = ["salescast", "learner"]
+runpy.run_module("scripts.cli", run_name="__main__")
+"""
+
+
+def test_a_standstill_is_told_by_the_api_until_another_learner_is_past_it(tmp_path: Path) -> None:
+    with deployment(tmp_path, "api") as running:
+        running.processes["learner"] = subprocess.Popen(
+            [sys.executable, "-c", FAULTY], env=running.environ, stdin=subprocess.DEVNULL
+        )
+        running.send(days_of_sales(range(3)))
+        running.settle()
+        plan = {"type": "plan", "id": "bad", "source": "desk", "time": "2024-01-03T12:00:00Z",
+                "store": "store-1", "start": "2024-01-05T00:00:00Z", "promotion": 1,
+                "end": "2024-01-06T00:00:00Z"}  # fmt: skip
+        receipt = running.send([plan])["items"][0]["receipt"]
+        partition, offset, _ = map(int, receipt.split("-"))
+
+        def told(path: str = "/v1/status", items: str = "partitions") -> dict[int, Any]:
+            found = running.api.get(path).json()[items]
+            return {p["partition"]: p["standstill"] for p in found if p["standstill"]}
+
+        until(lambda: told() or None, "the standstill")
+        (one,) = told().values()
+        assert told() == told("/v1/shards", "items") == {partition: one}
+        assert (one["offset"], one["why"]) == (
+            offset,
+            "ZeroDivisionError: a fault nobody thought of",
+        )
+        command = f"salescast skip {partition}:{offset} --reason"
+        assert command in one["remedy"]
+        for name in ("status", "shards"):
+            said = running.cli(name)
+            assert f"Partition {partition} stands still at offset {offset} since 20" in said
+            assert one["why"] in said and command in said
+        assert running.api.get("/v1/forecasts/store-1/product-2").status_code == 200
+        running.end("learner", signal.SIGTERM)
+        assert told() == {partition: one}
+        running.start("learner")
+        running.settle()
+        until(lambda: None if told() else True, "the end of it")
+        assert "stands still" not in running.cli("status")
 
 
 def test_a_plan_is_in_the_forecast_until_it_is_withdrawn(running: Deployment) -> None:

@@ -6,13 +6,14 @@ import logging
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 from api import search
 from api.replica import Replica
-from learner.store import Pointer
-from stream.errors import StoreUnavailable
+from learner.store import Pointer, Standstill
+from stream.errors import StoreError, StoreUnavailable
 from tests.api_parts import ORIGIN, Deployment, Down, context_of, keys_of
 
 
@@ -159,6 +160,33 @@ def test_a_cut_is_switched_to_as_a_whole(deployment: Deployment) -> None:
     hidden.rename(path)
     replica.refresh()
     assert served(replica) == dict(enumerate(old))
+
+
+def test_a_standstill_is_shown_until_the_head_is_past_it_and_serves_as_before(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = deployment.publish(0, 5)
+    for partition, offset in ((0, 7), (1, None)):
+        deployment.store.put_standstill(partition, Standstill(offset, "why", "skip", 10**15))
+    replica = replica_of(deployment)
+    replica.refresh()
+    assert replica.standstill(0) == {
+        "offset": 7, "why": "why", "since": "2001-09-09T01:46:40+00:00", "remedy": "skip"
+    }  # fmt: skip
+    assert (replica.standstill(1) or {})["offset"] is None and replica.standstill(2) is None
+
+    def refused() -> NoReturn:
+        raise StoreError("not permitted")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(deployment.store, "standstills", refused)
+        last = deployment.publish(0, 7, seed=1)
+        assert replica.refresh() and replica.store_up
+        assert served(replica) == {0: last} != {0: first}
+        assert replica.standstill(0)
+    deployment.publish(0, 8, seed=2)
+    replica.refresh()
+    assert replica.standstill(0) is None and replica.standstill(1)
 
 
 def test_what_follows_the_head_is_stale_by_age(deployment: Deployment) -> None:

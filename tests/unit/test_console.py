@@ -261,3 +261,14 @@ def test_the_served_model_is_drawn_first_and_strongest() -> None:
     assert made[0]["x"] == ["1", "7"]
     assert made[0]["y"] == [1.5, 7.5]
     assert made[0]["line"]["width"] > made[1]["line"]["width"]
+
+
+def test_a_partition_that_stands_still_is_said_with_the_way_on() -> None:
+    found = {"offset": 7, "why": "KeyError: <b>", "since": "2025-03-01T12:00:00+00:00",
+             "remedy": "salescast skip 2:7 --reason ..."}  # fmt: skip
+    one = {"partition": 2, "standstill": found}
+    said = formats.standing(one)
+    assert "Partition 2 stands still at offset 7 since" in said
+    assert "KeyError: &lt;b&gt;" in said and "salescast skip 2:7 --reason ..." in said
+    assert "before its head" in formats.standing(one | {"standstill": found | {"offset": None}})
+    assert formats.standing(one | {"standstill": None}) == ""

@@ -14,6 +14,7 @@ from api.catalog import Catalog
 from api.control import Control
 from api.cuts import Request
 from api.problems import Problem
+from learner import telling
 from learner import worker as module
 from learner.file_store import FileStore
 from learner.keys import load_signer
@@ -25,6 +26,7 @@ from learner.snapshot import read_manifest
 from learner.verify import Verification
 from learner.worker import Worker
 from stream.dead_letters import DeadLetters
+from stream.errors import StoreError
 from tests.learner_parts import plan
 from tests.unit.test_worker import Place, get, home, running, two_stores, until
 
@@ -101,11 +103,16 @@ def test_an_operator_lets_a_partition_pass_the_record_that_stops_it(
         said = f"salescast skip {home()}:{bad} --reason ..."
         assert said in get(probes.port, "/readyz")[1]["reasons"][0]
         until(lambda: said in caplog.text, "the line in the log")
+        until(lambda: home() in place.store.standstills(), "the store to say it")
+        told = place.store.standstills()[home()]
+        assert told.offset == bad and said in told.remedy
+        assert told.why == "ZeroDivisionError: a fault nobody thought of"
         wrong = skip(place, bad + 1, bad + 2)
         id = skip(place, bad, bad)
         until(lambda: place.folded(worker), "the rest of the log")
         assert get(probes.port, "/readyz")[0] == 200
         until(lambda: state(place, id) == "applied", "an outcome")
+        until(lambda: not place.store.standstills(), "the store to say that it is over")
         until(lambda: state(place, wrong) == "refused", "an outcome")
     # By the same worker, one that starts again, an audit, and one that has the logs alone.
     shard = place.shard(home())
@@ -168,6 +175,39 @@ def test_a_skip_of_what_is_learned_or_not_there_is_refused(
     place.fold()
     with pytest.raises(Problem):
         control(place).submit(Request("skip", "ada", "a test", exclude=Exclusion(**what)))
+
+
+def test_since_when_a_partition_stands_still_outlives_its_worker(
+    place: Place, bad: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for now in (1e9, 2e9):
+        with standing_still(place, bad, clock=lambda now=now: now):
+            until(lambda: home() in place.store.standstills(), "the store to say it")
+            assert place.store.standstills()[home()].since_us == 10**15
+    monkeypatch.setattr(Shard, "_know", KNOW)
+    worker = place.worker()
+    with running(worker):
+        until(lambda: place.folded(worker), "the rest of the log")
+        until(lambda: not place.store.standstills(), "the store to say that it is over")
+
+
+def test_a_store_that_cannot_be_told_of_a_standstill_stops_nothing_else(
+    place: Place, bad: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(telling, "AGAIN_S", 0.02)
+    put, tries = place.store.put_standstill, []
+
+    def refused(partition: int, standstill: Any) -> None:
+        tries.append(partition)
+        if len(tries) < 3:
+            raise StoreError("not permitted")
+        put(partition, standstill)
+
+    monkeypatch.setattr(place.store, "put_standstill", refused)
+    with standing_still(place, bad):
+        other = 1 - home()
+        until(lambda: place.head(other).position == place.events.end()[other], "the other")
+        until(lambda: home() in place.store.standstills(), "the store to say it")
 
 
 def test_what_counters_owe_is_forgotten_with_a_partition_that_goes(place: Place) -> None:

@@ -14,7 +14,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -570,6 +570,30 @@ def test_a_recreated_topic_is_not_taken_for_the_old_one(place: Place, tmp_path: 
     again.close()
 
 
+def test_partitions_keep_abreast_while_they_catch_up(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SLICE", 10)
+    apart = []
+
+    class Watched(Worker):
+        def _fold(self, owned: Owned, records: Sequence[Record], consumer: Consumer) -> bool:
+            folded = super()._fold(owned, records, consumer)
+            position = {p: one.shard.position for p, one in self.owned.items()}
+            apart.append(abs(position.get(0, 0) - position.get(1, 0)))
+            return folded
+
+    some = two_stores(1)
+    place.put(
+        *(msgspec.structs.replace(one, id=f"{n} {one.id}") for n in range(40) for one in some)
+    )
+    assert set(place.events.end().values()) == {120}
+    monkeypatch.setattr(f"{__name__}.Worker", Watched)
+    place.fold()
+    # One record comes while the other is taken up; then a piece of one after one of the other.
+    assert len(apart) >= 24 and max(apart) == 11
+
+
 def test_a_log_that_lost_records_is_not_folded(place: Place, tmp_path: Path) -> None:
     place.put(*two_stores(3))
     place.close()
@@ -641,11 +665,14 @@ def test_where_no_snapshot_can_be_trusted_that_partition_stands_still_and_no_oth
         said = f'salescast_shard_stopped{{partition="{home()}"}} 1.0'
         assert said.encode() in worker.telemetry.render()
         assert place.head(home()) == head
+        told = place.store.standstills()[home()]
+        assert told.offset is None and told.why in reason and told.remedy in reason
         for manifest in manifests:
             manifest.unlink()  # a person has looked, and lets it learn again from the log
         until(lambda: place.head(home()).position == place.events.end()[home()], "all of it again")
         assert _not_ready(worker) == []
         assert said.encode() not in worker.telemetry.render()
+        until(lambda: not place.store.standstills(), "the store to say that it is over")
     assert place.shard(home()).digest() == place.undisturbed(home()).digest()
 
 
