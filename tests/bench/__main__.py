@@ -19,9 +19,10 @@ STAGES = {
     "snapshot": "snapshots into a folder, and back",
     "http": "the API by HTTP",
     "scale": "learners beside each other on one Kafka",
+    "operations": "freeze, rollback and replay of a large partition",
 }
 #: Those that are measured only when they are named: they take long.
-NAMED = {"scale"}
+NAMED = {"scale", "operations"}
 
 
 def main(arguments: list[str]) -> int:
