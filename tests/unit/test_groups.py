@@ -95,6 +95,19 @@ def test_a_series_that_is_not_known_of_is_left_out_on_both_sides() -> None:
     assert of_all[2:] == ([7.0], [14.0])
 
 
+def test_what_a_bucket_teaches_of_one_horizon_is_not_known_yet_where_others_are_judged() -> None:
+    shard = Shard(chosen(), 0)
+    Told(shard).tell(*trading(12))
+    came = [Came(slot, np.full(9, 3.0), np.arange(9.0) * (slot + 1)) for slot in range(3)]
+    digests = set()
+    for order in (came, came[::-1]):
+        one = Groups(3, "day")
+        for _ in range(5):
+            one.learn(shard.panel, order, np.ones(9, bool))
+        digests.add(_told(one, shard))
+    assert len(digests) == 1
+
+
 def test_the_order_in_which_categories_came_leaves_no_trace() -> None:
     digests = set()
     for step in (1, -1):
