@@ -102,6 +102,7 @@ def _check_rules(old: Settings) -> None:
     """Refuse while items are kept out: rules hold offsets of the old log, and do not move along."""
     from learner.adapters import open_store
     from learner.keys import load_verifier
+    from learner.replay import passing
     from learner.snapshot import read_manifest
 
     if old.store == "folder" and not (Path(old.data_dir) / "snapshots").exists():
@@ -112,7 +113,9 @@ def _check_rules(old: Settings) -> None:
             rule.operation
             for partition, head in heads.items()
             if head is not None
-            for rule in read_manifest(store, partition, head.snapshot, load_verifier(old)).rules
+            for rule in passing(
+                read_manifest(store, partition, head.snapshot, load_verifier(old)).rules
+            )
         }
     if rules:
         raise OperationRefused(

@@ -344,6 +344,19 @@ def test_what_is_kept_out_is_not_learned_by_the_way(place: Place, config: str, t
     assert run("--to", to, "--config", config, "--learn-excluded").exit_code == 0
 
 
+def test_what_was_readmitted_is_kept_out_no_more(place: Place, config: str, to: str) -> None:
+    place.put(*two_stores(3))
+    place.fold()
+    cut = {p: place.head(p).snapshot for p in range(2)}
+    what = Exclusion(sources=("odd",))
+    operate(place, "keep-out", cut, kind="quarantine", exclude=what)
+    place.fold()
+    operate(place, "sorry", cut, kind="readmit", replay=True, readmits="keep-out")
+    place.fold()
+    ran = run("--to", to, "--config", config)
+    assert ran.exit_code == 0, ran.exception
+
+
 def test_two_copies_at_once_are_told_of_each_other(place: Place, to: str) -> None:
     told(place.events, shops(2))
     new = load({}, config=to).settings
