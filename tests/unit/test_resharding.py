@@ -317,6 +317,22 @@ def test_a_dry_run_writes_nothing(place: Place, config: str, to: str, tmp_path: 
     assert not (tmp_path / "new").exists()
 
 
+def test_a_dry_run_says_what_would_be_and_what_would_be_refused(
+    place: Place, config: str, to: str, tmp_path: Path
+) -> None:
+    told(place.events, shops(2))
+    words = ("--to", to, "--config", config)
+    assert f"{len(shops(2))}  items would be copied" in run(*words, "--dry-run").output
+    run(*words, "--unfinished")
+    assert run(*words, "--dry-run").exit_code == 0, "an unfinished copy is gone on with"
+    run(*words)
+    assert "has a topic sales.events already" in str(run(*words, "--dry-run").exception)
+    (tmp_path / "file").touch()
+    nowhere = toml(tmp_path / "nowhere.toml", data_dir=str(tmp_path / "file" / "new"))
+    said = str(run("--to", nowhere, "--config", config, "--dry-run").exception)
+    assert "cannot make the folder" in said
+
+
 def test_where_the_old_one_is_nothing_new_is_put(place: Place, config: str, tmp_path: Path) -> None:
     same = toml(tmp_path / "same.toml", data_dir=place.settings.data_dir, partitions=5)
     ran = run("--to", same, "--config", config)
