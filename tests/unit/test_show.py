@@ -1,0 +1,91 @@
+"""What commands print of what the API answers: ids whole, times said, ranges right."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from learner.operations import Operation, Outcome
+from learner.replay import Exclusion
+from scripts import console
+from scripts.cli import make
+from stream.log import Entry
+from tests.api_parts import ORIGIN, Deployment, running
+from tests.learner_parts import day
+
+ID = "0123456789abcdef0123456789abcdef"
+
+
+@pytest.fixture
+def deployment(tmp_path: Path) -> Iterator[Deployment]:
+    found = Deployment(tmp_path, partitions=1)
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def url(deployment: Deployment) -> Iterator[str]:
+    with running(deployment.app()) as client:
+        yield str(client.base_url)
+
+
+def said(url: str, *words: str, status: int = 0) -> str:
+    ran = CliRunner().invoke(make(), [*words, "--url", url])
+    assert ran.exit_code == status, (ran.output, ran.exception)
+    return ran.output
+
+
+@pytest.fixture(params=["pipe", "terminal"])
+def narrow(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """80 columns: whether of a terminal."""
+    terminal = request.param == "terminal"
+    monkeypatch.setattr(console, "out", Console(force_terminal=terminal, width=80))
+    return terminal
+
+
+def write(deployment: Deployment, **changed: Any) -> None:
+    """An operation and its outcome, as they are written."""
+    values: dict[str, Any] = {
+        "id": ID, "kind": "rollback", "who": "ann", "reason": "the till of store 7 counted "
+        "twelvefold since the update of Monday night, and nobody saw it", "time": day(3),
+        "replay": True, "exclude": Exclusion(sources=("till-7",)),
+    }  # fmt: skip
+    operation = Operation(**values | changed)
+    outcome = Outcome(operation=operation.id, partition=0, outcome="applied", time=day(3))
+    deployment.control.append(
+        [Entry(0, None, msgspec.json.encode(one)) for one in (operation, outcome)]
+    )
+
+
+def test_ids_are_printed_whole(deployment: Deployment, url: str, narrow: bool) -> None:
+    snapshot = deployment.publish(0, 10_000_000)
+    write(deployment, cut={0: snapshot})
+    for words, ids in (
+        (("operations",), (ID, snapshot)), (("audit",), (ID, snapshot)),
+        (("snapshots",), (snapshot,)), (("lineage",), (ID, snapshot)), (("shards",), (snapshot,)),
+    ):  # fmt: skip
+        lines = said(url, *words).splitlines()
+        for id in ids:
+            assert any(id in line for line in lines), (words, lines)
+        if words[0] in ("operations", "audit"):
+            assert len(lines) <= 6, "an entry takes no page"
+            assert not narrow or max(map(len, lines)) <= 80 + 10  # what sets bold counts as well
+
+
+def test_a_rollback_to_a_time_says_how_much_older_its_snapshots_are(
+    deployment: Deployment, url: str
+) -> None:
+    deployment.publish(0, 10, origin=ORIGIN)  # 1 March 2025
+    for to, older in (("2025-03-04T00:00:00+00:00", False), ("2025-05-01T00:00:00+02:00", True)):
+        shown = said(
+            url, "rollback", "--to", to, "--reason", "odd", "--who", "ann", "--dry-run"
+        )  # fmt: skip
+        assert "2025-03-02 00:00:05Z" in shown, shown
+        assert "outcome" not in shown, "nothing came of it yet"
+        assert ("60 days before 2025-05-01" in " ".join(shown.split())) == older
