@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ipaddress
 import random
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,12 @@ FIRST_DELAY_S = 0.2
 LONGEST_DELAY_S = 5.0
 #: The longest ``Retry-After`` that is honoured, in seconds.
 LONGEST_RETRY_AFTER_S = 60.0
+
+
+#: Paths that a subcommand of the same name asks.
+_COMMANDS = re.compile(
+    r"GET /v1/(dead-letters|excluded|guard|models|operations|shards|snapshots|status)\b(?![/?])"
+)
 
 
 class ApiError(SalescastError):
@@ -61,7 +68,7 @@ class ApiUnavailable(ApiError):
 class KeyRefused(ApiError):
     """The API key is missing or wrong."""
 
-    remedy = "Give the key that the API was started with: --api-key, or $SALESCAST_API_KEY"
+    remedy = "Set SALESCAST_API_KEY, or `api_key` in the settings file, to the API's key"
 
 
 class BodyTooLarge(ApiError):
@@ -243,7 +250,7 @@ class Client:
             return value
         message, remedy = _problem(status, value)
         if status in (401, 403):
-            raise KeyRefused(message, status=status, remedy=remedy)
+            raise KeyRefused(message, status=status)  # the API's own remedy is about headers
         if status == 413:
             raise BodyTooLarge(message, status=status, remedy=remedy)
         if status in (429, 502, 503, 504):
@@ -274,7 +281,23 @@ def _problem(status: int, value: Any) -> tuple[str, str | None]:
     remedy = value.get("remedy")
     if not remedy and isinstance(near, list) and near:
         remedy = "Did you mean " + ", ".join(str(name) for name in near[:3]) + "?"
-    return f"{title}: {detail}" if detail else title, str(remedy) if remedy else None
+    return f"{title}: {detail}" if detail else title, for_people(str(remedy)) if remedy else None
+
+
+def for_people(remedy: str) -> str:
+    """A remedy of the API as a sentence, with the subcommand for a path where there is one.
+
+    Examples
+    --------
+    >>> for_people("choose one of GET /v1/excluded; older ones are gone")
+    'Choose one of `salescast excluded`; older ones are gone'
+    """
+    return sentence(_COMMANDS.sub(r"`salescast \1`", remedy))
+
+
+def sentence(text: str) -> str:
+    """The same with a capital letter to begin with."""
+    return text[:1].upper() + text[1:]
 
 
 def _retry_after_s(text: str) -> float:

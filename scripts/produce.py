@@ -22,7 +22,7 @@ import xxhash
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from scripts import console
-from scripts.client import Client, Line, Refused, stream
+from scripts.client import Client, Line, Refused, sentence, stream
 from scripts.files import Source, event_line, merged, sources, writable_file
 from scripts.tables import SORT_ROWS, FileError, Reading, reading
 from stream.errors import SalescastError
@@ -161,7 +161,8 @@ class Report:
             self._shown += 1
             about = f" `{why.field}`" if why.field else ""
             console.err.print(
-                f"refused: {name} row {line.row}: {why.reason}{about}: {why.detail}. {why.remedy}",
+                f"refused: {name} row {line.row}: {why.reason}{about}: {why.detail}. "
+                f"{sentence(why.remedy)}",
                 soft_wrap=True,
             )
             if self._shown == SHOWN:

@@ -604,7 +604,7 @@ def test_the_key_is_sent_and_its_refusal_not_repeated(server: Server) -> None:
     server.key = "secret"
     with Client(server.url, "secret") as client:
         assert client.send([sale(1)]).receipts == ("0-0-0",)
-    with _client(server, clock) as client, pytest.raises(KeyRefused, match="--api-key"):
+    with _client(server, clock) as client, pytest.raises(KeyRefused, match="Set SALESCAST_API_KEY"):
         client.send([sale(1)])
     assert clock.slept == [] and len(server.requests) == 2
 

@@ -15,6 +15,7 @@ from learner.operations import Operation, Outcome
 from learner.replay import Exclusion
 from scripts import console
 from scripts.cli import make
+from scripts.client import ApiError
 from stream.log import Entry
 from tests.api_parts import ORIGIN, Deployment, running
 from tests.learner_parts import day
@@ -89,3 +90,19 @@ def test_a_rollback_to_a_time_says_how_much_older_its_snapshots_are(
         assert "2025-03-02 00:00:05Z" in shown, shown
         assert "outcome" not in shown, "nothing came of it yet"
         assert ("60 days before 2025-05-01" in " ".join(shown.split())) == older
+
+
+def test_what_the_api_advises_is_said_as_a_command_needs_it(
+    tmp_path: Path, deployment: Deployment, url: str
+) -> None:
+    deployment.publish(0, 10)
+    words = ("readmit", "--operation", "nobody", "--reason", "odd", "--who", "ann", "--url")
+    with pytest.raises(ApiError, match=r"`nobody`\. Choose one of `salescast excluded`$"):
+        make()([*words, url], standalone_mode=False)
+    locked = Deployment(tmp_path / "locked", api_key="secret")
+    with (
+        running(locked.app()) as client,
+        pytest.raises(ApiError, match=r"missing or wrong\. Set SALESCAST_API_KEY, or `api_key` in"),
+    ):
+        make()([*words, str(client.base_url)], standalone_mode=False)
+    locked.close()
