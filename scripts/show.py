@@ -12,6 +12,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from api.console.formats import span
 from scripts.console import (
     AsJson,
     Config,
@@ -164,7 +165,7 @@ def excluded(
     config: Config = None,
     url: Url = None,
     operation: Annotated[
-        str | None, typer.Option(help="Show the items it passes over", show_default=False)
+        str | None, typer.Option(help="Show each item that it keeps out", show_default=False)
     ] = None,
     limit: Annotated[int, typer.Option(help="How many items")] = 100,
     after: Annotated[
@@ -172,7 +173,7 @@ def excluded(
     ] = None,
     json: AsJson = False,
 ) -> None:
-    """List what is excluded or quarantined, and, of one operation, the items."""
+    """List what is kept out, by operation and offsets; with --operation, each item of one."""
     asked: dict[str, Any] = {"limit": limit}
     asked |= {k: v for k, v in (("operation", operation), ("after", after)) if v is not None}
     with api_of(config, url) as api:
@@ -182,13 +183,16 @@ def excluded(
         return
     table = table_of("operation", "what", "partition", "offsets", "items that match")
     for one in found["rules"]:
-        end = "" if one["end"] is None else f"{one['end'] - 1:,}"
         table.add_row(one["operation"], one["kind"], str(one["partition"]),
-                      f"{one['start']:,} to {end}".strip(), said(one["what"]))  # fmt: skip
+                      span(one["start"], one["end"]), said(one["what"]))  # fmt: skip
     if found["rules"]:
         print_whole(table)
     else:
         out.print("nothing is passed over")
+    if found["rules"] and operation is None:
+        out.print("each item of one: salescast excluded --operation ID", style="dim")
+    elif not found["items"] and after is None:
+        out.print("no such item has come so far")
     for one in found["items"]:
         out.print(one["receipt"], one["value"], soft_wrap=True)
     if found["next"] is not None:
@@ -196,11 +200,21 @@ def excluded(
 
 
 def said(what: dict[str, Any] | None) -> str:
-    """An exclusion for people."""
-    return "; ".join(
+    """An exclusion for people.
+
+    Examples
+    --------
+    >>> said({"sources": ["till-7", "till-8"], "offsets": {"0": [5, 10]}})
+    'sources till-7, till-8; offsets 5 to 9 of partition 0'
+    """
+    named = {name: value for name, value in (what or {}).items() if name != "offsets"}
+    parts = [
         f"{name} {', '.join(map(str, value)) if isinstance(value, list) else value}"
-        for name, value in (what or {}).items()
-    )
+        for name, value in named.items()
+    ]
+    for partition, (start, end) in (what or {}).get("offsets", {}).items():
+        parts.append(f"offsets {span(start, end)} of partition {partition}")
+    return "; ".join(parts)
 
 
 def status(config: Config = None, url: Url = None, json: AsJson = False) -> None:

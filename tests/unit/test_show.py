@@ -12,13 +12,14 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from learner.operations import Operation, Outcome
-from learner.replay import Exclusion
+from learner.replay import Exclusion, Rule
 from scripts import console
 from scripts.cli import make
 from scripts.client import ApiError
+from stream.event import encode
 from stream.log import Entry
 from tests.api_parts import ORIGIN, Deployment, running
-from tests.learner_parts import day
+from tests.learner_parts import day, sale
 
 ID = "0123456789abcdef0123456789abcdef"
 
@@ -106,3 +107,22 @@ def test_what_the_api_advises_is_said_as_a_command_needs_it(
     ):
         make()([*words, str(client.base_url)], standalone_mode=False)
     locked.close()
+
+
+def test_what_is_kept_out_is_listed_with_its_items(deployment: Deployment, url: str) -> None:
+    rules = [
+        Rule(operation="whole", kind="excluded", what=Exclusion(sources=("till",)), start=0, end=2),
+        Rule(operation="nothing", kind="excluded", what=Exclusion(sources=("x",)), start=2, end=2),
+        Rule(operation="open", kind="quarantined", what=Exclusion(sources=("y",)), start=2),
+    ]
+    deployment.publish(0, 3, rules=rules)
+    deployment.events.append([Entry(0, None, encode(sale(n, source="till"))) for n in range(2)])
+    lines = said(url, "excluded").splitlines()
+    assert [" ".join(line.split()) for line in lines[1:]] == [
+        "whole excluded 0 0 to 1 sources till",
+        "nothing excluded 0 none sources x",
+        "open quarantined 0 from 2 on sources y",
+        "each item of one: salescast excluded --operation ID",
+    ]
+    assert said(url, "excluded", "--operation", "whole").count('"type":"sale"') == 2
+    assert "no such item has come so far" in said(url, "excluded", "--operation", "open")
