@@ -24,7 +24,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from scripts import console
 from scripts.client import Client, Line, Refused, sentence, stream
 from scripts.files import Source, event_line, merged, sources, writable_file
-from scripts.tables import SORT_ROWS, FileError, Reading, reading
+from scripts.tables import SORT_ROWS, FileError, Reading, Rows, reading
 from stream.errors import SalescastError
 
 #: Refused items shown on screen; all go to ``--refused``.
@@ -272,7 +272,8 @@ def register(app: typer.Typer) -> None:
             str | None, typer.Option(help="Source of all rows, such as till-7")
         ] = None,
         zone: Annotated[
-            str | None, typer.Option(help="Zone of times that have none, such as Europe/Berlin")
+            str | None,
+            typer.Option(help="Zone of times that have none; default: `timezone`, if it is set"),
         ] = None,
         batch: Annotated[int, typer.Option(min=1, max=10_000, help="Events of a request")] = 500,
         rate: Annotated[
@@ -301,14 +302,17 @@ def register(app: typer.Typer) -> None:
 
         Without a column id, ids are the file's name and the row: give each day's file its name.
         """
-        settings = console.settings(config, api_key=api_key)
+        known = console.loaded(config, api_key=api_key)
+        settings = known.settings
         url = console.address(settings, url)
         piped = paths == [STDIN]
         if STDIN in paths and not piped:
             raise FileError("standard input cannot be merged with files", remedy="Send it alone")
         if piped and (checkpoint or restart):
             raise FileError("standard input cannot be read again", remedy="Leave out --checkpoint")
-        how = reading(map_, source, zone)
+        # The default is nobody's word: what is sent in a wrong zone cannot be taken back.
+        set_ = known.origins["timezone"] != "default"
+        how = reading(map_, source, zone or (settings.timezone if set_ else None))
         files = [] if piped else sources(paths, how)
         note = None if piped else checkpoint or _checkpoint_of(paths[0])
         for option, path in (("--checkpoint", note), ("--refused", refused)):
@@ -322,6 +326,9 @@ def register(app: typer.Typer) -> None:
         else:
             progressed = Progressed(what={}, rows=[0], unsorted=[False], counts=[0])
         _say(files, progressed)
+        if not zone and any(isinstance(file, Rows) and file.local for file in files):
+            console.err.print(f"times without a zone are taken to be in {how.zone}, the setting "
+                              "`timezone`", soft_wrap=True)  # fmt: skip
         already = progressed.accepted + progressed.refused
         report = Report(refused, already=already)
         with report, Client(url, settings.api_key, waiting=report.waiting) as client:

@@ -303,6 +303,18 @@ def test_a_time_without_zone_needs_one_before_anything_is_sent(
     assert server.requests == []
 
 
+def test_a_time_without_zone_is_in_the_zone_that_is_set(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SALESCAST_TIMEZONE", "Europe/Berlin")
+    result = run(server, csv(tmp_path / "a.csv", "t,1,tea,2026-01-01T10:00,1,"))
+    assert "are taken to be in Europe/Berlin" in result.output
+    (sold,) = server.events()
+    assert sold.time == datetime(2026, 1, 1, 9, tzinfo=UTC)
+    result = run(server, csv(tmp_path / "b.csv", "t,1,tea,2026-01-01T10:00Z,1,"))
+    assert "taken to be" not in result.output, "its times have one"
+
+
 def test_times_that_the_clock_shows_twice_or_never_are_read_in_one_way(tmp_path: Path) -> None:
     path = csv(tmp_path / "a.csv", "t,1,tea,2026-03-29 01:59:59,1,", "t,1,tea,2026-03-29 02:30,1,",
                "t,1,tea,2026-10-25 02:30,1,", "t,1,tea,2026-10-25 03:00,1,")  # fmt: skip
