@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console, Group
 from rich.measure import Measurement
+from rich.progress import ProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
@@ -123,6 +124,11 @@ def print_whole(what: Table | Tree | Group) -> None:
     least = room.minimum if out.is_terminal else room.maximum
     wide = Console(highlight=False, markup=False, emoji=False, width=max(least, out.width))
     wide.print(what)
+
+
+def times() -> tuple[ProgressColumn, ...]:
+    """How long a progress bar has taken, and what is left: each says which it is."""
+    return TextColumn("in"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn()
 
 
 def print_json(value: Any) -> None:

@@ -19,7 +19,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 import xxhash
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn
 
 from scripts import console
 from scripts.client import Client, Line, Refused, sentence, stream
@@ -142,7 +142,7 @@ class Report:
         self._progress = Progress(
             TextColumn("{task.description}"), BarColumn(),
             TextColumn("{task.fields[said]}", markup=False),
-            TimeElapsedColumn(), TimeRemainingColumn(), console=console.err,
+            *console.times(), console=console.err,
         )  # fmt: skip
         self._task = self._progress.add_task("sending", total=None, said="")
 
@@ -329,11 +329,11 @@ def register(app: typer.Typer) -> None:
         if not zone and any(isinstance(file, Rows) and file.local for file in files):
             console.err.print(f"times without a zone are taken to be in {how.zone}, the setting "
                               "`timezone`", soft_wrap=True)  # fmt: skip
-        already = progressed.accepted + progressed.refused
+        already, before = progressed.accepted + progressed.refused, progressed.finished
         report = Report(refused, already=already)
         with report, Client(url, settings.api_key, waiting=report.waiting) as client:
             try:
-                if not progressed.finished:
+                if not before:
                     send(files, client, progressed, report, checkpoint=note, batch=batch,
                          rate=rate, speedup=speedup)  # fmt: skip
             except KeyboardInterrupt:
@@ -342,9 +342,11 @@ def register(app: typer.Typer) -> None:
             except SalescastError:
                 _go_on(progressed, note)
                 raise
-        console.err.print(
-            f"done: {progressed.accepted:,} events accepted, {progressed.refused:,} refused"
-        )
+        counts = f"{progressed.accepted:,} events accepted, {progressed.refused:,} refused"
+        if before:
+            console.err.print(f"all was sent before: {counts}; --restart sends it again")
+        else:
+            console.err.print(f"done: {counts}")
         if progressed.refused:
             raise typer.Exit(1)
 
@@ -362,9 +364,7 @@ def _say(files: Sequence[Source], progressed: Progressed) -> None:
             continue
         said = f"{source.path.name} is not in the order of time: {what}"
         console.err.print(said, soft_wrap=True)
-    if progressed.finished:
-        console.err.print("all was sent before; --restart sends it again")
-    elif any(progressed.rows):
+    if any(progressed.rows) and not progressed.finished:
         already = progressed.accepted + progressed.refused
         console.err.print(f"going on after {already:,} events")
 

@@ -81,6 +81,11 @@ def run_learner(chosen: Settings) -> None:
     def leave(number: int, frame: FrameType | None) -> None:
         stop.set()
 
+    def told() -> None:  # not in the signal's frame, which may have interrupted a log line
+        stop.wait()
+        logger.info("stopping: publishing what was folded")
+
+    threading.Thread(target=told, name="stopping", daemon=True).start()
     signal.signal(signal.SIGTERM, leave)
     signal.signal(signal.SIGINT, leave)
     ensure_keys(chosen)

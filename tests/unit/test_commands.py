@@ -117,8 +117,9 @@ def test_what_reads_a_deployment_makes_none(tmp_path: Path) -> None:
 
 
 def test_a_start_that_waits_keeps_nothing_open_of_what_it_had(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO", "scripts.serve")
     opened: list[SqliteLog] = []
     closed: list[SqliteLog] = []
     close = SqliteLog.close
@@ -149,6 +150,16 @@ def test_a_start_that_waits_keeps_nothing_open_of_what_it_had(
     thread.join(20)
     assert len(opened) >= 6
     assert set(map(id, closed)) == set(map(id, opened))
+    while "stopping: publishing what was folded" not in caplog.messages:
+        assert time.monotonic() < end, "a stop that lasts is told of at once"
+        time.sleep(0.01)
+
+
+def test_up_says_that_it_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SALESCAST_DATA_DIR", str(tmp_path))
+    monkeypatch.setattr(up, "make_children", lambda *_: [])
+    monkeypatch.setattr(signal, "signal", lambda number, leave: leave(number, None))
+    assert "stopping: the learner publishes what was folded" in run("up").output
 
 
 # settings and options

@@ -11,6 +11,7 @@ import gzip
 import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -452,9 +453,13 @@ def test_nothing_is_lost_when_the_producer_is_ended_in_mid_stream(
 
 def test_a_finished_file_is_not_sent_again_unless_asked(server: Server, tmp_path: Path) -> None:
     (tmp_path / "a.ndjson").write_bytes(sale(1))
-    assert run(server, tmp_path / "a.ndjson").exit_code == 0
+    first = run(server, tmp_path / "a.ndjson")
+    assert first.exit_code == 0 and "done: 1 events accepted" in first.output
+    assert re.search(r"in 0:00:0\d left", first.output), "times say which they are"
     again = run(server, tmp_path / "a.ndjson")
     assert again.exit_code == 0 and "--restart sends it again" in again.output
+    assert "all was sent before: 1 events accepted" in again.output
+    assert "done" not in again.output, "nothing was done"
     assert len(server.lines) == 1
     assert run(server, tmp_path / "a.ndjson", "--restart").exit_code == 0
     assert len(server.lines) == 2

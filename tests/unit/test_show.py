@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -126,3 +127,10 @@ def test_what_is_kept_out_is_listed_with_its_items(deployment: Deployment, url: 
     ]
     assert said(url, "excluded", "--operation", "whole").count('"type":"sale"') == 2
     assert "no such item has come so far" in said(url, "excluded", "--operation", "open")
+
+
+def test_ages_are_of_milliseconds(deployment: Deployment, url: str) -> None:
+    deployment.publish(0, 10)
+    deployment.events.append([Entry(0, None, encode(sale(n))) for n in range(12)])
+    (one,) = json.loads(said(url, "shards", "--json"))["items"]
+    assert one["age_s"] == round(one["age_s"], 3) and one["lag_s"] == round(one["lag_s"], 3)
