@@ -315,6 +315,16 @@ def test_a_port_is_looked_for_in_the_hosts_own_family(
             assert probes.port
 
 
+@pytest.mark.parametrize("command", ["api", "console"])
+def test_what_finds_its_port_taken_says_which_to_choose(
+    command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(up, "LEAVING_S", 0.1)
+    with _taken("127.0.0.1") as port:
+        said = complaint(command, "--port", str(port))
+        assert f"127.0.0.1:{port}: Address already in use. Choose another port" in said
+
+
 @pytest.mark.parametrize("host", ["nosuch.invalid", "192.0.2.1"])
 def test_a_host_that_is_not_ours_is_named_at_once(host: str) -> None:
     started = time.monotonic()

@@ -129,6 +129,15 @@ def test_what_is_kept_out_is_listed_with_its_items(deployment: Deployment, url: 
     assert "no such item has come so far" in said(url, "excluded", "--operation", "open")
 
 
+def test_an_api_says_where_it_listens(
+    deployment: Deployment, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "api.server")
+    with running(deployment.app()) as client:
+        address = str(client.base_url).rstrip("/")
+    assert f"listening on {address}, documented at /docs" in caplog.messages
+
+
 def test_ages_are_of_milliseconds(deployment: Deployment, url: str) -> None:
     deployment.publish(0, 10)
     deployment.events.append([Entry(0, None, encode(sale(n))) for n in range(12)])
