@@ -171,3 +171,6 @@ def log_to_stderr(config: Settings, service: str) -> None:
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     for quiet in ("kafka", "httpx", "httpcore", "uvicorn.access"):
         logging.getLogger(quiet).setLevel(logging.WARNING)
+    # Two lines a second of connections that fail, and advice to kafka-python's own authors; what
+    # fails for good is raised, and said by us.
+    logging.getLogger("kafka.net").setLevel(logging.CRITICAL)

@@ -333,6 +333,26 @@ def test_a_host_that_is_not_ours_is_named_at_once(host: str) -> None:
     assert time.monotonic() - started < up.LEAVING_S / 2
 
 
+def test_a_kafka_that_is_down_is_told_of_once() -> None:
+    program = """
+from scripts.console import log_to_stderr
+from stream import kafka_log
+from stream.errors import LogUnavailable
+from stream.settings import Settings
+log_to_stderr(Settings(), "learner")
+kafka_log.CONNECT_S = 0.5
+try:
+    kafka_log.KafkaLog("127.0.0.1:9", "sales.events", partitions=1)
+except LogUnavailable as error:
+    print(error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert "Kafka at 127.0.0.1:9 is unavailable" in done.stdout
+    assert done.stderr == ""
+
+
 # how a command ends
 
 
