@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import ipaddress
 import random
-import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from typing import Any, NamedTuple, Self
 
 import httpx
 
+from scripts.remedies import for_people
 from stream.errors import SalescastError
 from stream.event import REASONS
 
@@ -29,12 +29,6 @@ FIRST_DELAY_S = 0.2
 LONGEST_DELAY_S = 5.0
 #: The longest ``Retry-After`` that is honoured, in seconds.
 LONGEST_RETRY_AFTER_S = 60.0
-
-
-#: Paths that a subcommand of the same name asks.
-_COMMANDS = re.compile(
-    r"GET /v1/(dead-letters|excluded|guard|models|operations|shards|snapshots|status)\b(?![/?])"
-)
 
 
 class ApiError(SalescastError):
@@ -282,22 +276,6 @@ def _problem(status: int, value: Any) -> tuple[str, str | None]:
     if not remedy and isinstance(near, list) and near:
         remedy = "Did you mean " + ", ".join(str(name) for name in near[:3]) + "?"
     return f"{title}: {detail}" if detail else title, for_people(str(remedy)) if remedy else None
-
-
-def for_people(remedy: str) -> str:
-    """A remedy of the API as a sentence, with the subcommand for a path where there is one.
-
-    Examples
-    --------
-    >>> for_people("choose one of GET /v1/excluded; older ones are gone")
-    'Choose one of `salescast excluded`; older ones are gone'
-    """
-    return sentence(_COMMANDS.sub(r"`salescast \1`", remedy))
-
-
-def sentence(text: str) -> str:
-    """The same with a capital letter to begin with."""
-    return text[:1].upper() + text[1:]
 
 
 def _retry_after_s(text: str) -> float:

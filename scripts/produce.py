@@ -22,8 +22,9 @@ import xxhash
 from rich.progress import BarColumn, Progress, TextColumn
 
 from scripts import console
-from scripts.client import Client, Line, Refused, sentence, stream
+from scripts.client import Client, Line, Refused, stream
 from scripts.files import Source, event_line, merged, sources, writable_file
+from scripts.remedies import sentence
 from scripts.tables import SORT_ROWS, FileError, Reading, Rows, reading
 from stream.errors import SalescastError
 

@@ -47,7 +47,7 @@ def said(url: str, *words: str, status: int = 0) -> str:
 @pytest.fixture(params=["pipe", "terminal"])
 def narrow(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
     """80 columns: whether of a terminal."""
-    terminal = request.param == "terminal"
+    terminal: bool = request.param == "terminal"
     monkeypatch.setattr(console, "out", Console(force_terminal=terminal, width=80))
     return terminal
 
