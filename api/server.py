@@ -49,6 +49,14 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self._updates = app.state.context.replica.updates
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, and say where."""
+        await super().startup(sockets)
+        if self.started:
+            host, port = self.servers[0].sockets[0].getsockname()[:2]
+            host = f"[{host}]" if ":" in host else host
+            logger.info("listening on http://%s:%d, documented at /docs", host, port)
+
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Stop at SIGTERM and SIGINT, once; unlike uvicorn's own, do not raise them again."""

@@ -15,8 +15,18 @@ import typer
 from rich.text import Text
 from rich.tree import Tree
 
-from scripts.console import AsJson, Config, Url, api_of, out, print_json, settings
-from scripts.show import said, table_of, when
+from scripts.console import (
+    AsJson,
+    Config,
+    Url,
+    api_of,
+    out,
+    print_json,
+    print_whole,
+    settings,
+    when,
+)
+from scripts.show import print_operation, said
 from stream.adapters import check_there
 from stream.errors import SnapshotMissing
 from stream.settings import Settings
@@ -80,16 +90,17 @@ def audit(
     elif json:
         print_json({"items": chosen})
     else:
-        table = table_of("when", "what", "who", "why", "partition", "outcome", "at offset", "id")
-        for row in rows:
-            kind = f"{row['kind']}{', replay' if row['replay'] else ''}"
-            what = f"{kind} {said(row['exclude'])}{row['model']}"
-            outcome = f"{row['outcome'] or 'pending'} {row['detail']}".strip()
-            table.add_row(when(row["time"]), what.strip(), row["who"], row["reason"],
-                          str(row["partition"]), outcome,
-                          "" if row["offset"] is None else f"{row['offset']:,}",
-                          row["id"])  # fmt: skip
-        out.print(table if rows else "no such operations")
+        for one in chosen:
+            print_operation(one, "", [_told(row) for row in _rows(one)])
+        if not chosen:
+            out.print("no such operations")
+
+
+def _told(row: dict[str, Any]) -> str:
+    """What came of an operation in a partition, for people."""
+    at = "" if row["offset"] is None else f" at offset {row['offset']:,}"
+    text = f"partition {row['partition']} {row['outcome'] or 'pending'}{at}: {row['snapshot']}"
+    return f"{text} {row['detail']}".rstrip()
 
 
 def _rows(one: dict[str, Any]) -> list[dict[str, Any]]:
@@ -128,7 +139,7 @@ def lineage(
         print_json(found)
         return
     for one in found["partitions"]:
-        out.print(_tree(one, every))
+        print_whole(_tree(one, every))
 
 
 def _tree(one: dict[str, Any], every: bool) -> Tree:

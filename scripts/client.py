@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, Self
 
 import httpx
 
+from scripts.remedies import for_people
 from stream.errors import SalescastError
 from stream.event import REASONS
 
@@ -61,7 +62,7 @@ class ApiUnavailable(ApiError):
 class KeyRefused(ApiError):
     """The API key is missing or wrong."""
 
-    remedy = "Give the key that the API was started with: --api-key, or $SALESCAST_API_KEY"
+    remedy = "Set SALESCAST_API_KEY, or `api_key` in the settings file, to the API's key"
 
 
 class BodyTooLarge(ApiError):
@@ -243,7 +244,7 @@ class Client:
             return value
         message, remedy = _problem(status, value)
         if status in (401, 403):
-            raise KeyRefused(message, status=status, remedy=remedy)
+            raise KeyRefused(message, status=status)  # the API's own remedy is about headers
         if status == 413:
             raise BodyTooLarge(message, status=status, remedy=remedy)
         if status in (429, 502, 503, 504):
@@ -274,7 +275,7 @@ def _problem(status: int, value: Any) -> tuple[str, str | None]:
     remedy = value.get("remedy")
     if not remedy and isinstance(near, list) and near:
         remedy = "Did you mean " + ", ".join(str(name) for name in near[:3]) + "?"
-    return f"{title}: {detail}" if detail else title, str(remedy) if remedy else None
+    return f"{title}: {detail}" if detail else title, for_people(str(remedy)) if remedy else None
 
 
 def _retry_after_s(text: str) -> float:

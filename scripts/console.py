@@ -10,11 +10,16 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
+from rich.console import Console, Group
+from rich.measure import Measurement
+from rich.progress import ProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
 from rich.text import Text
+from rich.tree import Tree
 
 from scripts.client import Client
 from stream.errors import SalescastError
@@ -23,6 +28,10 @@ from stream.settings import Loaded, Settings, load
 #: Nothing that is printed is read as markup: names and reasons are other people's.
 out = Console(highlight=False, markup=False, emoji=False)
 err = Console(stderr=True, highlight=False, markup=False, emoji=False)
+#: Columns of ids.
+IDS = ("id", "operation", "snapshot", "last snapshot", "serving")
+#: Longer texts are folded, wherever they are printed to.
+WIDEST = 400
 #: Exit status of a named error, and of one that may be over when it is tried again (sysexits.h).
 FAILED, TRY_AGAIN = 2, 75
 
@@ -88,6 +97,40 @@ def run(app: typer.Typer) -> None:
         sys.exit(130)
 
 
+def when(text: str | None) -> str:
+    """An ISO time for people: to the second, with its offset.
+
+    Examples
+    --------
+    >>> when("2026-03-01T09:00:00.25+00:00"), when("2026-03-01T09:00:00+01:00")
+    ('2026-03-01 09:00:00Z', '2026-03-01 09:00:00+01:00')
+    """
+    if text is None:
+        return ""
+    return datetime.fromisoformat(text).isoformat(" ", "seconds").replace("+00:00", "Z")
+
+
+def table_of(*names: str) -> Table:
+    """An empty table with these columns; ids stay whole in theirs, so that they can be copied."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in names:
+        table.add_column(name, overflow="fold", no_wrap=name in IDS)
+    return table
+
+
+def print_whole(what: Table | Tree | Group) -> None:
+    """Print something no narrower than its longest word; in a pipe, so that nothing is folded."""
+    room = Measurement.get(out, out.options.update(width=WIDEST), what)
+    least = room.minimum if out.is_terminal else room.maximum
+    wide = Console(highlight=False, markup=False, emoji=False, width=max(least, out.width))
+    wide.print(what)
+
+
+def times() -> tuple[ProgressColumn, ...]:
+    """How long a progress bar has taken, and what is left: each says which it is."""
+    return TextColumn("in"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn()
+
+
 def print_json(value: Any) -> None:
     """A value as JSON on standard output."""
     sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
@@ -128,3 +171,6 @@ def log_to_stderr(config: Settings, service: str) -> None:
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     for quiet in ("kafka", "httpx", "httpcore", "uvicorn.access"):
         logging.getLogger(quiet).setLevel(logging.WARNING)
+    # Two lines a second of connections that fail, and advice to kafka-python's own authors; what
+    # fails for good is raised, and said by us.
+    logging.getLogger("kafka.net").setLevel(logging.CRITICAL)

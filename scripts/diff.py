@@ -8,8 +8,17 @@ from urllib.parse import quote
 import typer
 from rich.text import Text
 
-from scripts.console import AsJson, Config, Url, api_of, out, print_json
-from scripts.show import table_of, when
+from scripts.console import (
+    AsJson,
+    Config,
+    Url,
+    api_of,
+    out,
+    print_json,
+    print_whole,
+    table_of,
+    when,
+)
 
 #: What each part is, for people.
 PARTS = {
@@ -74,7 +83,7 @@ def _show(found: dict[str, Any]) -> None:
                 "?" if each is None else f"{each:g}" for each in (one["before"], one["after"])
             )
             table.add_row("", f"  {when(one['start'])}: {before} → {after}", _sources(one))
-    out.print(table)
+    print_whole(table)
     if not found["log"]["complete"]:
         out.print(f"Sources are not told in full: {found['log']['detail']}", style="yellow")
     if found["operations"]:

@@ -23,7 +23,7 @@ import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.csv as pc  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 import typer
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn
 
 from api import answers
 from api.asked import DEFAULT_LEVELS, Asked, check
@@ -33,7 +33,7 @@ from learner.keys import load_verifier
 from learner.serving import Serving, bucket_times
 from learner.snapshot import Verifier, read_manifest, read_serving
 from learner.store import SnapshotStore
-from scripts.console import Config, err, out, settings
+from scripts.console import Config, err, out, settings, times
 from stream.buckets import Calendar
 from stream.errors import SalescastError, SnapshotMissing
 
@@ -333,7 +333,7 @@ class _Progress:
         self._series, self._done = series, 0
         self._bar = Progress(
             TextColumn("exporting"), BarColumn(), TextColumn("{task.completed:,.0f} series"),
-            TimeElapsedColumn(), TimeRemainingColumn(), console=err, disable=not err.is_terminal,
+            *times(), console=err, disable=not err.is_terminal,
         )  # fmt: skip
         self._task = self._bar.add_task("exporting", total=series)
 

@@ -7,9 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from scripts.console import AsJson, Config, Url, api_of, out, print_json
+from scripts.console import AsJson, Config, Url, api_of, out, print_json, print_whole, table_of
 from scripts.operate import DryRun, Reason, Who, whoever
-from scripts.show import table_of
 
 Receipts = Annotated[list[str] | None, typer.Argument(help="Which, by receipt", show_default=False)]
 RefusedFor = Annotated[
@@ -48,7 +47,10 @@ def groups(
     table = table_of("letters", "reason", "source")
     for one in found:
         table.add_row(f"{one['letters']:,}", one["reason"], one["source"] or "?")
-    out.print(table if found else "no dead letters")
+    if found:
+        print_whole(table)
+    else:
+        out.print("no dead letters")
 
 
 def show(

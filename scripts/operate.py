@@ -6,17 +6,34 @@ from __future__ import annotations
 import getpass
 import re
 import time
+from contextlib import suppress
+from datetime import datetime
 from typing import Annotated, Any
 from urllib.parse import quote
 
 import typer
-from rich.table import Table
 from rich.text import Text
 
-from scripts.console import AsJson, Config, Url, api_of, out, print_json
+from scripts.client import ApiError, Client
+from scripts.console import (
+    AsJson,
+    Config,
+    Url,
+    api_of,
+    out,
+    print_json,
+    print_whole,
+    table_of,
+    when,
+)
 
 #: How long to wait for an operation's outcome, s.
 WAIT_S = 30.0
+#: What a cut names where a partition begins anew; and how many others are looked up to be shown.
+START, LOOKED_UP = "start", 100
+#: Seconds of a bucket, and so many of them that a snapshot may be older than what was asked for.
+BUCKET_S = {"hour": 3600, "day": 86_400, "week": 604_800}
+FEW_BUCKETS = 3
 
 Reason = Annotated[
     str, typer.Option("--reason", "-r", help="Why; kept in the audit trail", show_default=False)
@@ -282,12 +299,42 @@ def _operate(
             done = api.get(f"/v1/operations/{quote(done['id'], safe='')}")
             if done["progress"] != seen:  # as long as a replay comes on, it is waited for
                 seen, until = done["progress"], time.monotonic() + WAIT_S
+        made = {} if json else _snapshots(api, done["cut"])
     if json:
         print_json(done)
     else:
-        _show(done, dry_run)
+        _show(done, dry_run, made)
+        if to is not None:
+            _show_older(datetime.fromisoformat(to), made)
     if done["state"] == "refused":
         raise typer.Exit(1)
+
+
+def _snapshots(api: Client, cut: dict[str, str]) -> dict[str, dict[str, Any]]:
+    """What is known of a cut's snapshots, by partition."""
+    found = {}
+    for partition, snapshot in list(cut.items())[:LOOKED_UP]:
+        if snapshot != START:
+            with suppress(ApiError):  # it is for display
+                found[partition] = api.get(f"/v1/snapshots/{quote(snapshot, safe='')}")
+    return found
+
+
+def _show_older(to: datetime, made: dict[str, dict[str, Any]]) -> None:
+    """Say so where what is gone back to is much older than what was asked for."""
+    older = {}
+    for partition, one in made.items():
+        if one["as_of"] is not None and (bucket_s := BUCKET_S.get(one["settings"]["bucket"])):
+            gap_s = (to - datetime.fromisoformat(one["as_of"])).total_seconds()
+            if gap_s > FEW_BUCKETS * bucket_s:
+                older[partition] = gap_s
+    if older:
+        most = max(older.values())
+        far = f"{most / 86400:,.0f} days" if most >= 172_800 else f"{most / 3600:,.0f} hours"
+        which = f"partition{'s' if len(older) > 1 else ''} {', '.join(older)}"
+        out.print(f"That is {'up to ' if len(older) > 1 else ''}{far} before {to.isoformat(' ')} "
+                  f"in {which}: no snapshot between is kept. See: salescast snapshots",
+                  style="yellow")  # fmt: skip
 
 
 def whoever(who: str | None) -> str:
@@ -298,15 +345,13 @@ def whoever(who: str | None) -> str:
         raise typer.BadParameter("your user id has no name here: say who you are, --who") from None
 
 
-def _show(done: dict[str, Any], dry_run: bool) -> None:
+def _show(done: dict[str, Any], dry_run: bool, made: dict[str, dict[str, Any]]) -> None:
     said = "would be done (nothing was)" if dry_run else done["state"]
     out.print(Text.assemble((done["kind"], "bold"), f" {said}"),
               f"  id {done['id']}" if not dry_run else "")  # fmt: skip
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("partition", "snapshot", "outcome"):
-        table.add_column(name)
     outcomes = {one["partition"]: one for one in done["outcomes"]}
     preview = done.get("preview") or {}
+    rows = []
     for partition, snapshot in sorted(done["cut"].items(), key=lambda pair: int(pair[0])):
         one = outcomes.get(int(partition))
         text = "" if one is None else f"{one['outcome']} {one['detail']}".strip()
@@ -314,8 +359,13 @@ def _show(done: dict[str, Any], dry_run: bool) -> None:
             text = far(done["progress"][partition])
         if partition in preview:
             text = _previewed(preview[partition])
-        table.add_row(partition, snapshot, text)
-    out.print(table)
+        rows.append((partition, snapshot, when(made.get(partition, {}).get("as_of")), text))
+    told = [] if dry_run and not any(row[-1] for row in rows) else ["outcome"]
+    table = table_of("partition", "snapshot", "knows sales up to", *told)
+    for row in rows:
+        table.add_row(*row[: len(table.columns)])
+    if rows:
+        print_whole(table)
     if done["kind"] == "promote":
         out.print(Text.assemble((done["model"], "bold"), f" {done['about']}"))
     if done["state"] == "pending" and not dry_run:

@@ -19,12 +19,13 @@ from typing import Annotated, Any
 import msgspec
 import typer
 import xxhash
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn
 
 from scripts import console
 from scripts.client import Client, Line, Refused, stream
 from scripts.files import Source, event_line, merged, sources, writable_file
-from scripts.tables import SORT_ROWS, FileError, Reading, reading
+from scripts.remedies import sentence
+from scripts.tables import SORT_ROWS, FileError, Reading, Rows, reading
 from stream.errors import SalescastError
 
 #: Refused items shown on screen; all go to ``--refused``.
@@ -142,7 +143,7 @@ class Report:
         self._progress = Progress(
             TextColumn("{task.description}"), BarColumn(),
             TextColumn("{task.fields[said]}", markup=False),
-            TimeElapsedColumn(), TimeRemainingColumn(), console=console.err,
+            *console.times(), console=console.err,
         )  # fmt: skip
         self._task = self._progress.add_task("sending", total=None, said="")
 
@@ -161,7 +162,8 @@ class Report:
             self._shown += 1
             about = f" `{why.field}`" if why.field else ""
             console.err.print(
-                f"refused: {name} row {line.row}: {why.reason}{about}: {why.detail}. {why.remedy}",
+                f"refused: {name} row {line.row}: {why.reason}{about}: {why.detail}. "
+                f"{sentence(why.remedy)}",
                 soft_wrap=True,
             )
             if self._shown == SHOWN:
@@ -271,7 +273,8 @@ def register(app: typer.Typer) -> None:
             str | None, typer.Option(help="Source of all rows, such as till-7")
         ] = None,
         zone: Annotated[
-            str | None, typer.Option(help="Zone of times that have none, such as Europe/Berlin")
+            str | None,
+            typer.Option(help="Zone of times that have none; default: `timezone`, if it is set"),
         ] = None,
         batch: Annotated[int, typer.Option(min=1, max=10_000, help="Events of a request")] = 500,
         rate: Annotated[
@@ -300,14 +303,17 @@ def register(app: typer.Typer) -> None:
 
         Without a column id, ids are the file's name and the row: give each day's file its name.
         """
-        settings = console.settings(config, api_key=api_key)
+        known = console.loaded(config, api_key=api_key)
+        settings = known.settings
         url = console.address(settings, url)
         piped = paths == [STDIN]
         if STDIN in paths and not piped:
             raise FileError("standard input cannot be merged with files", remedy="Send it alone")
         if piped and (checkpoint or restart):
             raise FileError("standard input cannot be read again", remedy="Leave out --checkpoint")
-        how = reading(map_, source, zone)
+        # The default is nobody's word: what is sent in a wrong zone cannot be taken back.
+        set_ = known.origins["timezone"] != "default"
+        how = reading(map_, source, zone or (settings.timezone if set_ else None))
         files = [] if piped else sources(paths, how)
         note = None if piped else checkpoint or _checkpoint_of(paths[0])
         for option, path in (("--checkpoint", note), ("--refused", refused)):
@@ -321,11 +327,14 @@ def register(app: typer.Typer) -> None:
         else:
             progressed = Progressed(what={}, rows=[0], unsorted=[False], counts=[0])
         _say(files, progressed)
-        already = progressed.accepted + progressed.refused
+        if not zone and any(isinstance(file, Rows) and file.local for file in files):
+            console.err.print(f"times without a zone are taken to be in {how.zone}, the setting "
+                              "`timezone`", soft_wrap=True)  # fmt: skip
+        already, before = progressed.accepted + progressed.refused, progressed.finished
         report = Report(refused, already=already)
         with report, Client(url, settings.api_key, waiting=report.waiting) as client:
             try:
-                if not progressed.finished:
+                if not before:
                     send(files, client, progressed, report, checkpoint=note, batch=batch,
                          rate=rate, speedup=speedup)  # fmt: skip
             except KeyboardInterrupt:
@@ -334,9 +343,11 @@ def register(app: typer.Typer) -> None:
             except SalescastError:
                 _go_on(progressed, note)
                 raise
-        console.err.print(
-            f"done: {progressed.accepted:,} events accepted, {progressed.refused:,} refused"
-        )
+        counts = f"{progressed.accepted:,} events accepted, {progressed.refused:,} refused"
+        if before:
+            console.err.print(f"all was sent before: {counts}; --restart sends it again")
+        else:
+            console.err.print(f"done: {counts}")
         if progressed.refused:
             raise typer.Exit(1)
 
@@ -354,9 +365,7 @@ def _say(files: Sequence[Source], progressed: Progressed) -> None:
             continue
         said = f"{source.path.name} is not in the order of time: {what}"
         console.err.print(said, soft_wrap=True)
-    if progressed.finished:
-        console.err.print("all was sent before; --restart sends it again")
-    elif any(progressed.rows):
+    if any(progressed.rows) and not progressed.finished:
         already = progressed.accepted + progressed.refused
         console.err.print(f"going on after {already:,} events")
 

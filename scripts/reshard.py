@@ -53,11 +53,13 @@ def reshard(
     if json:
         print_json(said)
         return
+    would = "would be " if dry_run else ""
     for name, value in said["items"].items():
-        out.print(f"{value:>12,}  {_MEANING.get(name, name)}")
+        out.print(f"{value:>12,}  {_MEANING.get(name, name).format(would=would)}")
     if dry_run:
         for partition, items in enumerate(said["partitions"]):
             out.print(f"{items:>12,}  in partition {partition}", style="dim")
+        out.print("nothing was written; without --dry-run it is")
     elif said["finished"]:
         out.print(Text.assemble(("finished", "green"),
                                 f"; start it with: salescast learner --config {to}"))  # fmt: skip
@@ -67,11 +69,11 @@ def reshard(
 
 
 _MEANING = {
-    "copied": "items copied",
-    "for all stores": "about all stores: in every partition, once",
-    "ticks and markers": "left behind: ticks and markers of operations",
-    "refused": "left behind: refused there, and kept in its dead letters",
-    "misrouted": "left behind: refused there as misrouted",
+    "copied": "items {would}copied",
+    "for all stores": "about all stores: {would}in every partition, once",
+    "ticks and markers": "{would}left behind: ticks and markers of operations",
+    "refused": "{would}left behind: refused there, and kept in its dead letters",
+    "misrouted": "{would}left behind: refused there as misrouted",
 }
 
 
@@ -102,6 +104,7 @@ def _check_rules(old: Settings) -> None:
     """Refuse while items are kept out: rules hold offsets of the old log, and do not move along."""
     from learner.adapters import open_store
     from learner.keys import load_verifier
+    from learner.replay import passing
     from learner.snapshot import read_manifest
 
     if old.store == "folder" and not (Path(old.data_dir) / "snapshots").exists():
@@ -112,7 +115,9 @@ def _check_rules(old: Settings) -> None:
             rule.operation
             for partition, head in heads.items()
             if head is not None
-            for rule in read_manifest(store, partition, head.snapshot, load_verifier(old)).rules
+            for rule in passing(
+                read_manifest(store, partition, head.snapshot, load_verifier(old)).rules
+            )
         }
     if rules:
         raise OperationRefused(
@@ -122,14 +127,18 @@ def _check_rules(old: Settings) -> None:
 
 
 def _survey(old: Settings, new: Settings) -> dict[str, Any]:
-    from stream.adapters import open_log
-    from stream.resharding import survey
+    """What a run would do; it is refused for what a run would be."""
+    from stream.adapters import open_log, open_target, target_begun
+    from stream.resharding import Copy, survey
 
-    source = open_log(old, "events")
-    try:
+    with ExitStack() as stack:
+        source = stack.enter_context(closing(open_log(old, "events")))
+        if target_begun(new):
+            target, notes = open_target(new)
+            for log in (target, notes):
+                stack.enter_context(closing(log))
+            Copy(source, target, notes, grace_s=new.grace_s)
         counts, spread = survey(source, new.partitions, new.grace_s)
-    finally:
-        source.close()
     return {"items": dict(counts), "partitions": [spread[p] for p in range(new.partitions)]}
 
 

@@ -15,6 +15,7 @@ import typer
 
 from scripts.console import Config, log_to_stderr, settings
 from scripts.supervise import leave_with_parent
+from scripts.up import check_port
 from stream.errors import LogUnavailable, StoreUnavailable
 from stream.settings import Settings
 
@@ -56,6 +57,8 @@ def api(
     chosen = settings(config, host=host, port=port)
     if with_parent:
         leave_with_parent()
+    else:  # the parent has looked
+        check_port(chosen.host, chosen.port, "port")
     log_to_stderr(chosen, "api")
     raise typer.Exit(serve(chosen))
 
@@ -81,6 +84,11 @@ def run_learner(chosen: Settings) -> None:
     def leave(number: int, frame: FrameType | None) -> None:
         stop.set()
 
+    def told() -> None:  # not in the signal's frame, which may have interrupted a log line
+        stop.wait()
+        logger.info("stopping: publishing what was folded")
+
+    threading.Thread(target=told, name="stopping", daemon=True).start()
     signal.signal(signal.SIGTERM, leave)
     signal.signal(signal.SIGINT, leave)
     ensure_keys(chosen)

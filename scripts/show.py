@@ -3,13 +3,28 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
+from rich.console import Group
+from rich.padding import Padding
 from rich.table import Table
+from rich.text import Text
 
-from scripts.console import AsJson, Config, Url, api_of, loaded, out, print_json
+from api.console.formats import span
+from scripts.console import (
+    AsJson,
+    Config,
+    Url,
+    api_of,
+    loaded,
+    out,
+    print_json,
+    print_whole,
+    table_of,
+    when,
+)
 from scripts.operate import far
 from stream.settings import shown
 
@@ -70,7 +85,10 @@ def snapshots(
         )
         table.add_row(one["id"], when(one["published_at"]), when(one["as_of"]), scores,
                       f"{one['size_bytes'] / 1e6:.1f} MB", " ".join(marks))  # fmt: skip
-    out.print(table if found["items"] else "no snapshots yet")
+    if found["items"]:
+        print_whole(table)
+    else:
+        out.print("no snapshots yet")
 
 
 def models(
@@ -87,7 +105,7 @@ def models(
     if json:
         print_json(found)
         return
-    out.print(gates_table(found) if model is None else tests_table(found, model))
+    print_whole(gates_table(found) if model is None else tests_table(found, model))
 
 
 def gates_table(found: dict[str, Any]) -> Table:
@@ -122,20 +140,32 @@ def operations(config: Config = None, url: Url = None, json: AsJson = False) -> 
     if json:
         print_json(found)
         return
-    table = table_of("when", "what", "who", "why", "state", "without", "cut", "id")
     for one in found["items"]:
-        kind = "rollback, replay" if one["kind"] == "rollback" and one["replay"] else one["kind"]
-        state = "\n".join([one["state"], *(f"{p}: {far(at)}" for p, at in one["progress"].items())])
-        table.add_row(when(one["time"]), kind, one["who"], one["reason"], state,
-                      said(one["exclude"]), "\n".join(one["cut"].values()), one["id"])  # fmt: skip
-    out.print(table if found["items"] else "no operations yet")
+        state = [f"{p}: {far(at)}" for p, at in one["progress"].items()]
+        cut = ["cut " + " ".join(one["cut"].values())] if one["cut"] else []
+        print_operation(one, one["state"], [*cut, *state])
+    if not found["items"]:
+        out.print("no operations yet")
+
+
+def print_operation(one: dict[str, Any], state: str, lines: Sequence[str]) -> None:
+    """An operation in some lines: who did what and why, its id whole, and what else there is."""
+    kind = "rollback, replay" if one["kind"] == "rollback" and one["replay"] else one["kind"]
+    head = Text.assemble(when(one["time"]), "  ", (kind, "bold"), f"  {state}".rstrip(),
+                         f"  {one['who']}: {one['reason']}")  # fmt: skip
+    what = [f"{name} {value}" for name, value in (
+        ("id", one["id"]), ("without", said(one["exclude"])), ("of", one["readmits"]),
+        ("model", one["model"]), ("about", one["about"]),
+    ) if value]  # fmt: skip
+    below = [Padding(Text(line), (0, 0, 0, 2), expand=False) for line in [*what, *lines]]
+    print_whole(Group(head, *below))
 
 
 def excluded(
     config: Config = None,
     url: Url = None,
     operation: Annotated[
-        str | None, typer.Option(help="Show the items it passes over", show_default=False)
+        str | None, typer.Option(help="Show each item that it keeps out", show_default=False)
     ] = None,
     limit: Annotated[int, typer.Option(help="How many items")] = 100,
     after: Annotated[
@@ -143,7 +173,7 @@ def excluded(
     ] = None,
     json: AsJson = False,
 ) -> None:
-    """List what is excluded or quarantined, and, of one operation, the items."""
+    """List what is kept out, by operation and offsets; with --operation, each item of one."""
     asked: dict[str, Any] = {"limit": limit}
     asked |= {k: v for k, v in (("operation", operation), ("after", after)) if v is not None}
     with api_of(config, url) as api:
@@ -153,10 +183,16 @@ def excluded(
         return
     table = table_of("operation", "what", "partition", "offsets", "items that match")
     for one in found["rules"]:
-        end = "" if one["end"] is None else f"{one['end'] - 1:,}"
         table.add_row(one["operation"], one["kind"], str(one["partition"]),
-                      f"{one['start']:,} to {end}".strip(), said(one["what"]))  # fmt: skip
-    out.print(table if found["rules"] else "nothing is passed over")
+                      span(one["start"], one["end"]), said(one["what"]))  # fmt: skip
+    if found["rules"]:
+        print_whole(table)
+    else:
+        out.print("nothing is passed over")
+    if found["rules"] and operation is None:
+        out.print("each item of one: salescast excluded --operation ID", style="dim")
+    elif not found["items"] and after is None:
+        out.print("no such item has come so far")
     for one in found["items"]:
         out.print(one["receipt"], one["value"], soft_wrap=True)
     if found["next"] is not None:
@@ -164,11 +200,21 @@ def excluded(
 
 
 def said(what: dict[str, Any] | None) -> str:
-    """An exclusion for people."""
-    return "; ".join(
+    """An exclusion for people.
+
+    Examples
+    --------
+    >>> said({"sources": ["till-7", "till-8"], "offsets": {"0": [5, 10]}})
+    'sources till-7, till-8; offsets 5 to 9 of partition 0'
+    """
+    named = {name: value for name, value in (what or {}).items() if name != "offsets"}
+    parts = [
         f"{name} {', '.join(map(str, value)) if isinstance(value, list) else value}"
-        for name, value in (what or {}).items()
-    )
+        for name, value in named.items()
+    ]
+    for partition, (start, end) in (what or {}).get("offsets", {}).items():
+        parts.append(f"offsets {span(start, end)} of partition {partition}")
+    return "; ".join(parts)
 
 
 def status(config: Config = None, url: Url = None, json: AsJson = False) -> None:
@@ -193,7 +239,10 @@ def status(config: Config = None, url: Url = None, json: AsJson = False) -> None
                       "?" if lag is None else f"{lag:,}", when(one["as_of"]),
                       "" if age is None else f"{age:.0f} s", one["snapshot"] or "",
                       " ".join(marks))  # fmt: skip
-    out.print(table if found["partitions"] else "nothing is served yet")
+    if found["partitions"]:
+        print_whole(table)
+    else:
+        out.print("nothing is served yet")
     _show_standstills(found["partitions"])
     off = [one for one in sources if one["state"] != "ok"]
     if off:
@@ -222,7 +271,7 @@ def _show_sources(sources: list[dict[str, Any]]) -> None:
         table.add_row(one["source"], str(one["partition"]), state, when(one["since"]),
                       f"{one['score']:.0%}", one["text"], one["operation"] or "",
                       style="" if one["state"] == "ok" else "yellow")  # fmt: skip
-    out.print(table)
+    print_whole(table)
     for command in dict.fromkeys(line for one in sources for line in one["commands"]):
         out.print(f"  {command}", soft_wrap=True)
 
@@ -244,7 +293,7 @@ def shards(config: Config = None, url: Url = None, json: AsJson = False) -> None
                       "?" if waiting is None else f"{waiting:.0f} s", f"{one['series']:,}",
                       when(one["as_of"]), one["snapshot"] or "",
                       "" if age is None else f"{age:.0f} s")  # fmt: skip
-    out.print(table)
+    print_whole(table)
     _show_standstills(found["items"])
 
 
@@ -257,18 +306,3 @@ def _show_standstills(partitions: list[dict[str, Any]]) -> None:
                       f"{when(found['since'])}: {found['why']}", style="red", soft_wrap=True,
                       markup=False)  # fmt: skip
             out.print(f"  {found['remedy']}", soft_wrap=True, markup=False)
-
-
-def when(text: str | None) -> str:
-    """An ISO time for people: to the second, with its offset."""
-    if text is None:
-        return ""
-    return datetime.fromisoformat(text).strftime("%Y-%m-%d %H:%M:%S %z")
-
-
-def table_of(*names: str) -> Table:
-    """An empty table with these columns."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in names:
-        table.add_column(name, overflow="fold")
-    return table

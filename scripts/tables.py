@@ -178,6 +178,8 @@ class Rows:
         self._parquet = path.suffix == ".parquet"
         #: Set by ``check``: rows in all, and whether they are not in the order of time.
         self.rows, self.unsorted = 0, False
+        #: Whether a time without a zone was met.
+        self.local = False
         #: Share of the file that has been read.
         self.fraction = 0.0
         names = column_names(path)
@@ -353,10 +355,10 @@ class Rows:
                 if self._zone is None:
                     raise FileError(
                         f"times in column `{column}` of {self.path} have no time zone",
-                        remedy="Say which they are in, such as --zone Europe/Berlin",
+                        remedy="Say which they are in: --zone Europe/Berlin, or set `timezone`",
                     )
                 # fold=0: see the module's docstring
-                moment = moment.replace(tzinfo=self._zone)
+                moment, self.local = moment.replace(tzinfo=self._zone), True
             return moment.astimezone(UTC)
         except (ValueError, OverflowError):
             shown = "empty" if value in (None, "") else f"{value!r}, not an ISO 8601 time"

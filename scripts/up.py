@@ -44,6 +44,7 @@ def up(config: Config = None) -> None:
         while not stopping.asked:
             look_after(children)
             time.sleep(0.2)
+        out.print("stopping: the learner publishes what was folded", style="dim")
     finally:
         stop_all(children)
 

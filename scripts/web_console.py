@@ -13,6 +13,7 @@ import typer
 from scripts.console import Config, address, log_to_stderr, out, run, settings
 from scripts.serve import LeaveWithParent
 from scripts.supervise import leave_with_parent
+from scripts.up import check_port
 
 
 def register(app: typer.Typer) -> None:
@@ -31,18 +32,21 @@ def console(
     with_parent: LeaveWithParent = False,
 ) -> None:  # fmt: skip
     """Show and operate everything in a browser. It acts with the key that you give it there."""
-    from api.console.app import serve
-
     chosen = settings(config, console_port=port)
+    host = host or chosen.host
     if with_parent:
         leave_with_parent()
+    elif chosen.console_port:  # the parent has looked
+        check_port(host, chosen.console_port, "console_port")
+    from api.console.app import serve
+
     log_to_stderr(chosen, "console")
 
     def started(where: str) -> None:
         if not with_parent:  # which has said so itself
             out.print(f"console  {where}")
 
-    raise typer.Exit(serve(address(chosen, api), host or chosen.host, chosen.console_port, started))
+    raise typer.Exit(serve(address(chosen, api), host, chosen.console_port, started))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -128,6 +129,33 @@ def open_target(settings: Settings) -> tuple[Target, EventLog]:
         both = target, KafkaLog(topic=notes, partitions=1, **_kafka(settings))
         opening.pop_all()
     return both
+
+
+def target_begun(settings: Settings) -> bool:
+    """Whether ``open_target`` would find an unfinished copy to go on with; makes nothing.
+
+    Raises
+    ------
+    LogUnavailable
+    SettingsError
+        Its folder could not be made.
+    TopicMismatch
+        There is such a topic already, and it is no unfinished copy.
+    """
+    from stream.loading import KafkaTarget, SqliteTarget
+
+    topic = f"{settings.topic_prefix}.events"
+    if settings.log == "kafka":
+        return KafkaTarget.begun(topic=topic, partitions=settings.partitions, **_kafka(settings))
+    folder = Path(settings.data_dir).absolute()
+    there = next(one for one in (folder, *folder.parents) if one.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK)):
+        raise SettingsError(
+            f"cannot make the folder {folder}: {there} cannot be written",
+            remedy="Set `data_dir` to a place that can be written",
+        )
+    path = folder / "log.db"
+    return path.exists() and SqliteTarget.begun(path, topic)
 
 
 def _file(settings: Settings) -> Path:

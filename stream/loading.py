@@ -37,11 +37,23 @@ class SqliteTarget(SqliteLog):
 
     def __init__(self, path: Path, topic: str, partitions: int) -> None:
         self._final = topic
-        with closing(open_file(path)) as connection:
-            named = connection.execute("SELECT count(*) FROM topic WHERE name = ?", (topic,))
-            if named.fetchone()[0]:
-                raise TopicMismatch(f"{path} has a topic {topic} already", remedy=_ELSEWHERE)
+        self.begun(path, topic)
         super().__init__(path, topic + UNFINISHED, partitions)
+
+    @staticmethod
+    def begun(path: Path, topic: str) -> bool:
+        """Whether an unfinished copy is there.
+
+        Raises
+        ------
+        TopicMismatch
+            There is such a topic already, and it is none.
+        """
+        with closing(open_file(path)) as connection:
+            names = {name for (name,) in connection.execute("SELECT name FROM topic")}
+        if topic in names:
+            raise TopicMismatch(f"{path} has a topic {topic} already", remedy=_ELSEWHERE)
+        return topic + UNFINISHED in names
 
     @property
     def topic(self) -> str:
@@ -107,6 +119,15 @@ class KafkaTarget(KafkaLog):
                 raise
             raise TopicMismatch(f"there is a topic {topic} already", remedy=_ELSEWHERE) from None
 
+    @classmethod
+    def begun(cls, topic: str, **options: Any) -> bool:
+        """As ``SqliteTarget.begun``: the topic is looked for, and not made."""
+        try:
+            _Looking(topic=topic, **options).close()
+        except _NotThere:
+            return False
+        return True
+
     def load(self, entries: Sequence[Entry], append_us: Sequence[int]) -> None:
         """Append entries durably, each with its append time, to the ms."""
         producer = None
@@ -131,3 +152,14 @@ class KafkaTarget(KafkaLog):
         )
         with self._admin_lock, self._unavailable():
             self._admin.alter_configs([resource], incremental=True)
+
+
+class _NotThere(Exception):
+    """A topic that is looked for is not there."""
+
+
+class _Looking(KafkaTarget):
+    """A target that is only looked for."""
+
+    def _make(self, partitions: int, replication: int, record_bytes: int) -> None:
+        raise _NotThere

@@ -27,6 +27,7 @@ from learner.keys import ensure_keys, load_signer
 from learner.losses import BLOCKS, Losses
 from learner.parts import Pieces, cut, pack
 from learner.plans import Kept
+from learner.replay import Rule
 from learner.returns import Returns
 from learner.snapshot import FORMAT, Manifest, Signer, versions
 from learner.spread import Spread
@@ -100,10 +101,11 @@ class Deployment:
         created_us: int | None = None,
         categories: str = "food",
         facts: Sequence[Plan | Product] = (),
+        rules: Sequence[Rule] = (),
     ) -> str:
         """Publish a snapshot of random numbers on top of the partition's head; its id.
 
-        ``facts`` are the plans and products that it knows.
+        ``facts`` are the plans and products that it knows, ``rules`` what it passes over.
         """
         store = store or self.store
         stores = [
@@ -134,6 +136,7 @@ class Deployment:
             ],
             counts={"till-1": {"learned": position}},
             operations={},
+            rules=tuple(rules),
             settings=self.settings.fingerprint(),
             versions=versions(),
             series=len(keys),

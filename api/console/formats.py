@@ -24,6 +24,17 @@ def number(value: float | None, digits: int = 1) -> str:
     return text.replace("-", "−") if float(text.replace(",", "")) else text.lstrip("-")
 
 
+def span(start: int, end: int | None) -> str:
+    """Offsets [start, end), the last one included.
+
+    >>> span(1, 17), span(5, None), span(5, 5)
+    ('1 to 16', 'from 5 on', 'none')
+    """
+    if end is None:
+        return f"from {start:,} on"
+    return f"{start:,} to {end - 1:,}" if end > start else "none"
+
+
 def units(value: float | None) -> str:
     """Units of demand: whole where they are, else with as many digits as tell something.
 

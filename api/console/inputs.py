@@ -11,7 +11,17 @@ from starlette.requests import Request
 
 from api.console import guard, operate
 from api.console.client import ApiDown, ApiError
-from api.console.formats import address, duration, link, notice, number, percent, table, text
+from api.console.formats import (
+    address,
+    duration,
+    link,
+    notice,
+    number,
+    percent,
+    span,
+    table,
+    text,
+)
 from api.console.page import Console, Page, heading, markup
 from api.console.sources import known_sources, measured, shown_outcomes
 from api.console.trail import excluded
@@ -147,9 +157,7 @@ class _Inputs:
         for operation, rules in by_operation.items():
             kind, what = rules[0]["kind"], excluded(rules[0]["what"])
             spans = ", ".join(
-                f"{one['partition']}: {number(one['start'], 0)}–"
-                + (number(one["end"], 0) if one["end"] is not None else "")
-                for one in rules
+                f"{one['partition']}: {span(one['start'], one['end'])}" for one in rules
             )
             rows.append(
                 [link(operation, address("/audit", {"id": operation}), class_="mono"), kind,

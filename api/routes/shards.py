@@ -73,7 +73,7 @@ def _row(
             return row  # the position is the pointer's own
         row |= {
             "published_at": iso(manifest.created_us),
-            "age_s": max(context.clock() - manifest.created_us / 1e6, 0.0),
+            "age_s": round(max(context.clock() - manifest.created_us / 1e6, 0.0), 3),
             "as_of": as_of(manifest.watermark_us),
             "series": manifest.series,
         }
@@ -87,7 +87,8 @@ def _waiting_s(context: Context, partition: int, position: int, end: int | None)
     if end <= position:
         return 0.0
     first: list[Record] = _asked(lambda: context.events.read(partition, position, 1), [])
-    return max(context.clock() - first[0].append_us / 1e6, 0.0) if first else None
+    waited = max(context.clock() - first[0].append_us / 1e6, 0.0) if first else None
+    return None if waited is None else round(waited, 3)
 
 
 def _asked(ask: Callable[[], T], otherwise: T) -> T:

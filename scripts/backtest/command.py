@@ -15,7 +15,7 @@ from zoneinfo import ZoneInfo
 import typer
 from rich.console import Console
 from rich.measure import Measurement
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
 from scripts import console
@@ -216,7 +216,7 @@ def run(files: Sequence[Source], settings: Settings, asked: Asked, out: Path | N
     sizes = [max(file.path.stat().st_size, 1) for file in files]
     progress = Progress(
         TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[said]}"),
-        TimeElapsedColumn(), TimeRemainingColumn(), console=console.err,
+        *console.times(), console=console.err,
     )  # fmt: skip
     task = progress.add_task("replaying", total=1.0, said="")
     try:

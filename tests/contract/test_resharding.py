@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from learner.shard import Shard
-from stream.adapters import open_log, open_target
+from stream.adapters import open_log, open_target, target_begun
 from stream.archive import keep
 from stream.archived_log import ArchivedLog
 from stream.errors import TopicMismatch
@@ -38,7 +38,9 @@ def test_a_copy_on_kafka_is_a_log_once_it_is_finished(
     told(source, shops(3))
     keep(source.live, source.kept)
     drop(source, dict(source.end()))
+    assert not target_begun(new) and not target_begun(new), "looking makes no topic"
     target, notes = open_target(new)
+    assert target_begun(new)
     Copy(source, target, notes, grace_s=0).run()
     with pytest.raises(TopicMismatch, match="is CreateTime and must be LogAppendTime"):
         open_log(new, "events")
@@ -53,6 +55,8 @@ def test_a_copy_on_kafka_is_a_log_once_it_is_finished(
     assert progress is not None and progress.finished
     with pytest.raises(TopicMismatch, match=r"there is a topic .*\.b\.events already"):
         open_target(new)
+    with pytest.raises(TopicMismatch, match=r"there is a topic .*\.b\.events already"):
+        target_begun(new)
     copied = open_log(new, "events")
     assert copied.partitions == 3
     assert {record.append_us for records in all_of(copied) for record in records} <= {

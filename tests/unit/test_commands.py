@@ -117,8 +117,9 @@ def test_what_reads_a_deployment_makes_none(tmp_path: Path) -> None:
 
 
 def test_a_start_that_waits_keeps_nothing_open_of_what_it_had(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO", "scripts.serve")
     opened: list[SqliteLog] = []
     closed: list[SqliteLog] = []
     close = SqliteLog.close
@@ -149,6 +150,16 @@ def test_a_start_that_waits_keeps_nothing_open_of_what_it_had(
     thread.join(20)
     assert len(opened) >= 6
     assert set(map(id, closed)) == set(map(id, opened))
+    while "stopping: publishing what was folded" not in caplog.messages:
+        assert time.monotonic() < end, "a stop that lasts is told of at once"
+        time.sleep(0.01)
+
+
+def test_up_says_that_it_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SALESCAST_DATA_DIR", str(tmp_path))
+    monkeypatch.setattr(up, "make_children", lambda *_: [])
+    monkeypatch.setattr(signal, "signal", lambda number, leave: leave(number, None))
+    assert "stopping: the learner publishes what was folded" in run("up").output
 
 
 # settings and options
@@ -304,12 +315,42 @@ def test_a_port_is_looked_for_in_the_hosts_own_family(
             assert probes.port
 
 
+@pytest.mark.parametrize("command", ["api", "console"])
+def test_what_finds_its_port_taken_says_which_to_choose(
+    command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(up, "LEAVING_S", 0.1)
+    with _taken("127.0.0.1") as port:
+        said = complaint(command, "--port", str(port))
+        assert f"127.0.0.1:{port}: Address already in use. Choose another port" in said
+
+
 @pytest.mark.parametrize("host", ["nosuch.invalid", "192.0.2.1"])
 def test_a_host_that_is_not_ours_is_named_at_once(host: str) -> None:
     started = time.monotonic()
     with pytest.raises(SettingsError, match=rf"cannot listen on {host}: .*Set `host`"):
         up.check_port(host, 8000, "port")
     assert time.monotonic() - started < up.LEAVING_S / 2
+
+
+def test_a_kafka_that_is_down_is_told_of_once() -> None:
+    program = """
+from scripts.console import log_to_stderr
+from stream import kafka_log
+from stream.errors import LogUnavailable
+from stream.settings import Settings
+log_to_stderr(Settings(), "learner")
+kafka_log.CONNECT_S = 0.5
+try:
+    kafka_log.KafkaLog("127.0.0.1:9", "sales.events", partitions=1)
+except LogUnavailable as error:
+    print(error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert "Kafka at 127.0.0.1:9 is unavailable" in done.stdout
+    assert done.stderr == ""
 
 
 # how a command ends

@@ -11,6 +11,7 @@ import gzip
 import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -303,6 +304,18 @@ def test_a_time_without_zone_needs_one_before_anything_is_sent(
     assert server.requests == []
 
 
+def test_a_time_without_zone_is_in_the_zone_that_is_set(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SALESCAST_TIMEZONE", "Europe/Berlin")
+    result = run(server, csv(tmp_path / "a.csv", "t,1,tea,2026-01-01T10:00,1,"))
+    assert "are taken to be in Europe/Berlin" in result.output
+    (sold,) = server.events()
+    assert sold.time == datetime(2026, 1, 1, 9, tzinfo=UTC)
+    result = run(server, csv(tmp_path / "b.csv", "t,1,tea,2026-01-01T10:00Z,1,"))
+    assert "taken to be" not in result.output, "its times have one"
+
+
 def test_times_that_the_clock_shows_twice_or_never_are_read_in_one_way(tmp_path: Path) -> None:
     path = csv(tmp_path / "a.csv", "t,1,tea,2026-03-29 01:59:59,1,", "t,1,tea,2026-03-29 02:30,1,",
                "t,1,tea,2026-10-25 02:30,1,", "t,1,tea,2026-10-25 03:00,1,")  # fmt: skip
@@ -440,9 +453,13 @@ def test_nothing_is_lost_when_the_producer_is_ended_in_mid_stream(
 
 def test_a_finished_file_is_not_sent_again_unless_asked(server: Server, tmp_path: Path) -> None:
     (tmp_path / "a.ndjson").write_bytes(sale(1))
-    assert run(server, tmp_path / "a.ndjson").exit_code == 0
+    first = run(server, tmp_path / "a.ndjson")
+    assert first.exit_code == 0 and "done: 1 events accepted" in first.output
+    assert re.search(r"in 0:00:0\d left", first.output), "times say which they are"
     again = run(server, tmp_path / "a.ndjson")
     assert again.exit_code == 0 and "--restart sends it again" in again.output
+    assert "all was sent before: 1 events accepted" in again.output
+    assert "done" not in again.output, "nothing was done"
     assert len(server.lines) == 1
     assert run(server, tmp_path / "a.ndjson", "--restart").exit_code == 0
     assert len(server.lines) == 2
@@ -604,7 +621,7 @@ def test_the_key_is_sent_and_its_refusal_not_repeated(server: Server) -> None:
     server.key = "secret"
     with Client(server.url, "secret") as client:
         assert client.send([sale(1)]).receipts == ("0-0-0",)
-    with _client(server, clock) as client, pytest.raises(KeyRefused, match="--api-key"):
+    with _client(server, clock) as client, pytest.raises(KeyRefused, match="Set SALESCAST_API_KEY"):
         client.send([sale(1)])
     assert clock.slept == [] and len(server.requests) == 2
 

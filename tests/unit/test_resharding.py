@@ -317,6 +317,22 @@ def test_a_dry_run_writes_nothing(place: Place, config: str, to: str, tmp_path: 
     assert not (tmp_path / "new").exists()
 
 
+def test_a_dry_run_says_what_would_be_and_what_would_be_refused(
+    place: Place, config: str, to: str, tmp_path: Path
+) -> None:
+    told(place.events, shops(2))
+    words = ("--to", to, "--config", config)
+    assert f"{len(shops(2))}  items would be copied" in run(*words, "--dry-run").output
+    run(*words, "--unfinished")
+    assert run(*words, "--dry-run").exit_code == 0, "an unfinished copy is gone on with"
+    run(*words)
+    assert "has a topic sales.events already" in str(run(*words, "--dry-run").exception)
+    (tmp_path / "file").touch()
+    nowhere = toml(tmp_path / "nowhere.toml", data_dir=str(tmp_path / "file" / "new"))
+    said = str(run("--to", nowhere, "--config", config, "--dry-run").exception)
+    assert "cannot make the folder" in said
+
+
 def test_where_the_old_one_is_nothing_new_is_put(place: Place, config: str, tmp_path: Path) -> None:
     same = toml(tmp_path / "same.toml", data_dir=place.settings.data_dir, partitions=5)
     ran = run("--to", same, "--config", config)
@@ -342,6 +358,19 @@ def test_what_is_kept_out_is_not_learned_by_the_way(place: Place, config: str, t
     ran = run("--to", to, "--config", config)
     assert "items are kept out by keep-out" in str(ran.exception)
     assert run("--to", to, "--config", config, "--learn-excluded").exit_code == 0
+
+
+def test_what_was_readmitted_is_kept_out_no_more(place: Place, config: str, to: str) -> None:
+    place.put(*two_stores(3))
+    place.fold()
+    cut = {p: place.head(p).snapshot for p in range(2)}
+    what = Exclusion(sources=("odd",))
+    operate(place, "keep-out", cut, kind="quarantine", exclude=what)
+    place.fold()
+    operate(place, "sorry", cut, kind="readmit", replay=True, readmits="keep-out")
+    place.fold()
+    ran = run("--to", to, "--config", config)
+    assert ran.exit_code == 0, ran.exception
 
 
 def test_two_copies_at_once_are_told_of_each_other(place: Place, to: str) -> None:
