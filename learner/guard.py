@@ -275,7 +275,8 @@ class Guard:
             height = float(score[at, cause])
             if state != SILENT:
                 a["score"][at], a["cause"][at] = height, cause
-                a["found"][at], a["usual"][at] = amounts(cause, seen, usual, at)
+                found, a["usual"][at] = amounts(cause, seen, usual, at)
+                a["found"][at] = np.nan_to_num(found)  # no units where nothing came
             if height < 1.0:
                 a["calm"][at] = a["calm"][at] + 1 if height < RELEASE else 0
                 if state == SUSPECT and a["calm"][at] >= CALM:

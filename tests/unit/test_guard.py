@@ -93,6 +93,8 @@ def test_no_sales_at_all_is_the_least_that_is_usual_of_a_source_long_silent() ->
     # Its silence adds up to nothing lacked, and two sales are not far from none.
     assert guard._usual(last + 1)[guard.rows["d"], SALES] == 0.0
     assert guard.arrays["score"][guard.rows["d"]] == 0.0
+    every = standings(list(guard.rows), guard.arrays, guard.warm)
+    assert next(each for each in every if each.source == "d").text.startswith("units 0, ")
     assert one.found == []
 
 
