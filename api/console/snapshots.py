@@ -31,6 +31,8 @@ from api.console.sources import counts_of, known_sources
 
 PATH = "/snapshots"
 _ACTIONS = ("rollback", "freeze", "resume")
+#: Records of the log past which a partition is not up to date, but catching up.
+BEHIND = 1000
 #: What the form of a rollback can be given: one of each, and any number.
 _ONE, _MANY = (
     ("to", "since", "until", "replay", "reason"),
@@ -175,7 +177,7 @@ class _Snapshots:
             if on
         )  # fmt: skip
         rmsse, bytes_ = known or (None, 0)
-        said = [f"as of {moment(one['as_of'], year=False)}"]
+        said = [f"as of {moment(one['as_of'])}"]
         if rmsse is not None:
             said.append(f"RMSSE {number(rmsse, 3)}")
         said.append(ago(one["published_at"], now))
@@ -240,7 +242,7 @@ def condition(one: dict[str, Any]) -> str:
         return progress(one["replaying"])
     kind, said = (
         ("frozen", "Frozen") if one["frozen"] else ("stale", "Stale") if one["stale"]
-        else ("fresh", "Fresh")
+        else ("behind", "Catching up") if (one["lag"] or 0) > BEHIND else ("fresh", "Fresh")
     )  # fmt: skip
     by = link("why", address("/audit", {"id": one["frozen_by"]})) if one["frozen_by"] else ""
     return f'<span class="condition" data-state="{kind}">{said}</span> {by}'
