@@ -5,10 +5,13 @@ import { address } from "./address.js";
 import { failure, h, refill, skeleton, table } from "./dom.js";
 import * as f from "./format.js";
 
-//: Records of the log past which a partition is not up to date, but catching up.
+//: Records of the log past which a partition is not up to date, but catching up; and, as a record
+//: may hold a day's sales, past how many it is so if they are a twentieth of the log.
 const BEHIND = 1000;
+const BEHIND_OF = 20;
 
-const behind = (row) => Boolean(row.snapshot) && !row.frozen && row.lag > BEHIND;
+const behind = (row) => Boolean(row.snapshot) && !row.frozen
+  && (row.lag > BEHIND || (row.lag > BEHIND_OF && row.lag > row.log_end / 20));
 
 function condition(row) {
   const [kind, text] = row.frozen

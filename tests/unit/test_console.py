@@ -230,9 +230,10 @@ def test_the_parts_of_a_change_are_told_with_who_sent_them() -> None:
 
 def test_a_partition_far_behind_its_log_is_not_fresh() -> None:
     one = {"standstill": None, "replaying": None, "frozen": False, "frozen_by": None,
-           "stale": False}  # fmt: skip
+           "stale": False, "log_end": 90_000}  # fmt: skip
     assert "Fresh" in snapshots.condition({**one, "lag": 1000})
     assert "Catching up" in snapshots.condition({**one, "lag": 1001})
+    assert "Catching up" in snapshots.condition({**one, "lag": 21, "log_end": 400})
 
 
 # -- charts ------------------------------------------------------------------------------------
