@@ -127,7 +127,9 @@ class SeriesItem(BaseModel):
     category: str
     partition: int
     listed: str | None = Field(description="Start of its first bucket")
-    recent: float = Field(description="Mean units a bucket over the last season")
+    recent: float = Field(
+        description="Units a bucket over the last season; a missing bucket counts for none"
+    )
 
 
 class SeriesPage(BaseModel):

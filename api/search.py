@@ -39,7 +39,7 @@ class Names:
 class Index:
     """All series by recent volume, descending; ties by key.
 
-    ``partition``, ``row`` and ``recent`` (mean units of the last season) are of shape (n,).
+    ``partition``, ``row`` and ``recent`` (units a bucket of the last season) are of shape (n,).
     """
 
     names: Names
@@ -98,14 +98,18 @@ def close_names(name: str, names: Sequence[str]) -> list[str]:
 
 
 def recent(serving: Serving, season: int) -> npt.NDArray[np.float64]:
-    """Mean units of the last season's buckets that were not missing, shape (S,); else 0."""
+    """Units of the last season over its buckets, shape (S,); what is missing counts for none.
+
+    So one good day among missing ones makes no busy series. Buckets that nothing is known of at
+    all are left out: those before the first sale, and days of rest.
+    """
     ring = len(serving.units)
     slot = np.arange(serving.origin - min(season, ring) + 1, serving.origin + 1) % ring
     series = len(serving.stores)
     units = np.abs(serving.units[slot, :series])
     known = ~np.isnan(units)
     units = np.where(known, units, 0.0).sum(axis=0, dtype=np.float64)
-    mean: npt.NDArray[np.float64] = np.nan_to_num(units / np.maximum(known.sum(axis=0), 1))
+    mean: npt.NDArray[np.float64] = units / max(int(known.any(axis=1).sum()), 1)
     return mean
 
 

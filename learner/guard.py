@@ -182,16 +182,17 @@ class Guard:
         known = (a["count"][:, SIZE] > 0) & np.isfinite(seen.values[:, SIZE])
         seen.values[known, DRIFT] = (a["recent"] - a["earlier"])[known]
         # Chance is that of the fewer: one that starts again has no usual number of sales.
-        usual = np.exp(np.minimum(self._usual(bucket)[:, SALES], 30.0))
-        few = ~quiet & np.isfinite(usual)
-        chance = 1.0 / np.sqrt(np.maximum(np.minimum(seen.sales[few] + 1, usual[few]), 1e-6))
+        usual = self._usual(bucket)[:, SALES]
+        told = np.exp(np.minimum(usual, 30.0))
+        few = ~quiet & np.isfinite(told)
+        chance = 1.0 / np.sqrt(np.maximum(np.minimum(seen.sales[few] + 1, told[few]), 1e-6))
         for one in SEASONAL:
             seen.least[few, one] = chance
-        # Silence weighs by all the sales that it lacks.
-        lacking = usual * a["quiet"]
-        silent = quiet & np.isfinite(lacking)
-        seen.values[silent, SALES] -= np.log(a["quiet"][silent])
-        seen.least[silent, SALES] = 1.0 / np.sqrt(lacking[silent] + 1)
+        # Silence weighs by all the sales that it lacks: none where none are usual.
+        silent = quiet & np.isfinite(usual)
+        lacking = (told[silent] - 1.0) * a["quiet"][silent]
+        seen.values[silent, SALES] = usual[silent] - np.log(lacking + 1)
+        seen.least[silent, SALES] = 1.0 / np.sqrt(lacking + 1)
 
     # -- judging ---------------------------------------------------------------------------
 
@@ -199,6 +200,8 @@ class Guard:
         """What is expected of each statistic, shape (n, K); ``nan``: nothing is known yet."""
         usual = np.where(self.arrays["count"] > 0, self.arrays["level"], np.nan)
         usual[:, list(SEASONAL)] += self.arrays["phase"][:, :, self.calendar.phase(bucket)]
+        # Nobody sells less than nothing.
+        usual[:, SALES] = np.maximum(usual[:, SALES], 0.0)
         usual[:, DRIFT] = 0.0
         usual[:, MODEL] = 0.0  # its level is taken off later: a new source borrows one
         return usual
@@ -272,7 +275,8 @@ class Guard:
             height = float(score[at, cause])
             if state != SILENT:
                 a["score"][at], a["cause"][at] = height, cause
-                a["found"][at], a["usual"][at] = amounts(cause, seen, usual, at)
+                found, a["usual"][at] = amounts(cause, seen, usual, at)
+                a["found"][at] = np.nan_to_num(found)  # no units where nothing came
             if height < 1.0:
                 a["calm"][at] = a["calm"][at] + 1 if height < RELEASE else 0
                 if state == SUSPECT and a["calm"][at] >= CALM:

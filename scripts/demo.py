@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import sys
@@ -11,20 +10,16 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import httpx
 import typer
-from prometheus_client.parser import text_string_to_metric_families
-from rich.console import Group
 from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.table import Table
 from rich.text import Text
 
 from scripts import journey
 from scripts.client import Client, Line, stream
 from scripts.console import Config, address, err, log_to_stderr, out, reached, settings
+from scripts.demo_watch import PROGRESS, Watch, about, read_progress, summary, write_progress
 from scripts.serve import LeaveWithParent
 from scripts.supervise import Child, leave_with_parent
 from scripts.up import (
@@ -43,7 +38,8 @@ from stream.settings import Settings
 DAYS_PER_S = 2.0
 #: How long all must have been folded to be over; and how long nothing may move before that, s.
 SETTLED_S, SETTLE_S = 3.0, 120.0
-PROGRESS = "demo-progress.json"
+#: What learning a day of the year takes on two cores, s.
+DAY_S = 2.5
 
 
 def register(app: typer.Typer) -> None:
@@ -174,13 +170,37 @@ def _demo(
         )
     )  # fmt: skip
     stopping = Stopping()
-    watch = Watch(chosen, int(environ["SALESCAST_METRICS_PORT"]), folder, known, children)
+    watch = Watch(chosen, int(environ["SALESCAST_METRICS_PORT"]), folder, known, children, days)
+    if not watch.progress["done"]:
+        out.print(expected(min(days, 365), days_per_second))
     try:
         _watch(watch, children, stopping, exit_after)
     finally:
+        if stopping.asked:
+            out.print("stopping ...", style="dim")
         stop_all(children)
     if stopping.asked:
-        out.print("stopped; `make demo` goes on from here")
+        out.print(stopped(chosen))
+
+
+def expected(days: int, days_per_second: float) -> str:
+    """How long it will take, before anything is known of this machine.
+
+    Examples
+    --------
+    >>> expected(365, 2.0)
+    'the 365 days are sent in about 3 min; learning them takes about 15 min on two cores'
+    """
+    sent_s = days / days_per_second
+    return (f"the {days} days are sent in {about(sent_s)}; learning them takes "
+            f"{about(max(sent_s, days * DAY_S))} on two cores")  # fmt: skip
+
+
+def stopped(chosen: Settings) -> str:
+    """What becomes of a demo that was stopped when it is started again."""
+    if chosen.log == "kafka":
+        return "stopped, and Kafka and Redis with it: started again, the demo begins anew"
+    return "stopped; started again, the demo goes on from here"
 
 
 def demo_environ(chosen: Settings, environ: dict[str, str], config: str | None) -> dict[str, str]:
@@ -239,121 +259,6 @@ def producer(
     write_progress(progress, state)
 
 
-def read_progress(file: Path) -> dict[str, Any]:
-    """How far the producer is: events acknowledged and refused, event time, and whether done."""
-    fresh = {"sent": 0, "refused": 0, "at": None, "done": False}
-    try:
-        return {**fresh, **json.loads(file.read_text())}
-    except (FileNotFoundError, ValueError):
-        return fresh
-
-
-def write_progress(file: Path, state: dict[str, Any]) -> None:
-    """Write it whole or not at all; events sent again are known by their ids."""
-    fresh = file.with_suffix(".new")
-    fresh.write_text(json.dumps(state))
-    fresh.replace(file)
-
-
-class Watch:
-    """What is looked at while the demo runs, from the API, the metrics and the progress file."""
-
-    def __init__(
-        self, chosen: Settings, metrics_port: int, folder: Path, known: journey.Facts,
-        children: list[Child],
-    ) -> None:  # fmt: skip
-        self.known = known
-        self.children = children
-        self.folder = folder
-        self.api = httpx.Client(base_url=address(chosen, None), timeout=5.0, trust_env=False)
-        self.learner = httpx.Client(
-            base_url=f"http://{reached(chosen.host)}:{metrics_port}", timeout=5.0, trust_env=False
-        )
-        self.progress = read_progress(folder / PROGRESS)
-        self.quality: list[dict[str, Any]] = []
-        self.status: dict[str, Any] = {"partitions": []}
-        self.sums: dict[str, float] = {}
-        self.rate = 0.0
-        self.started = time.monotonic()
-        self.first_score_s: float | None = None
-        self._before = (time.monotonic(), self.progress["sent"])
-
-    def look(self) -> None:
-        """Look at everything once; what does not answer keeps its last value."""
-        self.progress = read_progress(self.folder / PROGRESS)
-        now, (then, sent) = time.monotonic(), self._before
-        if now - then >= 1.0:
-            self.rate = (self.progress["sent"] - sent) / (now - then)
-            self._before = (now, self.progress["sent"])
-        try:
-            self.status = self.api.get("/v1/status").raise_for_status().json()
-            self.quality = self.api.get("/v1/quality").raise_for_status().json()["rows"]
-            sums: dict[str, float] = {}
-            text = self.learner.get("/metrics").raise_for_status().text
-            for family in text_string_to_metric_families(text):
-                for sample in family.samples:
-                    sums[sample.name] = sums.get(sample.name, 0.0) + sample.value
-            self.sums = sums
-        except (httpx.HTTPError, ValueError):
-            return
-        if self.first_score_s is None and self.quality:
-            self.first_score_s = now - self.started
-
-    @property
-    def lag(self) -> int:
-        """Records that are not served yet."""
-        return sum(part["lag"] or 0 for part in self.status["partitions"])
-
-    @property
-    def settled(self) -> bool:
-        """Whether all that was sent is folded and served."""
-        parts = self.status["partitions"]
-        return (
-            bool(self.progress["done"]) and bool(parts) and all(part["lag"] == 0 for part in parts)
-        )
-
-    def render(self) -> Group:
-        """The display."""
-        at = self.progress["at"]
-        span = self.known.last.timestamp() - self.known.first.timestamp()
-        share = 0.0 if at is None else (at - self.known.first.timestamp()) / span
-        day = "" if at is None else time.strftime("%a %d %b %Y", time.gmtime(at - 5 * 3600))
-        series = sum(part["series"] for part in self.status["partitions"])
-        facts = Table.grid(padding=(0, 3))
-        facts.add_row("event date", Text(day, style="bold"), "events sent",
-                      f"{self.progress['sent']:,}  ({self.rate:,.0f}/s)")  # fmt: skip
-        facts.add_row("series", f"{series:,}", "refused", f"{self.progress['refused']:,}")
-        closes, taken = (self.sums.get(f"salescast_{name}_total", 0.0)
-                         for name in ("closes", "snapshots"))  # fmt: skip
-        facts.add_row("buckets closed", f"{closes:,.0f}", "snapshots", f"{taken:,.0f}")
-        facts.add_row("records to fold", f"{self.lag:,}", "restarts",
-                      str(sum(child.restarts for child in self.children)))  # fmt: skip
-        bar = ProgressBar(total=1.0, completed=min(share, 1.0), width=60)
-        return Group(Text(""), bar, Text(""), facts, Text(""), scores(self.quality))
-
-
-def scores(rows: list[dict[str, Any]]) -> Table | Text:
-    """Champion beside seasonal naive, by horizon."""
-    best = {row["horizon"]: row for row in rows if row["role"] == "champion"}
-    naive = {row["horizon"]: row for row in rows if row["model"] == "seasonal_naive"}
-    both = [h for h in sorted(best) if h in naive and naive[h]["rmsse"] and best[h]["rmsse"]]
-    if not both:
-        return Text("waiting for the first forecasts to be scored ...", style="dim")
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("days ahead", justify="right")
-    for name in ("RMSSE", "seasonal naive", "error less by", "WAPE", "seasonal naive", "bias"):
-        table.add_column(name, justify="right")
-    for h in both:
-        ours, theirs = best[h], naive[h]
-        better = 1 - ours["rmsse"] / theirs["rmsse"]
-        table.add_row(
-            str(h), f"{ours['rmsse']:.3f}", f"{theirs['rmsse']:.3f}",
-            Text(f"{better:+.1%}", style="green" if better > 0 else "red"),
-            f"{ours['wape']:.3f}", f"{theirs['wape']:.3f}", f"{ours['bias']:+.1%}",
-        )  # fmt: skip
-    return table
-
-
 def _watch(watch: Watch, children: list[Child], stopping: Stopping, exit_after: bool) -> None:
     """Show what happens until the stream is served, or Ctrl-C; then go on serving."""
     ended: float | None = None
@@ -388,7 +293,7 @@ def _watch(watch: Watch, children: list[Child], stopping: Stopping, exit_after: 
         err.print("the stream's end was not served in time; see the logs")
         stop_all(children)
         sys.exit(1)
-    out.print(f"the stream is over: all {watch.progress['sent']:,} events are learned and served")
+    out.print(summary(watch.progress["sent"], watch.outcomes()))
     if not exit_after:
         out.print("still serving; Ctrl-C stops")
         while not stopping.asked:

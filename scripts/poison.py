@@ -13,10 +13,11 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -25,6 +26,7 @@ from typing import Any
 import httpx
 import msgspec
 import numpy as np
+from rich.live import Live
 from rich.text import Text
 
 from learner.evaluation import summary
@@ -33,7 +35,8 @@ from learner.shard import Shard
 from scripts import journey
 from scripts.client import Line
 from scripts.console import address, err, out
-from scripts.demo import Watch, demo_environ
+from scripts.demo import demo_environ
+from scripts.demo_watch import Watch
 from scripts.supervise import Child
 from scripts.up import Stopping, console_address, look_after, make_children, stop_all
 from stream.adapters import open_log
@@ -49,6 +52,8 @@ DAYS, LEAST_DAYS = 75, 58
 PAUSE_S = 15.0
 #: How long anything may take that is waited for.
 WAIT_S = 300.0
+#: How often it is said how far it is, where there is no terminal to show it on.
+SAID_S = 10.0
 #: By how much the scores may differ in the end.
 WITHIN = 0.05
 READ = 1000
@@ -148,7 +153,11 @@ def story(
     )  # fmt: skip
     children.append(producer)
     stopping, asker = Stopping(), Asker(base)
-    watch = Watch(chosen, int(environ["SALESCAST_METRICS_PORT"]), folder, known, children)
+    port = int(environ["SALESCAST_METRICS_PORT"])
+    watch = Watch(chosen, port, folder, known, children, min(days, DAYS))
+    wrong = (known.first + timedelta(days=AFTER)).astimezone(journey.ZONE)
+    out.print(f"that is on {wrong:%a %d %b %Y}; until then the guard learns what is usual",
+              style="dim")  # fmt: skip
     try:
         row = _wait(lambda: _suspect(watch.api), watch, stopping, "a suspect")
         if row is None:
@@ -171,24 +180,34 @@ def story(
         asker.end()
         _compare(chosen, environ, watch, row, spoilt, asker)
     finally:
+        if stopping.asked:
+            out.print("stopping ...", style="dim")
         stop_all(children)
 
 
-def _wait(true: Any, watch: Watch, stopping: Stopping, what: str) -> Any:
-    """Look after all until something is so; ``None`` if Ctrl-C came first."""
-    moved, at = time.monotonic(), (-1, -1)
-    while not stopping.asked:
-        look_after(watch.children)
-        watch.look()
-        found = true()
-        if found:
-            return found
-        if (watch.progress["sent"], watch.lag) != at:
-            at, moved = (watch.progress["sent"], watch.lag), time.monotonic()
-        if time.monotonic() - moved > WAIT_S:
-            err.print(f"waited {WAIT_S:.0f} s for {what}; see the logs")
-            sys.exit(1)
-        time.sleep(0.2)
+def _wait(true: Callable[[], Any], watch: Watch, stopping: Stopping, what: str) -> Any:
+    """Look after all, and show how far it is, until something is so; ``None``: Ctrl-C came."""
+    moved, at, said = time.monotonic(), (-1, -1), time.monotonic()
+    with Live(console=out, auto_refresh=False, transient=out.is_terminal) as live:
+        while not stopping.asked:
+            look_after(watch.children)
+            watch.look()
+            found = true()
+            if found:
+                return found
+            now = time.monotonic()
+            line = f"waiting for {what}: {watch.line()}"
+            if out.is_terminal:
+                live.update(Text(line, style="dim"), refresh=True)
+            elif now - said > SAID_S:
+                said = now
+                out.print(line)
+            if (watch.progress["sent"], watch.lag) != at:
+                at, moved = (watch.progress["sent"], watch.lag), now
+            if now - moved > WAIT_S:
+                err.print(f"waited {WAIT_S:.0f} s for {what}; see the logs")
+                sys.exit(1)
+            time.sleep(0.2)
     return None
 
 
@@ -214,14 +233,28 @@ def _repair(
     for command in row["commands"]:
         if stopping.asked:
             return
-        program = [sys.executable, "-m", "scripts.cli", *shlex.split(command)[1:]]
-        done = subprocess.run(
-            program, env=environ, capture_output=True, text=True, timeout=WAIT_S, check=False
-        )
-        out.print(done.stdout.strip() or done.stderr.strip())
-        if done.returncode:
-            err.print(f"this failed: {command}")
-            sys.exit(1)
+        out.print(f"the demo runs: salescast {command.split()[1]}")
+        _run(command, watch, stopping, environ)
+
+
+def _run(command: str, watch: Watch, stopping: Stopping, environ: dict[str, str]) -> None:
+    """Run a command of ours, and show how far all is until it has ended."""
+    program = [sys.executable, "-m", "scripts.cli", *shlex.split(command)[1:]]
+    with tempfile.TemporaryFile("w+") as told:
+        running = subprocess.Popen(program, env=environ, stdout=told, stderr=told)
+        try:
+            _wait(lambda: running.poll() is not None, watch, stopping, command.split()[1])
+        finally:
+            running.terminate()
+            running.wait()
+        told.seek(0)
+        text = told.read().strip()
+    if stopping.asked:
+        return
+    out.print(text)
+    if running.returncode:
+        err.print(f"this failed: {command}")
+        sys.exit(1)
 
 
 def _done(api: httpx.Client, kind: str) -> bool:

@@ -14,6 +14,8 @@ ACCENT, BAND, BAR, STRONG = "#178f84", "rgba(23,143,132,.22)", "#8a97a2", "#5f6c
 SUPPOSED, NAIVE, TWIN, MISSING = "#c2702e", "#8a97a2", "#7a6bd0", "rgba(138,151,162,.35)"
 _OTHERS = ("#c2702e", "#7a6bd0", "#3f86c9", "#b5557f")
 _WIDTH_MS = {"hour": 3_600_000, "day": 86_400_000, "week": 7 * 86_400_000}
+#: Dates as the page has them.
+_TICKS = {"hour": "%H:%M\n%-d %b %Y", "day": "%-d %b\n%Y", "week": "%-d %b\n%Y"}
 
 Figure = dict[str, Any]
 
@@ -82,8 +84,10 @@ def series(
         bars("Sold", [(o["start"], o["units"]) for o in past if o["status"] == "observed"], BAR),
         bars("Stock-out: at least", [(o["start"], o["units"]) for o in past
                                      if o["status"] == "censored"], STRONG),
-        bars("Missing", [(o["start"], top) for o in past if o["status"] == "missing"],
-             "rgba(138,151,162,.16)", hovertemplate="not known"),
+        # Low and hatched: nothing is known of it, so it must not look like sales.
+        bars("Missing", [(o["start"], 0.05 * top) for o in past if o["status"] == "missing"],
+             MISSING, hovertemplate="not known", marker={"color": "rgba(0,0,0,0)", "pattern": {
+                 "shape": "/", "fgcolor": MISSING, "size": 6, "solidity": 0.4}}),
         bars("Sold so far", open_, STRONG),
         line("10 %", [o["quantiles"]["0.1"] for o in steps], line={"width": 0}, showlegend=False),
         line("80 % band", [o["quantiles"]["0.9"] for o in steps], line={"width": 0}, fill="tonexty",
@@ -106,7 +110,7 @@ def series(
         f"{forecast['store']}/{forecast['product']}/{last}",
         barmode="overlay",
         # Names from data never come here as markup.
-        xaxis={"type": "date", "fixedrange": False,
+        xaxis={"type": "date", "fixedrange": False, "tickformat": _TICKS[length],
                "hoverformat": "%a %-d %b %Y" + (", %H:%M" if length == "hour" else "")},
         yaxis={"rangemode": "tozero", "title": {"text": f"Units a {length}"}},
         dragmode="zoom",

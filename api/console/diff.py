@@ -69,7 +69,7 @@ class Diff:
             why = f"{error.detail or error.title}. {error.remedy}"
         kept = await api.get("/v1/snapshots", partition=partition, limit=_OFFERED)
         offered = {
-            one["id"]: f"{moment(one['as_of'], year=False)}: {one['id']}"
+            one["id"]: f"{moment(one['as_of'])}: {one['id']}"
             for one in kept["items"]
             if one["origin"]
         }
@@ -104,8 +104,8 @@ def told(diff: dict[str, Any]) -> str:
     rows.append(["<strong>Change</strong>", "", f"<strong>{signed(diff['change'])}</strong>"])
     said = (
         f"<p>{text(bucket(diff['start'], length))}: <strong>{units(before['mean'])}</strong> as of "
-        f"{text(moment(before['as_of'], year=False))}, <strong>{units(after['mean'])}</strong> as "
-        f"of {text(moment(after['as_of'], year=False))}.</p>"
+        f"{text(moment(before['as_of']))}, <strong>{units(after['mean'])}</strong> as "
+        f"of {text(moment(after['as_of']))}.</p>"
     ) + table(["Part", "", "Units"], rows, label="Parts of the change", numbers=(2,))
     if diff["closed"]:
         lines = [

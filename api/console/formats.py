@@ -68,30 +68,27 @@ def percent(share: float | None, digits: int = 0, sign: bool = False) -> str:
     return ("+" if sign and share > 0 else "") + f"{number(100 * share, digits)} %"
 
 
-def moment(text: str | None, year: bool = True) -> str:
+def moment(text: str | None) -> str:
     """A time to the minute, with its distance from UTC.
 
     >>> moment("2025-03-02T02:00:01+00:00"), moment("2025-03-02T02:00:00+01:00"), moment(None)
     ('2 Mar 2025, 02:00 UTC', '2 Mar 2025, 02:00 +01:00', '–')
-    >>> moment("2025-03-02T02:00:01+00:00", year=False)
-    '2 Mar, 02:00 UTC'
     """
     if not text:
         return NONE
     at = datetime.fromisoformat(text)
     zone = text[-6:] if at.utcoffset() else "UTC"
-    day = f"{at:%b %Y}" if year else f"{at:%b}"
-    return f"{at.day} {day}, {at:%H:%M} {zone}"
+    return f"{at.day} {at:%b %Y, %H:%M} {zone}"
 
 
 def bucket(text: str, length: str) -> str:
     """The start of a bucket.
 
     >>> bucket("2025-03-02T02:00:00+01:00", "hour"), bucket("2025-03-02T00:00:00+01:00", "day")
-    ('Sun 2 Mar, 02:00', 'Sun 2 Mar')
+    ('Sun 2 Mar 2025, 02:00', 'Sun 2 Mar 2025')
     """
     at = datetime.fromisoformat(text)
-    return f"{at:%a} {at.day} " + (f"{at:%b, %H:%M}" if length == "hour" else f"{at:%b}")
+    return f"{at:%a} {at.day} " + (f"{at:%b %Y, %H:%M}" if length == "hour" else f"{at:%b %Y}")
 
 
 def buckets(count: int, length: str) -> str:

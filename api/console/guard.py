@@ -107,7 +107,7 @@ def told(rows: list[dict[str, Any]], what: str) -> str:
 
 
 def _notice(one: dict[str, Any], what: str) -> str:
-    since = f" since {moment(one['since'], year=False)}" if one["since"] else ""
+    since = f" since {moment(one['since'])}" if one["since"] else ""
     buttons = "".join(
         link(f"{command.split()[1].capitalize()}…", where, class_="button")
         for command in one["commands"]

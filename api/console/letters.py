@@ -11,6 +11,7 @@ from nicegui import ui
 from api.console.actions import LETTERS, Action
 from api.console.formats import address, link, notice, number, table, text
 from api.console.page import Console, Page, button, choices, heading, markup
+from api.console.sources import Counts, latest, total
 
 PATH = "/letters"
 _SHOWN = 50
@@ -45,14 +46,20 @@ class _Letters:
 
     # -- what there is ---------------------------------------------------------------------
 
-    async def _load_groups(self) -> Any:
-        return (await self.page.api.get(LETTERS, limit=0))["groups"]
+    async def _load_groups(self) -> dict[str, Any]:
+        groups = (await self.page.api.get(LETTERS, limit=0))["groups"]
+        counts = [] if groups else [one["counts"] for one in await latest(self.page.api)]
+        return {"groups": groups, "passed_over": passed_over(counts)}
 
-    def _draw_groups(self, groups: list[dict[str, Any]]) -> None:
+    def _draw_groups(self, found: dict[str, Any]) -> None:
+        groups = found["groups"]
         if not groups:
-            markup(
-                notice("No dead letters", "All that came was learned, or counted as a duplicate.")
-            )
+            said = "Nothing was refused or late."
+            if n := found["passed_over"]:
+                said += (f" {number(n, 0)} items are no letters and were not learned from either: "
+                         f"they are in quarantine or excluded. {link('Inputs', '/inputs')} lists "
+                         "them, as <code>salescast excluded</code> does.")  # fmt: skip
+            markup(notice("No dead letters", said))
             return
         query = self.page.query
         rows = []
@@ -127,6 +134,17 @@ class _Letters:
                 self.page, "Discard", "They are kept, and no longer listed.", "Discard",
                 lambda: lambda: {"action": "discard", **self._which()}, LETTERS,
             )  # fmt: skip
+
+
+def passed_over(counts: list[Counts]) -> int:
+    """Items that were kept out on purpose: in quarantine or excluded.
+
+    >>> passed_over([{"a": {"learned": 5, "quarantined": 2}}, {"b": {"excluded": 1, "late": 4}}])
+    3
+    """
+    return sum(
+        items.get(one, 0) for items in total(counts).values() for one in ("quarantined", "excluded")
+    )
 
 
 def pairs(lines: str | None) -> dict[str, str]:

@@ -46,6 +46,8 @@ export const forecast = (store, product, horizon, signal) =>
   get(`v1/forecasts/${key(store, product)}${query({ horizon, quantiles: ".1,.5,.9" })}`, signal);
 export const history = (store, product, limit, signal) =>
   get(`v1/history/${key(store, product)}${query({ limit })}`, signal);
+export const plans = (store, product, signal) =>
+  get(`v1/plans${query({ store, product, limit: 1000 })}`, signal);
 export const quality = (signal) => get("v1/quality", signal);
 export const snapshots = (partition, limit, signal) =>
   get(`v1/snapshots${query({ partition, limit })}`, signal);

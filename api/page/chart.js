@@ -2,12 +2,13 @@
 // zoomed to stays. Names from data never come here as markup.
 
 import { h } from "./dom.js";
-import { wall } from "./format.js";
+import { otherYear, wall } from "./format.js";
 
 const WIDTH_MS = { hour: 3_600_000, day: 86_400_000, week: 604_800_000 };
 //: Buckets of the past that are shown at first where there is little room.
 const RECENT = { hour: 72, day: 28, week: 26 };
-const HOVER = { hour: "%a %-d %b, %H:%M", day: "%a %-d %b %Y", week: "Week of %-d %b %Y" };
+const HOVER = { hour: "%a %-d %b %Y, %H:%M", day: "%a %-d %b %Y", week: "Week of %-d %b %Y" };
+//: Where buckets are of another year, weeks apart, it stands below.
 const TICKS = { hour: "%H:%M\n%-d %b", day: "%-d %b", week: "%-d %b\n%Y" };
 const CONFIG = {
   displaylogo: false,
@@ -65,13 +66,29 @@ const grid = (colour) => ({
   tickcolor: colour("rule"), fixedrange: true,
 });
 
+/** The share of a bucket that is planned to be promoted: of the plans that cover its middle, the
+ * most particular one's that tells it. */
+function planned(step, plans) {
+  const middle = (Date.parse(step.start) + Date.parse(step.end)) / 2;
+  const rank = (plan) => (plan.product !== null ? 4 : plan.category !== null ? 2 : 0)
+    + (plan.store !== "*" ? 1 : 0);
+  const found = plans
+    .filter((plan) => plan.promotion !== null && Date.parse(plan.start) <= middle
+      && middle < Date.parse(plan.end))
+    .sort((a, b) => rank(b) - rank(a) || b.revision - a.revision || (b.id > a.id ? 1 : -1));
+  return found.length ? found[0].promotion : 0;
+}
+
 /** History, what is sold so far, and the forecast with its band, as Plotly's traces. */
-function seriesTraces(forecast, history, colour) {
+function seriesTraces(forecast, history, plans, colour) {
   const width = WIDTH_MS[forecast.bucket];
   const steps = forecast.steps;
   const past = history.items;
   const missing = past.filter((item) => item.status === "missing");
-  const promoted = past.filter((item) => item.promotion > 0);
+  const promoted = [
+    ...past,
+    ...steps.map((step) => ({ start: step.start, promotion: planned(step, plans) })),
+  ].filter((item) => item.promotion > 0);
   const open = steps.filter((step) => step.sold != null);
   const starts = (items) => items.map((item) => wall(item.start));
   const x = starts(steps);
@@ -117,7 +134,7 @@ function seriesTraces(forecast, history, colour) {
  * Draw a series. `key` names what is shown: while it stays, so does the user's zoom. `all` shows
  * the whole past that is kept, else its newest part.
  */
-export async function drawSeries(element, { forecast, history, key, all }) {
+export async function drawSeries(element, { forecast, history, plans, key, all }) {
   const Plotly = await plotly();
   const colour = colours();
   const width = WIDTH_MS[forecast.bucket];
@@ -125,7 +142,7 @@ export async function drawSeries(element, { forecast, history, key, all }) {
   const steps = forecast.steps;
   const first = (past[0] || steps[0]).start;
   const now = shift(steps[0].start, -width / 2);
-  await Plotly.react(element, seriesTraces(forecast, history, colour), {
+  await Plotly.react(element, seriesTraces(forecast, history, plans, colour), {
     ...frame(colour),
     uirevision: key,
     barmode: "overlay",
@@ -133,7 +150,9 @@ export async function drawSeries(element, { forecast, history, key, all }) {
     xaxis: {
       ...grid(colour), type: "date", showgrid: false, fixedrange: false, ticks: "outside",
       range: [shift(first, -width), shift(steps.at(-1).start, width)],
-      hoverformat: HOVER[forecast.bucket], tickformat: TICKS[forecast.bucket],
+      hoverformat: HOVER[forecast.bucket],
+      tickformat: TICKS[forecast.bucket]
+        + (otherYear(first) && forecast.bucket !== "week" ? (forecast.bucket === "hour" ? " %Y" : "\n%Y") : ""),
     },
     yaxis: { ...grid(colour), rangemode: "tozero", overlaying: "y2", tickmode: "auto", nticks: 6 },
     yaxis2: { fixedrange: true, range: [0, 1], visible: false },

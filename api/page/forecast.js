@@ -152,7 +152,7 @@ export function forecastView() {
     params.past ? params.past === "all" : !matchMedia("(max-width: 640px)").matches;
 
   async function paintChart() {
-    const { forecast, history } = shown;
+    const { forecast, history, plans } = shown;
     setText(unit, `Units per ${forecast.bucket}`);
     const last = forecast.steps.at(-1);
     chart.setAttribute("aria-label",
@@ -160,7 +160,7 @@ export function forecastView() {
       + `${f.bucket(last.start, forecast.bucket)}; the table below has the forecast's numbers.`);
     const key = JSON.stringify([params.store, params.product, wholePast(), forecast.steps.length]);
     try {
-      await drawSeries(chart, { forecast, history, key, all: wholePast() });
+      await drawSeries(chart, { forecast, history, plans, key, all: wholePast() });
       chart.classList.remove("loading");
     } catch (error) {
       chart.classList.remove("loading");
@@ -213,14 +213,15 @@ export function forecastView() {
   async function load(signal) {
     const { store, product, horizon } = params;
     try {
-      const [forecast, history, quality] = await Promise.all([
+      const [forecast, history, quality, plans] = await Promise.all([
         api.forecast(store, product, horizon, signal),
         api.history(store, product, HISTORY, signal),
         // The forecast is shown even where its scores cannot be.
         api.quality(signal).catch(() => ({ rows: [] })),
+        api.plans(store, product, signal).catch(() => ({ items: [] })),
       ]);
       if (signal.aborted) return;
-      shown = { forecast, history, quality };
+      shown = { forecast, history, quality, plans: plans.items };
     } catch (problem) {
       if (signal.aborted) return;
       paintFault(problem, () => load(signal));

@@ -45,12 +45,15 @@ export function duration(seconds) {
 /** The wall clock's part of an ISO time with a zone: what a chart can place. */
 export const wall = (iso) => iso.slice(0, 19);
 
+/** Whether a bucket is of another year than this one, so that its year has to be said. */
+export const otherYear = (iso) => iso.slice(0, 4) !== String(new Date().getFullYear());
+
 export function bucket(iso, length) {
   const at = new Date(`${wall(iso)}Z`);
   const date = at.toLocaleDateString(LOCALE, {
     timeZone: "UTC", weekday: length === "week" ? undefined : "short", day: "numeric",
-    month: "short", year: length === "week" ? "numeric" : undefined,
-  });
+    month: "short", year: length === "week" || otherYear(iso) ? "numeric" : undefined,
+  }).replace(",", "");
   if (length === "week") return `Week of ${date}`;
   return length === "hour" ? `${date}, ${iso.slice(11, 16)}` : date;
 }
@@ -61,9 +64,12 @@ export function buckets(count, length) {
 
 export function moment(iso, timeZone) {
   if (!iso) return NONE;
-  return new Date(iso).toLocaleString(LOCALE, {
-    timeZone, day: "numeric", month: "short", hour: "2-digit", minute: "2-digit",
-    second: "2-digit",
+  const at = new Date(iso);
+  const yearOf = (date) => date.toLocaleString(LOCALE, { timeZone, year: "numeric" });
+  return at.toLocaleString(LOCALE, {
+    timeZone, day: "numeric", month: "short",
+    year: yearOf(at) === yearOf(new Date()) ? undefined : "numeric",
+    hour: "2-digit", minute: "2-digit", second: "2-digit",
   });
 }
 

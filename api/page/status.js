@@ -5,11 +5,21 @@ import { address } from "./address.js";
 import { failure, h, refill, skeleton, table } from "./dom.js";
 import * as f from "./format.js";
 
+//: Records of the log past which a partition is not up to date, but catching up; and, as a record
+//: may hold a day's sales, past how many it is so if they are a twentieth of the log.
+const BEHIND = 1000;
+const BEHIND_OF = 20;
+
+const behind = (row) => Boolean(row.snapshot) && !row.frozen
+  && (row.lag > BEHIND || (row.lag > BEHIND_OF && row.lag > row.log_end / 20));
+
 function condition(row) {
   const [kind, text] = row.frozen
     ? ["frozen", row.frozen_by ? `Frozen by ${row.frozen_by}` : "Frozen"]
+    : row.standstill ? ["stale", "Stands still"]
     : !row.snapshot ? ["none", "No snapshot yet"]
-    : row.stale ? ["stale", "Stale"] : ["fresh", "Serving"];
+    : row.stale ? ["stale", "Stale"]
+    : behind(row) ? ["behind", "Catching up"] : ["fresh", "Serving"];
   return h("span", { class: "condition", "data-state": kind }, text);
 }
 
@@ -31,6 +41,17 @@ function summary({ partitions, log_up: logUp, store_up: storeUp }) {
   if (stale) {
     return ["Stale", `${of(stale, "stale")}: no new snapshot has come for too long. Check that the `
       + "learner runs."];
+  }
+  const still = partitions.find((p) => p.standstill);
+  if (still) {
+    return ["Stands still", `Partition ${still.partition} learns nothing: ${still.standstill.why}. `
+      + `What helps: ${still.standstill.remedy}`];
+  }
+  const late = partitions.filter(behind);
+  if (late.length) {
+    const most = Math.max(...late.map((p) => p.lag));
+    return ["Catching up", `${of(late.length, "catching up")}, by up to ${f.number(most)} records: `
+      + "forecasts are answered from what is learned so far."];
   }
   if (none === partitions.length) return ["Waiting", "No partition has a snapshot yet."];
   return ["All well", none ? of(partitions.length - none, "serving; the others have no events yet")

@@ -124,6 +124,46 @@ def test_the_chart_shows_every_bucket_and_the_missing_one_as_missing(page: Brows
     assert page.complaints() == []
 
 
+def test_a_planned_promotion_is_shaded_where_it_is_forecast(page: Browser, page_url: str) -> None:
+    start, end = (today() + timedelta(days=days) for days in (3, 5))
+    plan = {"product": "Espresso", "start": start.isoformat(), "end": end.isoformat(),
+            "promotion": 0.5}  # fmt: skip
+    httpx.put(f"{page_url}v1/plans/offer", json=plan).raise_for_status()
+    choose(page, "Espresso")
+    promoted = page.run(TRACE, "Promotion")
+    assert [x[:10] for x in promoted["x"]] == [
+        (today() + timedelta(days=days)).isoformat()[:10] for days in (3, 4)
+    ]
+    assert page.complaints() == []
+
+
+def test_dates_of_another_year_say_which(page: Browser) -> None:
+    say = "return import(new URL('static/format.js', location.href)).then((f) => f.{})"
+    assert page.run(say.format("bucket('2017-05-28T00:00:00-04:00', 'day')")) == "Sun 28 May 2017"
+    assert "2017" in page.run(say.format("moment('2017-05-28T12:00:00Z', 'UTC')"))
+    now = today()
+    told = page.run(say.format(f"bucket('{now.isoformat()}', 'day')"))
+    assert str(now.day) in told and str(now.year) not in told
+
+
+def test_a_partition_far_behind_its_log_is_catching_up_and_not_well(
+    page: Browser, page_url: str
+) -> None:
+    page.run("""
+      const ask = window.fetch;
+      window.fetch = async (path, options) => {
+        const answer = await ask(path, options);
+        if (!String(path).includes('v1/status')) return answer;
+        const body = await answer.json();
+        body.partitions[0].lag = 4321;
+        return new Response(JSON.stringify(body), {headers: answer.headers});
+      };
+      location.hash = '#/status';
+    """)
+    page.wait("document.querySelector('h1').textContent === 'Catching up'")
+    assert "4,321 records" in page.text("main") and "All well" not in page.text("main")
+
+
 def test_the_forecast_has_a_band_around_it_and_the_numbers_in_a_table(page: Browser) -> None:
     choose(page, "Rye bread")
     low, median, high = (page.run(TRACE, name) for name in ("10 %", "Median", "90 %"))

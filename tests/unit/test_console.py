@@ -14,7 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from api.console import charts, diff, formats, guard, lineage, sources, trail
+from api.console import charts, diff, formats, guard, lineage, snapshots, sources, trail
 from api.console.client import Api, abilities
 from api.console.gate import refusal
 from stream.errors import SettingsError
@@ -228,6 +228,14 @@ def test_the_parts_of_a_change_are_told_with_who_sent_them() -> None:
     assert "<till>" not in made
 
 
+def test_a_partition_far_behind_its_log_is_not_fresh() -> None:
+    one = {"standstill": None, "replaying": None, "frozen": False, "frozen_by": None,
+           "stale": False, "log_end": 90_000}  # fmt: skip
+    assert "Fresh" in snapshots.condition({**one, "lag": 1000})
+    assert "Catching up" in snapshots.condition({**one, "lag": 1001})
+    assert "Catching up" in snapshots.condition({**one, "lag": 21, "log_end": 400})
+
+
 # -- charts ------------------------------------------------------------------------------------
 
 
@@ -243,6 +251,7 @@ def test_a_missing_bucket_is_drawn_as_missing_and_not_as_zero() -> None:
     traces = {one["name"]: one for one in charts.series(forecast, history, None, 90)["data"]}
     assert traces["Sold"]["y"] == [3.0]
     assert traces["Missing"]["x"] == ["2025-03-02T00:00:00"]
+    assert traces["Missing"]["y"][0] < 0.1 * 6.0  # it does not look like much demand
     assert traces["Stock-out: at least"]["y"] == [2.0]
     assert traces["Sold so far"]["y"] == [1.0]
     assert "What if" not in traces

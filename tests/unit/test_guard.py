@@ -12,6 +12,7 @@ import pytest
 
 from learner.digest import facts
 from learner.findings import Finding, identity, standings
+from learner.inputs import SALES
 from learner.replay import Effect, Turn
 from learner.serving import MISSING, OBSERVED
 from learner.shard import Shard
@@ -81,6 +82,20 @@ def test_nobody_is_named_in_calm_weeks_nor_when_all_move_together() -> None:
     one = watched(sales)
     assert one.found == []
     assert {one.state(source) for source in SOURCES} == {"ok"}
+
+
+def test_no_sales_at_all_is_the_least_that_is_usual_of_a_source_long_silent() -> None:
+    few = [one for one in weeks(0, 3, ("d",)) if one.id.endswith(("-0", "-20"))]
+    calm = [*weeks(0, 40, ("a", "b", "c")), *few]
+    one = watched(sorted(calm, key=lambda sale: sale.time), pack=50)
+    guard, last = one.shard.guard, one.shard.panel.last
+    assert last is not None
+    # Its silence adds up to nothing lacked, and two sales are not far from none.
+    assert guard._usual(last + 1)[guard.rows["d"], SALES] == 0.0
+    assert guard.arrays["score"][guard.rows["d"]] == 0.0
+    every = standings(list(guard.rows), guard.arrays, guard.warm)
+    assert next(each for each in every if each.source == "d").text.startswith("units 0, ")
+    assert one.found == []
 
 
 def test_a_source_that_counts_twelvefold_is_withheld_before_it_is_learned_from(
