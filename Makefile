@@ -64,8 +64,8 @@ format: $(VENV)/.test ## format the code, and mend what lint can
 bench: $(VENV)/.test ## time each stage beside its bare limit
 	@$(BIN)/python -m tests.bench
 
-bench-scale: $(VENV)/.test ## Kafka, snapshots of a million series, hand-over, two learners
-	@$(BIN)/python -m tests.bench --full sqlite kafka snapshot scale
+bench-scale: $(VENV)/.test ## Kafka, snapshots of a million series, hand-over, two learners, operations
+	@$(BIN)/python -m tests.bench --full sqlite kafka snapshot scale operations
 
 soak: $(VENV)/.test ## half an hour at a full rate: memory, file handles and lag flat
 	@$(BIN)/python -m tests.bench.soak $(ARGS)
