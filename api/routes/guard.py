@@ -117,10 +117,11 @@ def commands(
         to = datetime.fromtimestamp(start_us / 1e6, calendar.zone)
         to -= timedelta(seconds=settings.grace_s)
         why = shlex.quote(one.text)
+        # Quarantine first: what comes while the rollback is made must not be learned.
         return [
+            f"salescast quarantine --source {source} --reason {why}",
             f"salescast rollback --to {to.isoformat()} --replay --exclude-source {source} "
             f"--reason {why}",
-            f"salescast quarantine --source {source} --reason {why}",
         ]
     if one.state == "quarantined" and operation is not None:
         return [f"salescast readmit --operation {operation} --reason ..."]

@@ -91,11 +91,11 @@ def test_with_warn_the_commands_take_back_what_was_learned_of_it(tmp_path: Path)
         told(one, every)
         row = source(one, "b")
         assert row["state"] == "suspect" and statuses(one, "store-b") == ["observed"] * 2
-        rollback, quarantine = row["commands"]
-        assert "rollback applied" in run(one, rollback)
+        quarantine, rollback = row["commands"]
         assert "quarantine applied" in run(one, quarantine)
+        assert "rollback applied" in run(one, rollback)
         until(lambda: True if statuses(one, "store-b") == ["missing"] * 2 else None, "the repair")
         kinds = [each["kind"] for each in one.api.get("/v1/operations").json()["items"]]
-        assert kinds == ["quarantine", "rollback", "suspect"]
+        assert kinds == ["rollback", "quarantine", "suspect"]
         told(one, wrong(weeks(WRONG + 3, WRONG + 5), "b", twelvefold))
         assert source(one, "b")["state"] == "quarantined"
