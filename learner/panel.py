@@ -59,7 +59,7 @@ COLUMNS: dict[str, tuple[type[np.generic], float]] = {
     "replaced": (np.int32, -1),  # row of the series that this one follows on
     "seen": (np.uint16, 0),  # observed buckets, modulo 2**16
     "sold_seen": (np.uint16, 0),  # the same when something was sold last
-    "gap": (np.float32, 0.0),  # usual number of observed buckets from sale to sale
+    "gap": (np.float16, 0.0),  # usual number of observed buckets from sale to sale
     "error_sum": (np.float32, 0.0),
     "error_n": (np.float32, 0.0),
 }

@@ -20,6 +20,8 @@ Floats = npt.NDArray[np.float64]
 
 #: Share of a new bucket in the usual price, and of a new gap in the usual gap.
 PRICE_SHARE, GAP_SHARE = 0.05, 0.2
+#: Longest gap that is told apart from longer ones: half precision ends soon after.
+MOST_GAP = 60_000
 #: Usual gaps of silence after which a series is retired; never before its long level is over.
 SILENT_GAPS = 10.0
 #: Observed buckets from which on a forecast stands on the series' own demand.
@@ -44,10 +46,9 @@ def _learn_gaps(panel: Panel, bucket: int) -> None:
     sold = np.flatnonzero(panel.units(bucket) > 0)
     seen = panel.column("seen")[sold]
     last, usual = panel.column("sold_seen"), panel.column("gap")
-    gap = (seen - last[sold]).astype(np.float32)  # modulo 2**16
-    usual[sold] = np.where(
-        usual[sold] > 0, usual[sold] + GAP_SHARE * (gap - usual[sold]), panel.season
-    )
+    gap = np.minimum(seen - last[sold], MOST_GAP).astype(np.float32)  # modulo 2**16
+    before = usual[sold].astype(np.float32)
+    usual[sold] = np.where(before > 0, before + GAP_SHARE * (gap - before), panel.season)
     last[sold] = seen
 
 
