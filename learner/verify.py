@@ -29,8 +29,8 @@ from stream.settings import Settings
 #: How far what is learned may differ where processors or libraries do, by how it is kept: as a
 #: share of it, or of 1; of means kept as whole parts of a scale, parts. Much is kept in single
 #: precision, whose last bit is 6e-8 of a number, and moves what is learned of it in double as far,
-#: or by 5e-6 where a histogram's bins are narrow.
-CLOSE = {"float64": 1e-5, "float32": 1e-5, "int16": 1.0, "uint16": 1.0}
+#: or by 5e-6 where a histogram's bins are narrow. The last bit of half precision is 1e-3.
+CLOSE = {"float64": 1e-5, "float32": 1e-5, "float16": 2e-3, "int16": 1.0, "uint16": 1.0}
 #: Columns of the panel that are no facts, but learned from them.
 USUAL = ("usual_price", "gap", "error_sum", "error_n")
 #: Records read of the log at once.

@@ -18,7 +18,7 @@ from learner.operations import Operation, decode_control
 from learner.ownership import take
 from learner.replay import START, Exclusion
 from learner.shard import Shard
-from learner.verify import Verification, Verified
+from learner.verify import USUAL, Verification, Verified
 from stream.dead_letters import DeadLetters
 from tests.learner_parts import day, sale
 from tests.unit.test_worker import Place, home, two_stores
@@ -207,7 +207,7 @@ def other_processor(shard: Shard) -> None:
     panel = shard.panel
     for array in (champion.loss, champion.variance, shard.spread.own, panel.profiles.past,
                   panel.profiles.phases, panel.profiles.weeks, panel.rings["usual_units"],
-                  panel.columns["usual_price"], panel.columns["gap"]):  # fmt: skip
+                  *(panel.columns[name] for name in USUAL)):  # fmt: skip
         flipped(array)
 
 
