@@ -205,9 +205,12 @@ def other_processor(shard: Shard) -> None:
     champion = shard.models["ensemble"]
     assert isinstance(champion, Ensemble)
     panel = shard.panel
-    for array in (champion.loss, champion.variance, shard.spread.own, panel.profiles.past,
-                  panel.profiles.phases, panel.profiles.weeks, panel.rings["usual_units"],
-                  *(panel.columns[name] for name in USUAL)):  # fmt: skip
+    learned: list[np.ndarray[Any, Any]] = [
+        champion.loss, champion.variance, shard.spread.own, panel.profiles.past,
+        panel.profiles.phases, panel.profiles.weeks, panel.rings["usual_units"],
+        *(panel.columns[name] for name in USUAL),
+    ]  # fmt: skip
+    for array in learned:
         flipped(array)
 
 
