@@ -305,7 +305,8 @@ def _operate(
     else:
         _show(done, dry_run, made)
         if to is not None:
-            _show_older(datetime.fromisoformat(to), made)
+            with suppress(ValueError):  # the API reads a time or two that Python does not
+                _show_older(datetime.fromisoformat(to.upper()), made)
     if done["state"] == "refused":
         raise typer.Exit(1)
 

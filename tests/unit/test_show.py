@@ -85,7 +85,10 @@ def test_a_rollback_to_a_time_says_how_much_older_its_snapshots_are(
     deployment: Deployment, url: str
 ) -> None:
     deployment.publish(0, 10, origin=ORIGIN)  # 1 March 2025
-    for to, older in (("2025-03-04T00:00:00+00:00", False), ("2025-05-01T00:00:00+02:00", True)):
+    for to, older in (
+        ("2025-03-04T00:00:00+00:00", False), ("2025-05-01T00:00:00+02:00", True),
+        ("2025-05-01t00:00:00z", True), ("2025-05-01T00:00:00\u221202:00", False),
+    ):  # fmt: skip
         shown = said(
             url, "rollback", "--to", to, "--reason", "odd", "--who", "ann", "--dry-run"
         )  # fmt: skip
