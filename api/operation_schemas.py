@@ -309,6 +309,9 @@ class PartitionStatus(BaseModel):
     position: int | None
     log_end: int | None
     lag: int | None
+    catching_up: bool = Field(
+        description="Served, and more than 1,000 records, or a twentieth of a small log, behind it"
+    )
     as_of: str | None
     published_at: str | None
     age_s: float | None

@@ -228,7 +228,7 @@ def status(config: Config = None, url: Url = None, json: AsJson = False) -> None
     table = table_of("partition", "series", "position", "lag", "knows sales up to", "age",
                    "serving", "")  # fmt: skip
     for one in found["partitions"]:
-        marks = [name for name in ("stale", "frozen") if one[name]]
+        marks = [said for said in ("stale", "frozen", "catching up") if one[said.replace(" ", "_")]]
         if one["replaying"] is not None:
             marks.append(far(one["replaying"]))
         if one["standstill"] is not None:

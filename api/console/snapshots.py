@@ -31,9 +31,6 @@ from api.console.sources import counts_of, known_sources
 
 PATH = "/snapshots"
 _ACTIONS = ("rollback", "freeze", "resume")
-#: Records of the log past which a partition is not up to date, but catching up; and, as a record
-#: may hold a day's sales, past how many it is so if they are a twentieth of the log.
-BEHIND, BEHIND_OF = 1000, 20
 #: What the form of a rollback can be given: one of each, and any number.
 _ONE, _MANY = (
     ("to", "since", "until", "replay", "reason"),
@@ -243,16 +240,10 @@ def condition(one: dict[str, Any]) -> str:
         return progress(one["replaying"])
     kind, said = (
         ("frozen", "Frozen") if one["frozen"] else ("stale", "Stale") if one["stale"]
-        else ("behind", "Catching up") if _behind(one) else ("fresh", "Fresh")
+        else ("behind", "Catching up") if one["catching_up"] else ("fresh", "Fresh")
     )  # fmt: skip
     by = link("why", address("/audit", {"id": one["frozen_by"]})) if one["frozen_by"] else ""
     return f'<span class="condition" data-state="{kind}">{said}</span> {by}'
-
-
-def _behind(one: dict[str, Any]) -> bool:
-    """Whether a partition is far behind its log."""
-    lag, end = one["lag"] or 0, one["log_end"] or 0
-    return lag > BEHIND or (lag > BEHIND_OF and lag > end / 20)
 
 
 def _rmsse(scores: list[dict[str, Any]]) -> float | None:

@@ -5,21 +5,13 @@ import { address } from "./address.js";
 import { failure, h, refill, skeleton, table } from "./dom.js";
 import * as f from "./format.js";
 
-//: Records of the log past which a partition is not up to date, but catching up; and, as a record
-//: may hold a day's sales, past how many it is so if they are a twentieth of the log.
-const BEHIND = 1000;
-const BEHIND_OF = 20;
-
-const behind = (row) => Boolean(row.snapshot) && !row.frozen
-  && (row.lag > BEHIND || (row.lag > BEHIND_OF && row.lag > row.log_end / 20));
-
 function condition(row) {
   const [kind, text] = row.frozen
     ? ["frozen", row.frozen_by ? `Frozen by ${row.frozen_by}` : "Frozen"]
     : row.standstill ? ["stale", "Stands still"]
     : !row.snapshot ? ["none", "No snapshot yet"]
     : row.stale ? ["stale", "Stale"]
-    : behind(row) ? ["behind", "Catching up"] : ["fresh", "Serving"];
+    : row.catching_up ? ["behind", "Catching up"] : ["fresh", "Serving"];
   return h("span", { class: "condition", "data-state": kind }, text);
 }
 
@@ -47,7 +39,7 @@ function summary({ partitions, log_up: logUp, store_up: storeUp }) {
     return ["Stands still", `Partition ${still.partition} learns nothing: ${still.standstill.why}. `
       + `What helps: ${still.standstill.remedy}`];
   }
-  const late = partitions.filter(behind);
+  const late = partitions.filter((p) => p.catching_up);
   if (late.length) {
     const most = Math.max(...late.map((p) => p.lag));
     return ["Catching up", `${of(late.length, "catching up")}, by up to ${f.number(most)} records: `

@@ -13,6 +13,10 @@ from api.replica import iso
 from learner.snapshot import VERSION
 from learner.store import Pointers
 
+#: Records of the log past which a partition is not up to date, but catching up; and, as a record
+#: may hold a day's sales, past how many it is so if they are a twentieth of the log.
+BEHIND, BEHIND_OF = 1000, 20
+
 
 def routes(context: Context) -> APIRouter:
     """The routes of status and operation."""
@@ -108,19 +112,21 @@ def _partition(context: Context, partition: int) -> dict[str, Any]:
     end = context.log_watch.ends.get(partition)
     row: dict[str, Any] = {
         "partition": partition, "snapshot": None, "lineage": None, "position": None,
-        "log_end": end, "lag": end, "as_of": None, "published_at": None, "age_s": None,
-        "stale": False, "frozen": pointers.frozen_by is not None,
+        "log_end": end, "lag": end, "catching_up": False, "as_of": None, "published_at": None,
+        "age_s": None, "stale": False, "frozen": pointers.frozen_by is not None,
         "frozen_by": pointers.frozen_by, "replaying": replaying(pointers), "series": 0,
         "standstill": replica.standstill(partition),
     }  # fmt: skip
     if view is not None:
         serving = view.serving
         age_s = replica.age_s(view)
+        lag = None if end is None else max(end - serving.position, 0)
         row |= {
             "snapshot": serving.snapshot,
             "lineage": serving.lineage,
             "position": serving.position,
-            "lag": None if end is None else max(end - serving.position, 0),
+            "lag": lag,
+            "catching_up": not row["frozen"] and catching_up(lag or 0, end or 0),
             "as_of": view.as_of,
             "published_at": iso(serving.published_us),
             "age_s": age_s,
@@ -128,6 +134,17 @@ def _partition(context: Context, partition: int) -> dict[str, Any]:
             "series": len(serving.stores),
         }
     return row
+
+
+def catching_up(lag: int, end: int) -> bool:
+    """Whether what is served is so many records behind the log that one should know.
+
+    Examples
+    --------
+    >>> catching_up(21, 400), catching_up(21, 4000), catching_up(1001, 90_000)
+    (True, False, True)
+    """
+    return lag > BEHIND or (lag > BEHIND_OF and lag > end / 20)
 
 
 def replaying(pointers: Pointers) -> dict[str, Any] | None:

@@ -647,6 +647,7 @@ def test_a_snapshot_before_the_first_close_serves_nothing_and_breaks_nothing(
         until(lambda: client.get("/v1/series").json()["total"] == 1)
         row = client.get("/v1/status").json()["partitions"][0]
         assert (row["snapshot"], row["as_of"], row["series"]) == (early, None, 0)
+        assert row["catching_up"] is False
         found = client.post("/v1/forecasts:batch", json={"all": True}).json()
         assert [group["store"] for group in found["groups"]] == [["b"]]
         items = client.get("/v1/snapshots?partition=0").json()["items"]
