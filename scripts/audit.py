@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import sys
+from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from datetime import datetime
 from pathlib import Path
@@ -31,6 +32,8 @@ from stream.adapters import check_there
 from stream.errors import SnapshotMissing
 from stream.settings import Settings
 
+#: Differences told of an answer.
+SHOWN = 10
 #: Columns of an exported trail: a row for each partition of each operation.
 FIELDS = ("time", "id", "kind", "who", "reason", "replay", "exclude", "admit_late", "readmits",
           "model", "over", "about", "partition", "snapshot", "outcome", "outcome_time", "offset",
@@ -213,7 +216,7 @@ def verify(
     chosen = settings(config)
     check_there(chosen)
     if forecast is not None:
-        _verify_forecast(chosen, name, forecast, body, config, url)
+        _verify_forecast(chosen, name, forecast, body, config, url, json)
     else:
         _verify_snapshot(chosen, name, from_start, json)
 
@@ -259,7 +262,7 @@ def _verify_snapshot(chosen: Settings, name: str, from_start: bool, json: bool) 
 
 def _verify_forecast(
     chosen: Settings, name: str, request: str, file: str | None, config: str | None,
-    url: str | None,
+    url: str | None, json: bool,
 ) -> None:  # fmt: skip
     from api.problems import Problem
     from api.recompute import forecast, without_clock
@@ -278,20 +281,45 @@ def _verify_forecast(
         path, _, query = request.partition("?")
         with api_of(config, url) as api:
             given = msgspec.json.encode(api.get(path, **dict(parse_qsl(query))))
-    given = without_clock(given)
-    served = msgspec.json.decode(given).get("snapshot")
-    sys.stdout.write(again.decode() + "\n")
-    if given == again:
+    then, now = (msgspec.json.decode(one) for one in (without_clock(given), again))
+    served, same = then.get("snapshot"), without_clock(given) == again
+    if json:
+        print_json({"snapshot": name, "verdict": "identical" if same else "different",
+                    "given_by": served, "answer": now})  # fmt: skip
+    elif same:
         out.print(
             Text.assemble(("identical", "green"), ", to the byte, but for the clock's fields")
         )
-        return
-    if served != name:
+    elif served != name:
         out.print(f"the answer it is compared with is of {served}; give the one of then by --body",
                   style="yellow")  # fmt: skip
     else:
-        out.print(Text.assemble(("different", "red"), " from the answer that was given"))
-    raise typer.Exit(1)
+        out.print(Text.assemble(("different", "red"), " from the answer that was given:"))
+        apart = list(_apart(then, now))
+        for where, one, other in apart[:SHOWN]:
+            out.print(f"  {where}: given {one}, made again {other}", markup=False)
+        if len(apart) > SHOWN:
+            out.print(f"  … and {len(apart) - SHOWN} more; all of the answer: --json")
+    if not same:
+        raise typer.Exit(1)
+
+
+def _apart(one: Any, other: Any, where: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Where two JSON values differ, and what is there.
+
+    Examples
+    --------
+    >>> list(_apart({"steps": [{"mean": 1.0}]}, {"steps": [{"mean": 2.0}], "age": 3}))
+    [('steps.0.mean', 1.0, 2.0), ('age', None, 3)]
+    """
+    if isinstance(one, list) and isinstance(other, list):
+        one, other = dict(enumerate(one)), dict(enumerate(other))
+    if not (isinstance(one, dict) and isinstance(other, dict)):
+        if one != other:
+            yield where, one, other
+        return
+    for key in {**one, **other}:
+        yield from _apart(one.get(key), other.get(key), f"{where}.{key}".lstrip("."))
 
 
 def _answer(file: Path) -> bytes:

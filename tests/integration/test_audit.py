@@ -67,10 +67,13 @@ def test_an_auditor_is_answered(tmp_path: Path) -> None:
         )
         other = (tmp_path / "answer.json").read_text().replace('"mean":', '"mean":1')
         (tmp_path / "answer.json").write_text(other)
-        assert "different" in one.cli(
-            "verify", "--forecast", request, "--snapshot", then,
-            "--body", str(tmp_path / "answer.json"), status=1,
-        )  # fmt: skip
+        spoilt = ("verify", "--forecast", request, "--snapshot", then,
+                  "--body", str(tmp_path / "answer.json"))  # fmt: skip
+        said = one.cli(*spoilt, status=1)
+        assert "different" in said and "steps.0.mean: given 1" in said
+        told = json.loads(one.cli(*spoilt, "--json", status=1))
+        assert (told["verdict"], told["given_by"]) == ("different", then)
+        assert told["answer"]["snapshot"] == then
         (tmp_path / "answer.json").write_text("no answer")
         for body in ("nowhere.json", "answer.json"):
             assert f"--body {tmp_path / body}" in one.cli(
