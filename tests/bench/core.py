@@ -93,7 +93,7 @@ def _measure(options: Options, count: int, size: int, name: str) -> list[Row]:
         Row(what=f"{name}, closes included", figure=whole, unit="events/s",
             limit="plain dictionary", bare=plain),
         Row(what=f"{name}, without closes", figure=without, unit="events/s",
-            limit="plain dictionary", bare=plain, goal=150_000),
+            limit="plain dictionary", bare=plain, goal=300_000),
         Row(what=f"{name}, without closes", figure=without, unit="events/s",
             limit="msgspec decode", bare=Series(tuple(decoded))),
     ]  # fmt: skip

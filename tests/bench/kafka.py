@@ -50,7 +50,7 @@ def run(options: Options) -> list[Row]:
             raise Skipped(str(missing)) from None
         return [
             row
-            for size, title, goal in ((1, "one event a record", 0.6), (100, "100 a record", None))
+            for size, title, goal in ((1, "one event a record", 0.8), (100, "100 a record", None))
             for row in _measure(bootstrap, options, size, title, goal)
         ]
 
