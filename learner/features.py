@@ -36,15 +36,24 @@ BASE = ("one", "short", "season", "last", "same_phase", "phase_mean", "group_pha
          "promotion_near", "price_near", "group_recent", "age", "year", "plain", "promotion_own",
          "price_own", "own_phase", "usual")  # fmt: skip
 #: Those whose effect may change with the horizon.
-_BENT = ("one", "short", "season", "last", "same_phase", "phase_mean", "group_phase", "promotion",
-         "promotion_mean", "group_recent")  # fmt: skip
+_BENT = ("one", "promotion")
 #: Those whose effect fades with the horizon: what was sold last says most of the next bucket.
-_NEAR = ("one", "last", "season", "fast_phase", "fast_own", "short", "phase_mean", "promotion_mean")
-_NEAR_AT, _BENT_AT = ([BASE.index(name) for name in names] for names in (_NEAR, _BENT))
+_NEAR = ("one", "last", "season", "fast_phase", "fast_own", "short", "phase_mean", "promotion_mean",
+         "group_recent", "season_own")  # fmt: skip
+#: Those of which the next bucket says more, the more a series sells: chance hides less of it.
+_SIZED = ("last", "group_phase", "phase_mean")
+#: Units a bucket of a series of half the size.
+HALF_SIZE = 8.0
+_NEAR_AT, _SIZED_AT, _BENT_AT = (
+    [BASE.index(name) for name in names] for names in (_NEAR, _SIZED, _BENT)
+)
+_CROSSED = (
+    *(f"{name}:1" for name in _NEAR),
+    *(f"{name}:size" for name in _SIZED),
+    *(f"{name}:h" for name in _BENT),
+)
 #: Names of the columns where no covariates are set.
-NAMES: tuple[str, ...] = (
-    *BASE, *(f"{name}:1" for name in _NEAR), *(f"{name}:h" for name in _BENT)
-)  # fmt: skip
+NAMES: tuple[str, ...] = (*BASE, *_CROSSED)
 
 
 def columns(settings: Settings) -> tuple[str, ...]:
@@ -58,8 +67,12 @@ def columns(settings: Settings) -> tuple[str, ...]:
     ('x:rain', 'x:rain:own', 'one:1')
     """
     more = [name for one in covariates(settings) for name in (f"x:{one}", f"x:{one}:own")]
-    near = (f"{name}:1" for name in _NEAR)
-    return (*BASE, *more, *near, *(f"{name}:h" for name in _BENT))
+    return (*BASE, *more, *_CROSSED)
+
+
+def size(scale: Floats) -> Floats:
+    """How much a series sells, from 0 to 1, by its level, shape (n,)."""
+    return scale / (scale + HALF_SIZE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -228,10 +241,14 @@ def features(
     for row, name in zip(rows, base, strict=False):
         # np.clip does the same in twice the time where series are few.
         np.minimum(np.maximum(base[name], -MAX_RATIO, out=row), MAX_RATIO, out=row)
-    for row, at_one in zip(rows[len(base) :], _NEAR_AT, strict=False):
-        np.divide(rows[at_one], horizon, out=row)
-    for row, at_one in zip(rows[len(base) + len(_NEAR) :], _BENT_AT, strict=True):
-        np.multiply(rows[at_one], ahead, out=row)
+    crossed = iter(rows[len(base) :])
+    for at_one in _NEAR_AT:
+        np.divide(rows[at_one], horizon, out=next(crossed))
+    sized = size(scale) / horizon
+    for at_one in _SIZED_AT:
+        np.multiply(rows[at_one], sized, out=next(crossed))
+    for at_one in _BENT_AT:
+        np.multiply(rows[at_one], ahead, out=next(crossed))
     closed = _wished(panel.plans.closed(panel, target, known), wishes, "closed") > 0
     return Batch(
         X=X,

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from learner.ensemble import Ensemble
-from learner.features import BASE, Batch, features
+from learner.features import BASE, Batch, features, size
 from learner.levels import Levels, levels, short_level
 from learner.models import Model, Ratio, Simple
 from learner.panel import Panel
@@ -198,7 +198,9 @@ def _linear_parts(model: Ratio, batch: Batch, mean: float, scale: float) -> dict
     neutral = np.array([name.partition(":")[0] in _NEUTRAL for name in names], np.float64)
     assert model.scales is not None
     neutral[[name.endswith(":h") for name in names]] *= min(batch.ahead, model.reach)
-    neutral[[name.endswith(":1") for name in names]] *= batch.X[0, names.index("one:1")]
+    nearness = batch.X[0, names.index("one:1")]
+    neutral[[name.endswith(":1") for name in names]] *= nearness
+    neutral[[name.endswith(":size") for name in names]] *= nearness * size(batch.scale)[0]
     plain = neutral * model.scales
     coefficients, waves = model.linear
     parts = dict.fromkeys(ALL_PARTS, 0.0)

@@ -8,21 +8,21 @@ scored on the same stream; only the champion is served.
 from __future__ import annotations
 
 import difflib
-import importlib
 import pickle
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd  # type: ignore[import-untyped]
-from river import base, linear_model
-from river.compose import Pipeline
+from river import linear_model
 from scipy.special import ndtri  # type: ignore[import-untyped]
 
 from learner.ensemble import Ensemble
 from learner.features import BASE, MAX_RATIO, Batch, columns
+from learner.imported import regressor_of
+from learner.levels import NOISE
 from learner.pickles import load_models
 from learner.regression import ForgettingRegression, weighted
 from stream.errors import SettingsError, SnapshotCorrupt
@@ -39,6 +39,9 @@ RIDGE = 30.0
 MAX_WEIGHT = 50.0
 #: Share of what was learned that survives a bucket.
 KEPT = {"hour": 0.9998, "day": 0.995, "week": 0.97}
+#: How far from what was said of it demand is learned as it came, in usual deviations; the most by
+#: which all is learned higher for what lies beyond.
+FAR, MOST_SPREAD = 3.0, 1.3
 #: Random Fourier features: how many, how fast, and how much the prior allows them.
 WAVES, WAVE_WIDTH, WAVE_HEIGHT = 32, 0.2, 0.05
 #: Rows learned or forecast at once: what fits the processor's cache.
@@ -83,6 +86,10 @@ class Ratio:
     Columns are divided by their root mean square over the first rows, which is then frozen, so
     that one ridge fits all; before that the level and its phase are the forecast.
 
+    Demand far from what was said of it is learned as if it had come a few deviations from it:
+    squared, it would weigh more than weeks of usual demand. What lies beyond is spread over all
+    that is learned, so that the mean stays what it was.
+
     Parameters
     ----------
     regressor
@@ -115,6 +122,8 @@ class Ratio:
         self.reach = 0.0  # the farthest horizon learned from, as a share of all
         self.scales: Floats | None = None
         self.seen = np.zeros(len(names), bool)  # columns that were anything but zero
+        self.noise = np.full(2, float(WARM_ROWS))  # squared deviations, over those of chance
+        self.beyond = np.full(2, float(WARM_ROWS))  # demand as it came, and as bounded
         self._squares = np.zeros(len(names))
         self._rows = 0.0
         self._buckets = 0
@@ -137,6 +146,7 @@ class Ratio:
         return bounded
 
     def learn(self, batches: Sequence[tuple[Batch, Floats]]) -> None:
+        before = self.linear
         scales = self.scales if self.scales is not None else self._warmed(batches)
         if scales is None:
             return
@@ -145,6 +155,8 @@ class Ratio:
             return
         if self.kept < 1.0:
             self.regressor.forget(self.kept)
+            self.noise *= self.kept
+            self.beyond *= self.kept
         for X, _, _ in rows:
             self.reach = max(self.reach, float(X[:, self._bent.start].max()))
             self.seen |= X.any(axis=0)
@@ -158,8 +170,26 @@ class Ratio:
                     self.regressor.learn_many(frame, pd.Series(label))
                 except _FAULTS:
                     self.faults += 1
-            else:
-                self.regressor.learn_many(*weighted(frame, label, np.minimum(scale, MAX_WEIGHT)))
+                continue
+            weight = np.minimum(scale, MAX_WEIGHT)
+            if before is not None:
+                said = np.clip(room @ np.concatenate(before), 0.0, MAX_RATIO)
+                label = self._bounded(label, said, scale, weight)
+            self.regressor.learn_many(*weighted(frame, label, weight))
+
+    def _bounded(self, label: Floats, said: Floats, scale: Floats, weight: Floats) -> Floats:
+        """Labels no farther from what was said than demand usually is, with a mean that is kept."""
+        chance = NOISE + 1.0 / scale
+        usual = self.noise[0] / self.noise[1]
+        far = FAR * np.sqrt(usual * chance)
+        bounded = np.clip(label, said - far, said + far)
+        spread = min(max(self.beyond[0] / self.beyond[1], 1.0), MOST_SPREAD)
+        squared = np.minimum((label - said) ** 2 / chance, 25.0 * usual)
+        total = weight.sum()
+        self.noise += (float(weight @ squared), total)
+        self.beyond += (float(weight @ label), float(weight @ bounded))
+        kept: Floats = bounded * spread
+        return kept
 
     def _warmed(self, batches: Sequence[tuple[Batch, Floats]]) -> Floats | None:
         """Look at the first buckets' columns, and freeze their scales once enough were seen."""
@@ -236,7 +266,8 @@ class Ratio:
                 raise
             said = np.zeros(0)
         counted = np.array([self._rows, self._buckets, self.reach, self.faults])
-        return [scales, self._squares, counted, self.seen.astype(np.float64), said]
+        seen = self.seen.astype(np.float64)
+        return [scales, self._squares, counted, seen, self.noise, self.beyond, said]
 
 
 def _blocks(count: int) -> Iterator[slice]:
@@ -364,24 +395,7 @@ def make(name: str, settings: Settings) -> Model:
             remedy=(f"Did you mean `{near[0]}`? " if near else "")
             + f"Models are: {known}; or the import path of a River regressor",
         )
-    found = _imported(name)
-    try:
-        regressor = found if isinstance(found, base.Estimator) else found()
-    except TypeError as error:
-        raise SettingsError(
-            f"model `{name}` cannot be made of nothing: {error}",
-            remedy="Name a function that takes nothing and gives it with what it needs",
-        ) from None
-    last = list(regressor.steps.values())[-1] if isinstance(regressor, Pipeline) else regressor
-    if not isinstance(last, base.Regressor):
-        raise SettingsError(
-            f"model `{name}` is no River regressor, but {type(last).__name__}",
-            remedy="Name a regressor, or a pipeline that ends in one",
-        )
-    _check_seeds(name, regressor)
-    regressor = regressor.clone()
-    many = isinstance(regressor, base.MiniBatchRegressor)
-    learner = regressor if many else RowByRow(regressor)
+    learner = regressor_of(name)
     model = Ratio(learner, columns(settings), _warm(settings), plain=True)
     try:
         load_models(pickle.dumps({name: model}), [name])
@@ -391,55 +405,3 @@ def make(name: str, settings: Settings) -> Model:
             remedy="Choose a regressor made of River's classes and of those beside it",
         ) from None
     return model
-
-
-def _imported(path: str) -> Any:
-    module, _, attribute = path.replace(":", ".").rpartition(".")
-    try:
-        return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise SettingsError(
-            f"model `{path}` cannot be imported: {error}",
-            remedy="Give package.module.Name, importable where the learner and the API run",
-        ) from None
-
-
-def _check_seeds(name: str, estimator: Any) -> None:
-    """Refuse what would draw other numbers at every start: no state could be reproduced."""
-    params = estimator.steps if isinstance(estimator, Pipeline) else estimator._get_params()
-    for key, value in params.items():
-        if key == "seed" and value is None:
-            raise SettingsError(
-                f"model `{name}` draws random numbers without a seed ({type(estimator).__name__})",
-                remedy="Name a function that gives it with seed=...",
-            )
-        for part in _parts(value):
-            _check_seeds(name, part)
-
-
-def _parts(value: Any) -> Iterator[base.Estimator]:
-    """Estimators in a parameter: itself, or those it holds."""
-    if isinstance(value, base.Estimator):
-        yield value
-    elif isinstance(value, Mapping):
-        for one in value.values():
-            yield from _parts(one)
-    elif isinstance(value, (list, tuple, set)):
-        for one in value:
-            yield from _parts(one)
-
-
-class RowByRow:
-    """A River regressor that learns row by row, behind ``learn_many`` and ``predict_many``."""
-
-    def __init__(self, regressor: Any) -> None:
-        self.regressor = regressor
-
-    def learn_many(self, X: pd.DataFrame, y: pd.Series[float]) -> None:
-        """Learn rows in order."""
-        for x, target in zip(X.to_dict("records"), y.tolist(), strict=True):
-            self.regressor.learn_one(x=x, y=target)
-
-    def predict_many(self, X: pd.DataFrame) -> list[float]:
-        """Predict rows in order; a fault of the regressor is no number."""
-        return [float(self.regressor.predict_one(x=x) or 0.0) for x in X.to_dict("records")]

@@ -34,7 +34,7 @@ _ALLOWED_FOREIGN = {
                                       "int", "float", "complex", "str", "bytes")),
     ("copyreg", "_reconstructor"), ("collections", "Counter"),
     ("collections", "OrderedDict"), ("collections", "defaultdict"), ("collections", "deque"),
-    ("functools", "partial"), ("random", "Random"), ("learner.models", "RowByRow"),
+    ("functools", "partial"), ("random", "Random"), ("learner.imported", "RowByRow"),
 }  # fmt: skip
 
 

@@ -56,7 +56,7 @@ from stream.event import Product
 from stream.settings import Settings, ring_length
 from stream.window import OUTCOMES, Orphan
 
-FORMAT = 6
+FORMAT = 7
 VERSION = version("salescast")
 #: Name of all stores, or categories, that have no scores of their own.
 OTHERS = "(others)"

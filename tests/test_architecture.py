@@ -23,7 +23,8 @@ MAY_IMPORT["scripts"].add("infra")
 PURE = {
     "stream": ("event", "window", "buckets", "brought", "gaps", "alive", "identities"),
     "learner": (
-        "panel", "plans", "features", "regression", "models", "ensemble", "intervals", "spread",
+        "panel", "plans", "features", "regression", "models", "imported", "ensemble", "intervals",
+        "spread",
         "judging", "evaluation", "accuracy", "shard", "operations", "snapshot", "parts", "replay",
         "digest", "pickles", "serving", "pointers", "forecaster", "products", "profiles", "usual",
         "open_bucket", "totals", "lead_time", "groups", "wholes", "twin", "losses", "gates",

@@ -23,6 +23,7 @@ from kafka.admin import (  # type: ignore[import-untyped]
     KafkaAdminClient,
     MemberToRemove,
 )
+from kafka.errors import NotCoordinatorError  # type: ignore[import-untyped]
 
 from infra.kafka.cluster import Cluster
 from stream import kafka_log, sqlite_log
@@ -954,7 +955,12 @@ def test_committed_positions_are_the_groups_offsets(kafka_place: Place) -> None:
     consumer = log.consume({0: 0, 1: 0})
     consumer.commit({0: 3, 1: 4})
     client = admin(kafka_place.where)
-    found = client.list_group_offsets(kafka_place.topic)[kafka_place.topic]
+    for _ in range(50):
+        try:
+            found = client.list_group_offsets(kafka_place.topic)[kafka_place.topic]
+            break
+        except NotCoordinatorError:  # just elected; the admin client does not ask again by itself
+            time.sleep(0.1)
     client.close()
     assert {
         place.partition: offset.offset

@@ -230,6 +230,27 @@ def test_an_outlier_does_not_break_it_for_good(model: Model, name: str) -> None:
     assert np.abs(there - expected).sum() <= 0.05 * expected.sum()
 
 
+@pytest.mark.parametrize("name", ["bayes", "waves"])
+def test_what_comes_far_from_what_was_said_is_spread_over_all(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One sale in a hundred is thirty times as large: who looks like it is not thought larger."""
+
+    def learned(share: float) -> Floats:
+        drawn, model = np.random.default_rng(5), warmed(make(name, chosen()))
+        for batches in days(150, seed=2):
+            model.learn([(batch, demand * np.where(drawn.random(len(demand)) < share, 30.0, 1.0))
+                         for batch, demand in batches])  # fmt: skip
+        return model.predict(fresh()[0])
+
+    plain, bounded = learned(0.0), learned(0.01)
+    monkeypatch.setattr("learner.models.FAR", np.inf)
+    unbounded = learned(0.01)
+    assert bounded.sum() == pytest.approx(unbounded.sum(), rel=0.03), "the mean is kept"
+    apart = [np.std(said / plain) for said in (bounded, unbounded)]
+    assert apart[0] < apart[1] / 4
+
+
 def test_where_nothing_is_ever_sold_it_comes_to_expect_next_to_nothing(model: Model) -> None:
     X = np.zeros((40, len(NAMES)))
     X[:, 0] = 1.0

@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import pytest
 
-from learner.features import MAX_RATIO, NAMES, Batch, features
+from learner.features import MAX_RATIO, NAMES, Batch, features, size
 from learner.levels import MIN_SCALE, levels
 from learner.panel import Panel
 from learner.shard import Shard
@@ -47,12 +47,20 @@ def test_features_have_a_row_a_series_and_a_column_a_name() -> None:
         assert_sound(features(one.shard.panel, one.bucket(39), horizon), 3)
 
 
-def test_a_features_effect_bends_with_the_horizon() -> None:
+def test_a_features_effect_bends_with_the_horizon_and_fades_with_it() -> None:
     one = told(*market(40), tick(40))
     batch = features(one.shard.panel, one.bucket(39), 7)
-    for name in ("one", "short", "promotion"):
-        bent, straight = batch.X[:, NAMES.index(f"{name}:h")], batch.X[:, NAMES.index(name)]
-        assert bent.tolist() == (straight * 7 / 28).tolist()
+
+    def column(name: str) -> np.ndarray[Any, np.dtype[np.float64]]:
+        return batch.X[:, NAMES.index(name)]
+
+    for name in ("one", "promotion"):
+        assert column(f"{name}:h").tolist() == (column(name) * 7 / 28).tolist()
+    for name in ("last", "group_recent"):
+        assert column(f"{name}:1").tolist() == (column(name) / 7).tolist()
+    sized = column("last") * batch.scale / (batch.scale + 8) / 7
+    assert column("last:size") == pytest.approx(sized)
+    assert (np.diff(size(np.array([0.02, 1.0, 8.0, 1e6]))) > 0).all()
 
 
 @pytest.mark.parametrize("slab", [1, 7, 1000])
