@@ -43,7 +43,7 @@ KEPT = {"hour": 0.9998, "day": 0.995, "week": 0.97}
 #: which all is learned higher for what lies beyond.
 FAR, MOST_SPREAD = 3.0, 1.3
 #: Random Fourier features: how many, how fast, and how much the prior allows them.
-WAVES, WAVE_WIDTH, WAVE_HEIGHT = 16, 0.2, 0.05
+WAVES, WAVE_WIDTH, WAVE_HEIGHT = 32, 0.2, 0.05
 #: Rows learned or forecast at once: what fits the processor's cache.
 BLOCK = 8192
 #: What a regressor that is not ours may raise on numbers it does not expect.
