@@ -193,7 +193,9 @@ def test_time_passes_in_an_idle_partition_that_was_live_and_in_no_other(
         rig.end("a", signal.SIGTERM)
         assert ticks(2) == ticks(3) == [], "history is not idleness, nor is nothing at all"
         assert rig.head(2)[1].window.watermark_us < time_us(now - timedelta(days=399))
-        assert rig.head(1)[1].window.watermark_us == round(1e6 * ticks(1)[-1])
+        # The last one may have been written as the learner was told to end, and not be folded yet.
+        last = [round(1e6 * tick) for tick in ticks(1)[-2:]]
+        assert rig.head(1)[1].window.watermark_us in last
         assert ticks(1)[-1] <= time.time() + 0.1, "it does not run ahead"
         rig.start("b")
         until(lambda: rig.owners().get("b") == PARTITIONS, "b to take over")
