@@ -155,7 +155,7 @@ def test_a_partition_far_behind_its_log_is_catching_up_and_not_well(
         const answer = await ask(path, options);
         if (!String(path).includes('v1/status')) return answer;
         const body = await answer.json();
-        body.partitions[0].lag = 4321;
+        Object.assign(body.partitions[0], {lag: 4321, catching_up: true});
         return new Response(JSON.stringify(body), {headers: answer.headers});
       };
       location.hash = '#/status';
