@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import re
 import signal
 import tempfile
 import time
@@ -12,6 +14,8 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from itertools import chain, count, islice
 from pathlib import Path
+
+import httpx
 
 from infra.kafka.cluster import Cluster, KafkaMissingError
 from stream.event import Sale, encode
@@ -85,7 +89,7 @@ def _hand_over(bootstrap: str, options: Options) -> list[Row]:
             rig.end(owner, signal.SIGKILL)
             killed = time.monotonic()
             come, taken = _from(DAYS + 10 * n, series), 0.0
-            while not (taken and rig.position(0) >= rig.events.end()[0] - RATE // PACKED):
+            while not (taken and _behind(rig, other) <= RATE // PACKED):
                 due = time.monotonic() + 0.1
                 rig.send(islice(come, RATE // PACKED // 10))
                 if not taken and rig.owners().get(other):
@@ -103,6 +107,16 @@ def _hand_over(bootstrap: str, options: Options) -> list[Row]:
         Row(what=f"{title}: from then until caught up", figure=Series(tuple(found)), unit="s",
             goal=None if options.quick else 5.0),
     ]  # fmt: skip
+
+
+def _behind(rig: Rig, name: str) -> float:
+    """Records that a learner has yet to fold, as its own metrics say."""
+    ports = re.findall(r"metrics on port (\d+)", (rig.folder / f"{name}.log").read_text())
+    if not ports:
+        return math.inf
+    told = httpx.get(f"http://127.0.0.1:{ports[-1]}/metrics", timeout=30).text
+    lag = re.search(r'^salescast_lag_records\{partition="0"\} (\S+)', told, re.MULTILINE)
+    return math.inf if lag is None else float(lag[1])
 
 
 def _from(day: int, series: int) -> Iterator[Entry]:
