@@ -133,6 +133,10 @@ def main() -> int:
                 sample["lag, s"] = behind / chosen.rate
                 sample["events/s"] = sent / (time.monotonic() - started)
                 samples.append(Sample(sample))
+                if len(samples) % 30 == 0:
+                    minutes, lag_s = (time.monotonic() - started) / 60, sample["lag, s"]
+                    print(f"{minutes:.0f} of {chosen.minutes:g} min: {sent:,} events, "
+                          f"lag {lag_s:.1f} s, {failed} requests failed", flush=True)  # fmt: skip
 
         started = time.monotonic()
         threads = [threading.Thread(target=one) for one in (ask, watch)]
