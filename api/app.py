@@ -49,8 +49,9 @@ from api.routes import (
 )
 from api.routes import events as event_routes
 from api.telemetry import ApiTelemetry, MeasureRequests
+from learner.manifest import VERSION, Verifier, read_manifest
 from learner.recall import read_continued
-from learner.snapshot import VERSION, Verifier, read_manifest, read_serving
+from learner.served import read_serving
 from learner.store import SnapshotStore
 from stream.dead_letters import DeadLetters, Index
 from stream.log import EventLog

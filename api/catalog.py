@@ -11,9 +11,9 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
+from learner.manifest import Manifest, Verifier
 from learner.operations import Candidate
 from learner.replay import Rule, passing
-from learner.snapshot import Manifest, Verifier
 from learner.store import Pointer, Pointers, SnapshotStore
 from stream.errors import SnapshotCorrupt, SnapshotMissing
 
@@ -21,7 +21,7 @@ MANIFESTS_KEPT = 2048
 
 
 class ManifestReader(Protocol):
-    """How a manifest is read: ``learner.snapshot.read_manifest``."""
+    """How a manifest is read: ``learner.manifest.read_manifest``."""
 
     def __call__(
         self, store: SnapshotStore, partition: int, snapshot: str, verifier: Verifier

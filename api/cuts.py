@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 from api.catalog import Catalog, candidate
 from api.problems import Problem, invalid
+from learner.manifest import Manifest
 from learner.operations import Entry, Kind, choose_cut
 from learner.replay import START, Exclusion, fit
-from learner.snapshot import Manifest
 from learner.store import Pointers
 from stream.event import FIRST_US, time_us
 from stream.log import EventLog, partition_of

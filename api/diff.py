@@ -19,11 +19,12 @@ from api.problems import Problem, invalid
 from api.replica import as_of
 from learner.difference import DECIMALS, Change, difference
 from learner.forecaster import Forecaster
+from learner.manifest import Manifest, Verifier, settings_of
 from learner.panel import Panel
 from learner.recall import read_forecaster
 from learner.replay import category_of, matches
+from learner.served import read_serving
 from learner.serving import Serving, bucket_times
-from learner.snapshot import Manifest, Verifier, read_serving, settings_of
 from learner.store import SnapshotStore
 from stream.buckets import Calendar
 from stream.event import Refusal, Sale, Void, decode, time_us

@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from api.catalog import Catalog
+from learner.manifest import read_parts
 from learner.replay import Rule, category_of, matches
-from learner.snapshot import read_parts, read_products
+from learner.served import read_products
 from stream.dead_letters import item_bytes
 from stream.event import AnyEvent, Refusal, decode
 from stream.log import EventLog, Record

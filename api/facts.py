@@ -19,7 +19,7 @@ from api.problems import RETRY_AFTER_S, Problem
 from learner.parts import Part
 from learner.plans import outdates
 from learner.products import Products
-from learner.recall import Knowledge, read_knowledge
+from learner.served import Knowledge, read_knowledge
 from learner.store import SnapshotStore
 from stream.event import Plan, Product, decode
 from stream.log import EventLog, partition_of

@@ -7,9 +7,9 @@ from typing import Any
 
 from api.catalog import Catalog
 from api.replica import as_of, iso
+from learner.manifest import Manifest
 from learner.operations import Entry, Operation
 from learner.replay import passing
-from learner.snapshot import Manifest
 
 
 def tree(catalog: Catalog, entries: Mapping[str, Entry]) -> list[dict[str, Any]]:

@@ -16,9 +16,10 @@ import anyio
 from api.catalog import Catalog, candidate
 from api.problems import Problem
 from api.replica import View, as_of, view_of
+from learner.manifest import Verifier
 from learner.operations import choose_cut
+from learner.served import read_serving
 from learner.serving import Serving
-from learner.snapshot import Verifier, read_serving
 from learner.store import SnapshotStore
 from stream.buckets import Calendar
 from stream.errors import SnapshotMissing

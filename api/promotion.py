@@ -15,9 +15,9 @@ from api.problems import Problem
 from api.search import close_names
 from learner.evaluation import role
 from learner.gates import Gate, evidence, failed, judge, told
-from learner.recall import read_losses
+from learner.manifest import Manifest, settings_of
 from learner.replay import START
-from learner.snapshot import Manifest, settings_of
+from learner.served import read_losses
 from learner.store import Pointers
 from stream.settings import TWIN
 

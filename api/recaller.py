@@ -11,8 +11,8 @@ import threading
 from api import problems
 from api.replica import View
 from learner.forecaster import Forecaster
+from learner.manifest import Verifier
 from learner.recall import read_forecaster
-from learner.snapshot import Verifier
 from learner.store import SnapshotStore
 from stream.errors import SalescastError
 

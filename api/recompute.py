@@ -12,9 +12,10 @@ from api import answers
 from api.asked import Asked, named, parse
 from api.problems import Problem
 from api.replica import View, view_of
+from learner.manifest import Verifier, read_manifest, settings_of
 from learner.recall import read_continued
+from learner.served import read_serving
 from learner.serving import BASIS
-from learner.snapshot import Verifier, read_manifest, read_serving, settings_of
 from learner.store import SnapshotStore
 from stream.buckets import Calendar
 from stream.settings import Settings

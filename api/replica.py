@@ -19,8 +19,8 @@ from api.background import Trouble
 from api.updates import Updates
 from learner.forecaster import Forecaster
 from learner.intervals import GRID
+from learner.manifest import Verifier
 from learner.serving import Serving, bucket_times
-from learner.snapshot import Verifier
 from learner.store import Pointers, SnapshotStore, Standstill
 from stream.buckets import Calendar
 from stream.errors import SalescastError, SnapshotMissing
@@ -38,7 +38,7 @@ Continuer = Callable[[SnapshotStore, int, str, str, Verifier], tuple[Serving, Fo
 
 
 class Loader(Protocol):
-    """How a snapshot's serving part is read: ``learner.snapshot.read_serving``."""
+    """How a snapshot's serving part is read: ``learner.served.read_serving``."""
 
     def __call__(
         self, store: SnapshotStore, partition: int, snapshot: str, verifier: Verifier,

@@ -12,16 +12,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from learner.features import features
 from learner.forecaster import Forecaster
 from learner.levels import levels, short_level
-from learner.models import Model
 from learner.panel import Panel
 from learner.plans import Plans
 from stream.window import Key
+
+if TYPE_CHECKING:
+    from learner.models import Model
 
 #: Decimals that forecasts are rounded to before they are taken from each other, so that the parts
 #: add up as they are told.

@@ -12,21 +12,13 @@ from datetime import datetime
 import msgspec
 
 from learner.findings import Finding
+from learner.manifest import Manifest, Verifier, outdated, read_manifest, read_parts
 from learner.operations import GUARD, Entry, Kind, Operation, Outcome, history, overruled
 from learner.ownership import Owned
 from learner.pickles import load_models
 from learner.replay import START, Effect, Exclusion, Promote, Quarantine, Rollback, Turn
 from learner.shard import Shard
-from learner.snapshot import (
-    LEARNED,
-    Manifest,
-    Verifier,
-    outdated,
-    read_manifest,
-    read_parts,
-    read_shard,
-    take_up_learned,
-)
+from learner.snapshot import LEARNED, read_shard, take_up_learned
 from learner.store import Pointer, SnapshotStore
 from learner.telemetry import Telemetry
 from stream.buckets import Calendar

@@ -3,7 +3,7 @@
 A what-if puts planned values in the place of a series' own and takes the very path of a
 forecast; an explanation splits a forecast into parts that add up to it. Only the series of one
 category are looked at, since a series is described by nothing else. Leaves out: quantiles
-(``intervals``) and reading snapshots (``snapshot``).
+(``intervals``) and reading snapshots (``recall``).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -18,9 +19,11 @@ import numpy.typing as npt
 from learner.ensemble import Ensemble
 from learner.features import BASE, Batch, features, size
 from learner.levels import Levels, levels, short_level
-from learner.models import Model, Ratio, Simple
 from learner.panel import Panel
 from stream.settings import HOLIDAYS
+
+if TYPE_CHECKING:
+    from learner.models import Model, Ratio
 
 Floats = npt.NDArray[np.float64]
 
@@ -175,6 +178,8 @@ def _experts(model: Model, batch: Batch) -> dict[str, tuple[float, Model]]:
 
 def _parts(model: Model, batch: Batch) -> dict[str, float]:
     """Parts of one model's forecast of one series, in units; they add up to it."""
+    from learner.models import Ratio, Simple  # River comes with it: seconds that only models need
+
     mean = float(model.predict(batch)[0])
     scale = float(batch.scale[0])
     if isinstance(model, Ratio) and model.linear is not None:

@@ -29,7 +29,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_public_key,
 )
 
-from learner.snapshot import Signer, Verifier, name_of
+from learner.manifest import Signer, Verifier, name_of
 from stream.adapters import made
 from stream.errors import SettingsError
 from stream.settings import Settings

@@ -15,18 +15,12 @@ import msgspec
 
 from learner.aside import Aside
 from learner.findings import Finding
+from learner.manifest import Manifest, Verifier, outdated, read_manifest
 from learner.operations import Entry
 from learner.parts import Known
 from learner.replay import START, Turn
 from learner.shard import Folded, Shard
-from learner.snapshot import (
-    Manifest,
-    Verifier,
-    outdated,
-    reaches_back,
-    read_manifest,
-    read_shard,
-)
+from learner.snapshot import reaches_back, read_shard
 from learner.standstill import stopped
 from learner.store import Pointer, SnapshotStore, Standstill
 from stream.dead_letters import DeadLetter, DeadLetters

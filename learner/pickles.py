@@ -1,6 +1,6 @@
 """The one place where pickles are read: an allow-list of what models are made of.
 
-The boundary is the signature of the snapshot (``snapshot``); this stands behind it. Leaves out:
+The boundary is the signature of the snapshot (``manifest``); this stands behind it. Leaves out:
 verifying where the bytes come from.
 """
 

@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 import msgspec
 
+from learner.manifest import Envelope, Verifier
 from learner.parts import Part
 from learner.retention import UNSIGNED, Aged, kept
-from learner.snapshot import Envelope, Verifier
 from learner.store import SnapshotStore
 from stream.buckets import Calendar
 from stream.errors import SnapshotCorrupt, SnapshotMissing

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import msgspec
 
+from learner.manifest import Signer
 from learner.ownership import Owned
 from learner.parts import Known, cut_new
-from learner.snapshot import Signer, describe, lay_down
+from learner.snapshot import describe, lay_down
 from learner.store import Pointer, Replaying, SnapshotStore
 
 

@@ -3,7 +3,7 @@
 Guarantees: a chunk is found under the SHA-256 of its bytes or not at all; ``head`` moves only
 from the parent the caller names and only forward; ``active`` follows it unless frozen; both
 moves are one atomic step, and a repeated call changes nothing. Leaves out: what is in a chunk,
-and signatures (``snapshot``'s). Two implementations: ``file_store``, ``redis_store``; one
+and signatures (``manifest``'s). Two implementations: ``file_store``, ``redis_store``; one
 contract suite runs over both.
 """
 

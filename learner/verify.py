@@ -14,11 +14,13 @@ import numpy.typing as npt
 
 from learner.digest import facts, learned
 from learner.effects import Effects, read_operations
+from learner.manifest import Manifest, Verifier, read_manifest, versions
 from learner.operations import Entry
 from learner.ownership import admit_late
 from learner.replay import START
+from learner.served import PROFILES
 from learner.shard import Shard
-from learner.snapshot import PROFILES, Manifest, Verifier, read_manifest, read_shard, versions
+from learner.snapshot import read_shard
 from learner.standstill import heed
 from learner.store import SnapshotStore
 from stream.dead_letters import DeadLetters

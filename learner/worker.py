@@ -17,11 +17,11 @@ from functools import partial
 
 from learner.aside import Aside
 from learner.effects import Effects, Suspects, read_operations, report
+from learner.manifest import Signer
 from learner.ownership import Owned, check_topic, following, pinned, take, take_in
 from learner.pruning import Pruner
 from learner.publishing import Put, put
 from learner.replay import Turn
-from learner.snapshot import Signer
 from learner.standstill import heed, skips, standing
 from learner.store import SnapshotStore
 from learner.telemetry import Telemetry

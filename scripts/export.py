@@ -30,8 +30,9 @@ from api.asked import DEFAULT_LEVELS, Asked, check
 from api.problems import Problem
 from learner.adapters import open_store
 from learner.keys import load_verifier
+from learner.manifest import Verifier, read_manifest
+from learner.served import read_serving
 from learner.serving import Serving, bucket_times
-from learner.snapshot import Verifier, read_manifest, read_serving
 from learner.store import SnapshotStore
 from scripts.console import Config, err, out, settings, times
 from stream.buckets import Calendar

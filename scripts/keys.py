@@ -17,7 +17,7 @@ from learner.keys import (
     rotate_keys,
     switch_keys,
 )
-from learner.snapshot import name_of, signed_by
+from learner.manifest import name_of, signed_by
 from scripts.console import Config, out, settings
 from stream.errors import OperationRefused
 from stream.settings import Settings

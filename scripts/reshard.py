@@ -104,8 +104,8 @@ def _check_rules(old: Settings) -> None:
     """Refuse while items are kept out: rules hold offsets of the old log, and do not move along."""
     from learner.adapters import open_store
     from learner.keys import load_verifier
+    from learner.manifest import read_manifest
     from learner.replay import passing
-    from learner.snapshot import read_manifest
 
     if old.store == "folder" and not (Path(old.data_dir) / "snapshots").exists():
         return  # nothing was ever learned

@@ -25,11 +25,11 @@ from learner.file_store import FileStore
 from learner.groups import Groups
 from learner.keys import ensure_keys, load_signer
 from learner.losses import BLOCKS, Losses
+from learner.manifest import FORMAT, Manifest, Signer, versions
 from learner.parts import Pieces, cut, pack
 from learner.plans import Kept
 from learner.replay import Rule
 from learner.returns import Returns
-from learner.snapshot import FORMAT, Manifest, Signer, versions
 from learner.spread import Spread
 from learner.store import Pointer, SnapshotStore
 from learner.totals import Totals

@@ -23,13 +23,13 @@ MAY_IMPORT["scripts"].add("infra")
 PURE = {
     "stream": ("event", "window", "buckets", "brought", "gaps", "alive", "identities"),
     "learner": (
-        "panel", "plans", "features", "regression", "models", "imported", "ensemble", "intervals",
-        "spread",
-        "judging", "evaluation", "accuracy", "shard", "operations", "snapshot", "parts", "replay",
-        "digest", "pickles", "serving", "pointers", "forecaster", "products", "profiles", "usual",
-        "open_bucket", "totals", "lead_time", "groups", "wholes", "twin", "losses", "gates",
-        "difference", "guard", "inputs", "findings",
-        "watch", "returns", "names", "standstill", "availability", "retention", "amending",
+        "panel", "plans", "features", "regression", "models", "imported", "ensemble",
+        "intervals", "spread", "judging", "evaluation", "accuracy", "shard", "operations",
+        "snapshot", "parts", "replay", "manifest", "served", "recall", "digest", "pickles",
+        "serving", "pointers", "forecaster", "products", "profiles", "usual", "open_bucket",
+        "totals", "lead_time", "groups", "wholes", "twin", "losses", "gates", "difference",
+        "guard", "inputs", "findings", "watch", "returns", "names", "standstill",
+        "availability", "retention", "amending",
     ),
 }  # fmt: skip
 #: What a pure module has no use for: I/O, clocks, randomness, threads.
@@ -54,7 +54,6 @@ LONGER = {
     "stream/window.py": (565, "one state machine; calls are spared on the way of a sale"),
     "learner/shard.py": (660, "one fold: a close's steps, and what an operation does to them"),
     "learner/worker.py": (525, "one loop: what may happen between two polls, in its order"),
-    "learner/snapshot.py": (660, "one format: what is laid down is taken up beside it"),
 }
 
 
@@ -272,3 +271,14 @@ def test_what_a_module_does_on_import_is_seen(tmp_path: Path, text: str, said: s
     status, told = imported_in_a_fresh_process([], ["eager"], tmp_path)
     assert status != 0
     assert said in told
+
+
+@pytest.mark.parametrize("command", ["import api.server", "from scripts.cli import make; make()"])
+def test_who_does_not_learn_loads_no_river(command: str) -> None:
+    """A replica, and the help, start in a third of the time: models are loaded with the first."""
+    done = subprocess.run(
+        [sys.executable, "-c", f"{command}\nimport sys\nprint(*sys.modules)"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert {"river.linear_model", "learner.models"} & set(done.stdout.split()) == set()
+    assert "stream.settings" in done.stdout

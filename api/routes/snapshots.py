@@ -12,7 +12,7 @@ from api.context import Context, answer, documented
 from api.lineage import tree
 from api.problems import Problem
 from api.replica import as_of, iso
-from learner.snapshot import Manifest
+from learner.manifest import Manifest
 from learner.store import Pointers
 from stream.buckets import Calendar
 

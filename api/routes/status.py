@@ -10,7 +10,7 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from api import operation_schemas, schemas
 from api.context import Context, answer
 from api.replica import iso
-from learner.snapshot import VERSION
+from learner.manifest import VERSION
 from learner.store import Pointers
 
 #: Records of the log past which a partition is not up to date, but catching up; and, as a record

@@ -21,7 +21,6 @@ from rich.table import Table
 from scripts import console
 from scripts.backtest.output import Writer, part_of
 from scripts.backtest.replay import Asked, Block, Replay
-from scripts.backtest.report import write_report
 from scripts.backtest.tally import Tally
 from scripts.files import Source, merged, sources, writable_file
 from scripts.tables import SORT_ROWS, reading
@@ -125,6 +124,8 @@ def register(app: typer.Typer) -> None:
                 if out:
                     console.err.print(f"forecasts: {out}", soft_wrap=True)
                 if report and kept:
+                    from scripts.backtest.report import write_report
+
                     with console.err.status("drawing the report"):
                         write_report(report, done.replay, done.tally, kept,
                                      [file.path.name for file in inputs])  # fmt: skip

@@ -12,21 +12,23 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from learner import intervals
 from learner.features import Batch
-from learner.models import Model
 from learner.panel import Panel
 from learner.serving import OBSERVED
-from learner.shard import Shard
 from stream.buckets import Calendar
 from stream.event import REASONS, Refusal, Tick, decode, encode, time_us
 from stream.log import Record, partition_of
 from stream.settings import Settings
 from stream.window import OUTCOMES
+
+if TYPE_CHECKING:
+    from learner.models import Model
 
 Floats = npt.NDArray[np.float64]
 Singles = npt.NDArray[np.float32]
@@ -153,6 +155,8 @@ class Replay:
         told: Callable[[Block], None],
         closed: Callable[[int, int, Floats], None],
     ) -> None:
+        from learner.shard import Shard  # River comes with it, which the help need not wait for
+
         self.settings = settings
         self.asked = asked
         self.calendar = Calendar(settings)

@@ -11,9 +11,10 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from learner.file_store import FileStore
+from learner.manifest import Signer, read_manifest
 from learner.parts import cut
 from learner.shard import Shard
-from learner.snapshot import Signer, describe, lay_down, read_manifest, read_shard
+from learner.snapshot import describe, lay_down, read_shard
 from learner.store import Pointer
 from stream.log import Record
 from tests.bench import sales

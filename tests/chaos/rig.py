@@ -25,8 +25,9 @@ import pytest
 from infra.kafka.cluster import die_with_parent
 from learner.adapters import open_store
 from learner.keys import load_verifier, make_keys
+from learner.manifest import Manifest, read_manifest
 from learner.shard import Shard
-from learner.snapshot import Manifest, read_manifest, read_shard
+from learner.snapshot import read_shard
 from learner.store import SnapshotStore
 from stream.adapters import open_log
 from stream.errors import LogUnavailable, StoreUnavailable

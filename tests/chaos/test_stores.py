@@ -15,8 +15,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from infra.redis_server import RedisServer
 from learner.keys import load_signer
+from learner.manifest import Signer
 from learner.parts import cut
-from learner.snapshot import Signer, describe, lay_down
+from learner.snapshot import describe, lay_down
 from learner.store import Pointer
 from tests.chaos.corpus import days
 from tests.chaos.proxy import Proxy

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from learner.digest import facts
-from learner.snapshot import FORMAT, outdated, read_shard
+from learner.manifest import FORMAT, outdated
+from learner.snapshot import read_shard
 from tests.golden.make import HERE, SETTINGS
 from tests.unit.test_upgrade import Golden
 

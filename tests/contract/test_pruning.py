@@ -10,9 +10,9 @@ import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from learner.manifest import FORMAT, Envelope, Manifest, Signer, Verifier
 from learner.parts import Part
 from learner.pruning import Pruner
-from learner.snapshot import FORMAT, Envelope, Manifest, Signer, Verifier
 from learner.store import Pointer, SnapshotStore
 from stream.event import time_us
 from stream.settings import Settings

@@ -14,9 +14,10 @@ from pathlib import Path
 
 from learner.file_store import FileStore
 from learner.keys import load_signer, make_keys
+from learner.manifest import FORMAT, versions
 from learner.parts import cut
 from learner.shard import Shard
-from learner.snapshot import FORMAT, describe, lay_down, versions
+from learner.snapshot import describe, lay_down
 from learner.store import Pointer
 from stream.settings import Settings
 from tests.learner_parts import Told, chosen, complete, market, plan, sale, stock_outs, void

@@ -149,8 +149,10 @@ def forecasts(path: Path) -> pd.DataFrame:
     return pq.read_table(path).to_pandas().astype({"store": str, "product": str, "model": str})
 
 
-@pytest.mark.parametrize("bucket", ["hour", "day", "week"])
-@pytest.mark.parametrize("kind", ["ndjson", "csv", "parquet"])
+@pytest.mark.parametrize(
+    "kind, bucket",
+    [("ndjson", "day"), ("csv", "day"), ("parquet", "day"), ("parquet", "hour"), ("csv", "week")],
+)
 def test_a_backtest_says_what_pandas_says(kind: str, bucket: str, tmp_path: Path) -> None:
     made = world(bucket)
     out = tmp_path / "out.parquet"

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from learner.adapters import open_store
 from learner.keys import key_files, read_public
-from learner.snapshot import name_of, signed_by
+from learner.manifest import name_of, signed_by
 from scripts.cli import make
 from stream.settings import load
 from tests.integration.deployment import Deployment, days_of_sales, deployment

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from learner.manifest import Signer
 from learner.parts import cut
 from learner.shard import Shard
-from learner.snapshot import Signer, describe, lay_down
+from learner.snapshot import describe, lay_down
 from learner.store import Pointer
 from stream.event import AnyEvent, Product, Sale, encode, time_us
 from stream.log import Record, partition_of

@@ -9,7 +9,7 @@ import pytest
 
 from learner.accuracy import MEMORY, PARTS, Accuracy, accuracy
 from learner.evaluation import Marks, Scored
-from learner.snapshot import read_serving
+from learner.served import read_serving
 from learner.spread import Gained
 from tests.api_parts import Deployment, keys_of
 from tests.learner_parts import day, market, tick, told

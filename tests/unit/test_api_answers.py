@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from api import answers, numbers
 from learner import intervals
+from learner.served import read_serving
 from learner.serving import Serving
-from learner.snapshot import read_serving
 from tests.api_parts import Deployment, keys_of
 
 Rows = np.ndarray[Any, np.dtype[np.intp]]

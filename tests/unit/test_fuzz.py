@@ -16,10 +16,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from learner.manifest import Manifest, Signer
 from learner.parts import cut, restored
 from learner.pointers import checked
 from learner.shard import Shard
-from learner.snapshot import Manifest, Signer, describe, lay_down, read_shard
+from learner.snapshot import describe, lay_down, read_shard
 from stream.errors import SnapshotCorrupt, SnapshotMissing
 from stream.event import Refusal, decode
 from stream.log import Record

@@ -30,8 +30,9 @@ from learner.keys import (
     rotate_keys,
     switch_keys,
 )
+from learner.manifest import Manifest, name_of, signed_by
 from learner.shard import Shard
-from learner.snapshot import Manifest, describe, name_of, signed_by
+from learner.snapshot import describe
 from stream.errors import SettingsError, SnapshotCorrupt
 from stream.settings import Settings
 

@@ -17,21 +17,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from learner import parts, snapshot
 from learner.file_store import FileStore
+from learner.manifest import FORMAT, Manifest, Signer, Verifier, read_manifest, versions
 from learner.parts import Known, cut, cut_new
 from learner.pickles import load_models
+from learner.served import read_serving
 from learner.shard import Shard
-from learner.snapshot import (
-    FORMAT,
-    Manifest,
-    Signer,
-    Verifier,
-    describe,
-    lay_down,
-    read_manifest,
-    read_serving,
-    read_shard,
-    take_up,
-)
+from learner.snapshot import describe, lay_down, read_shard, take_up
 from learner.store import Pointer
 from stream.errors import FingerprintMismatch, SnapshotCorrupt
 from stream.event import AnyEvent, Availability, Plan, Product, Sale, Void, encode, time_us
@@ -417,7 +408,7 @@ def test_settings_that_change_no_state_may_change(original: Shard, place: Place)
 def test_models_of_another_river_are_not_unpickled(
     original: Shard, place: Place, unpickled: list[bytes]
 ) -> None:
-    older = {**snapshot.versions(), "river": "0.22.0"}
+    older = {**versions(), "river": "0.22.0"}
     taken = place.take(place.put(original, versions=older))
     assert list(taken.models) == list(original.models)
     assert unpickled == []

@@ -18,11 +18,11 @@ from learner import telling
 from learner import worker as module
 from learner.file_store import FileStore
 from learner.keys import load_signer
+from learner.manifest import read_manifest
 from learner.ownership import Owned
 from learner.probes import Probes
 from learner.replay import Exclusion
 from learner.shard import Shard
-from learner.snapshot import read_manifest
 from learner.verify import Verification
 from learner.worker import Worker
 from stream.dead_letters import DeadLetters

@@ -15,26 +15,19 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from learner import manifest as manifests
 from learner import snapshot
 from learner import worker as module
 from learner.digest import facts
 from learner.effects import Effects
 from learner.file_store import FileStore
 from learner.keys import KeyFile, load_signer
+from learner.manifest import FORMAT, Manifest, Signer, Verifier, outdated, read_manifest
 from learner.ownership import take
 from learner.recall import read_forecaster
 from learner.replay import Rollback
 from learner.shard import Shard
-from learner.snapshot import (
-    FORMAT,
-    Manifest,
-    Signer,
-    Verifier,
-    outdated,
-    reaches_back,
-    read_manifest,
-    read_shard,
-)
+from learner.snapshot import reaches_back, read_shard
 from learner.store import Pointer
 from stream.errors import FingerprintMismatch, SnapshotCorrupt
 from tests.golden.make import HERE, SETTINGS, story
@@ -141,7 +134,7 @@ def place(tmp_path: Path) -> Iterator[Place]:
 
 def other_river(monkeypatch: pytest.MonkeyPatch, version: str = "0.99.0") -> None:
     """From here on another River is installed, as far as manifests say."""
-    monkeypatch.setattr(snapshot, "river_version", version)
+    monkeypatch.setattr(manifests, "river_version", version)
 
 
 def test_a_worker_with_another_river_learns_anew_from_facts_and_says_so(

@@ -28,13 +28,14 @@ from learner import publishing
 from learner import worker as module
 from learner.file_store import FileStore
 from learner.keys import ensure_keys, load_signer
+from learner.manifest import read_manifest, read_parts
 from learner.operations import Operation
 from learner.ownership import Owned
 from learner.pickles import load_models
 from learner.probes import Probes
 from learner.replay import START, Exclusion
 from learner.shard import Shard
-from learner.snapshot import read_manifest, read_parts, read_shard
+from learner.snapshot import read_shard
 from learner.spread import ARRAYS as SPREAD
 from learner.store import Pointer
 from learner.telemetry import Telemetry

@@ -13,10 +13,11 @@ import pytest
 
 from learner import worker as module
 from learner.keys import load_signer
+from learner.manifest import read_manifest
 from learner.operations import Operation
 from learner.replay import START, Exclusion, passing
 from learner.shard import Shard
-from learner.snapshot import read_manifest, read_shard
+from learner.snapshot import read_shard
 from learner.worker import Worker
 from stream.event import Sale, decode
 from stream.log import Entry
