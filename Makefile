@@ -37,11 +37,12 @@ demo-kafka: $(VENV)/.run ## the same on a real Apache Kafka and Redis (Java 17+,
 up: $(VENV)/.run ## the embedded mode for your own sales: learner, API, page and console
 	@$(BIN)/salescast up
 
+# Hundreds of processes are started: each module is compiled once, whatever the environment says.
 # In the order of the folders: the chaos, which mostly waits, is not left to the end; and one worker
 # more than there are cores, at most four, works while others wait.
 test: $(VENV)/.test ## install all that tests need, and test, with the short part of the chaos
 	@$(BIN)/python -m infra.parts
-	@CHAOS_SHORT=1 $(BIN)/python -m pytest -n $$($(BIN)/python -c 'import os; print(min((os.cpu_count() or 1) + 1, 4))') --dist loadfile --no-loadscope-reorder tests
+	@PYTHONDONTWRITEBYTECODE= CHAOS_SHORT=1 $(BIN)/python -m pytest -n $$($(BIN)/python -c 'import os; print(min((os.cpu_count() or 1) + 1, 4))') --dist loadfile --no-loadscope-reorder tests
 
 check: $(VENV)/.test ## what CI runs: format, lint, types, tests, architecture
 	@$(BIN)/ruff format --check .

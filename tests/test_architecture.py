@@ -171,7 +171,7 @@ def test_no_module_grows_past_what_can_be_read_at_once() -> None:
 #: Other people's packages are loaded first: what they do on import is not ours to forbid. Each
 #: module of ours is then the first one imported, in a process of its own.
 IMPORT_ALL = """
-import importlib, os, socket, sys, threading, traceback
+import gc, importlib, os, socket, sys, threading, traceback
 from ast import literal_eval
 
 others, ours = literal_eval(sys.stdin.read())
@@ -194,6 +194,7 @@ def hook(event, args):
     elif event.startswith("socket.") and event != "socket.gethostname":
         seen.append(event)
 
+gc.freeze()  # not to be copied into each of the processes
 start = threading.Thread.start
 def started(self):
     seen.append("starts a thread")
@@ -228,7 +229,16 @@ sys.exit(failed)
 
 def packages_of_others() -> list[str]:
     tops = {*LAYERS, "infra", "__future__"}
-    names = {name for path in sources() for name in imported(tree_of(path))}
+    trees = [tree_of(path) for path in sources()]
+    names = {name for tree in trees for name in imported(tree)}
+    # What is imported from a package may be a module of it, as `linear_model` is of River.
+    names |= {
+        f"{node.module}.{alias.name}"
+        for tree in trees
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
     return sorted(name for name in names if name.partition(".")[0] not in tops)
 
 
