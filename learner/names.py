@@ -34,6 +34,11 @@ class Names:
             self.texts.append(text)
         return code
 
+    def take(self, texts: Iterable[str]) -> None:
+        """Number those of some texts that are new, in their order."""
+        for text in dict.fromkeys(texts):
+            self.code(text)
+
 
 def named(
     stores: Sequence[str], products: Sequence[str], categories: Sequence[str]

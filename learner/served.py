@@ -132,12 +132,10 @@ def take_up_panel(panel: Panel, parts: Mapping[str, bytearray | Pieces]) -> None
     panel.plans.restore(msgspec.json.decode(raw, type=Kept) for raw in known["plans"])
     keys, _ = unpack(parts["keys"])
     panel.keys.extend(zip(keys["stores"], keys["products"], strict=True))
-    panel.rows.update((key, row) for row, key in enumerate(panel.keys))
-    for text in keys["categories"]:
-        panel.categories.code(text)
-    for store, product_name in panel.keys:
-        panel.stores.code(store)
-        panel.product_codes.code(product_name)
+    panel.rows.update(zip(panel.keys, range(len(panel.keys)), strict=True))
+    panel.categories.take(keys["categories"])
+    panel.stores.take(keys["stores"])
+    panel.product_codes.take(keys["products"])
     _, columns = unpack(parts["columns"])
     panel.columns = {name: columns[name] for name in COLUMNS}
     panel.rings = {name: unpack(parts[f"ring.{name}"])[1][name] for name in RINGS}

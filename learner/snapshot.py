@@ -159,6 +159,12 @@ LEARNED = ("spread", "open_bucket", "totals", "groups", "keys")
 
 def take_up_learned(settings: Settings, parts: Mapping[str, bytearray | Pieces]) -> Learned:
     """What ``lay_down`` was given of what was learned beside the models."""
+    return Learned(*_learned(settings, parts), named(**unpack(parts["keys"])[0]))
+
+
+def _learned(
+    settings: Settings, parts: Mapping[str, bytearray | Pieces]
+) -> tuple[Spread, OpenBucket, Totals, Groups]:
     spread = Spread((0, 0), settings.bucket)
     for name, array in unpack(parts["spread"])[1].items():
         setattr(spread, name, array)
@@ -167,7 +173,7 @@ def take_up_learned(settings: Settings, parts: Mapping[str, bytearray | Pieces])
     groups = Groups(0, settings.bucket)
     for name, one in (("open_bucket", open_bucket), ("totals", totals), ("groups", groups)):
         one.restore(unpack(parts[name])[1])
-    return Learned(spread, open_bucket, totals, groups, named(**unpack(parts["keys"])[0]))
+    return spread, open_bucket, totals, groups
 
 
 def _window(shard: Shard) -> dict[str, Any]:
@@ -229,8 +235,7 @@ def take_up(
     shard.promotions = msgspec.convert(state["promotions"], list[Promotion])
     _, shard.accuracy.columns = unpack(parts["accuracy"])
     shard.losses.restore(unpack(parts["losses"])[1])
-    learned = take_up_learned(settings, parts)
-    shard.spread, shard.open_bucket, shard.totals, shard.groups, _ = learned
+    shard.spread, shard.open_bucket, shard.totals, shard.groups = _learned(settings, parts)
     for horizon in shard.scored:
         shard.evaluation.pending[horizon] = unpack(parts[f"pending.{horizon}"])[1]["waiting"]
     known, shard.guard.arrays = unpack(parts["guard"])
