@@ -36,6 +36,9 @@ CONNECT_S = 10.0
 MAX_POLL_MS = 300_000
 #: Largest record before compression; what a broker takes is the topic's ``max.message.bytes``.
 MAX_REQUEST_BYTES = 8 << 20
+#: What is fetched of a partition at a time, compressed: kafka-python hands all of it out before it
+#: comes to the next partition, so while a backlog is read they are so far apart.
+FETCH_BYTES = 1 << 20
 
 #: What a topic must be set to, or events would be lost or their time be the producer's.
 REQUIRED = {
@@ -401,7 +404,7 @@ class KafkaLog:
             auto_offset_reset="none",
             enable_auto_commit=False,
             isolation_level="read_committed",
-            max_partition_fetch_bytes=4 << 20,
+            max_partition_fetch_bytes=FETCH_BYTES,
             metrics_enabled=False,
         )
 

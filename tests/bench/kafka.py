@@ -17,11 +17,13 @@ def bare_rate(bootstrap: str, topic: str, records: int, events: int) -> float:
     """Events/s of a loop over kafka-python's ``poll`` that does nothing with what comes."""
     from kafka import KafkaConsumer, TopicPartition  # type: ignore[import-untyped]
 
+    from stream.kafka_log import FETCH_BYTES
+
     consumer = KafkaConsumer(
         bootstrap_servers=bootstrap,
         auto_offset_reset="earliest",
         enable_auto_commit=False,
-        max_partition_fetch_bytes=4 << 20,
+        max_partition_fetch_bytes=FETCH_BYTES,
         metrics_enabled=False,
     )
     try:

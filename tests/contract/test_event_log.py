@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -909,6 +910,20 @@ def test_a_topic_that_is_there_keeps_its_partition_count(kafka_place: Place) -> 
 
 
 @pytest.mark.kafka
+def test_no_partition_is_read_far_ahead_of_the_others(kafka_place: Place) -> None:
+    log = kafka_place.open(3)
+    for _ in range(20):
+        log.append([Entry(p, None, os.urandom(10_000)) for p in range(3) for _ in range(25)])
+    consumer = log.consume(dict.fromkeys(range(3), 0))
+    read = Counter(dict.fromkeys(range(3), 0))
+    deadline = time.monotonic() + WAIT_S
+    while read.total() < 750:  # half of all, 2.5 MB a partition
+        assert time.monotonic() < deadline
+        read.update({p: len(records) for p, records in consumer.poll(25, 0.5).items()})
+        assert max(read.values()) - min(read.values()) <= 200, read
+    consumer.close()
+
+
 def test_too_few_brokers_for_the_replicas_are_named(apache_kafka: str, unique_topic: str) -> None:
     with pytest.raises(TopicMismatch, match=r"3 replicas.*kafka_replication"):
         KafkaLog(apache_kafka, unique_topic, partitions=1, replication=3)
