@@ -63,7 +63,7 @@ class Aside(Generic[T]):
                     why = (type(error).__name__, str(error.args[0]), error.remedy)
                     said = msgspec.msgpack.encode((why, None))
                 except Exception as error:
-                    why = (SalescastError.__name__, f"{type(error).__name__}: {error}", "")
+                    why = ("", f"{type(error).__name__}: {error}", "")
                     said = msgspec.msgpack.encode((why, None))
                 while said:
                     said = said[os.write(answer, said) :]
@@ -80,7 +80,7 @@ class Aside(Generic[T]):
         Raises
         ------
         SalescastError
-            What the work raised; for what no reason names, the base of all says what it was.
+            What the work raised; ``RuntimeError`` says what it was if no reason names it.
         StoreUnavailable
             The process has died.
         """
@@ -98,6 +98,8 @@ class Aside(Generic[T]):
             raise StoreUnavailable("the process that was to put a snapshot has died") from None
         if why is not None:
             name, message, remedy = why
+            if not name:
+                raise RuntimeError(message)
             raise getattr(errors, name, SalescastError)(message, remedy=remedy)
         return msgspec.msgpack.decode(said, type=self._kind)
 

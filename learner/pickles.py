@@ -46,13 +46,19 @@ class _Unpickler(pickle.Unpickler):
         self._packages = packages
 
     def find_class(self, module: str, name: str) -> Any:
-        foreign = bool(self._packages) and (
-            module.partition(".")[0] in {"river", *self._packages}
-            or (module, name) in _ALLOWED_FOREIGN
+        listed = (module, name) in _ALLOWED or (
+            bool(self._packages) and (module, name) in _ALLOWED_FOREIGN
         )
-        if (module, name) not in _ALLOWED and not foreign:
-            raise SnapshotForeign(f"a snapshot's models name `{module}.{name}`, which no model is")
-        return super().find_class(module, name)
+        if listed or self._named(module):
+            found = super().find_class(module, name)
+            # A module holds more than what is its package's own, and a name may lead through it.
+            if listed or self._named(getattr(found, "__module__", None) or ""):
+                return found
+        raise SnapshotForeign(f"a snapshot's models name `{module}.{name}`, which no model is")
+
+    def _named(self, module: str) -> bool:
+        """Whether a module is of one of the packages."""
+        return module.partition(".")[0] in self._packages
 
 
 def load_models(data: bytes | bytearray, names: Collection[str] = ()) -> dict[str, Any]:
@@ -69,6 +75,8 @@ def load_models(data: bytes | bytearray, names: Collection[str] = ()) -> dict[st
         They cannot be unpickled; ``SnapshotForeign``: they name a class that is no model's.
     """
     packages = {name.replace(":", ".").partition(".")[0] for name in names if "." in name}
+    if packages:
+        packages.add("river")
     try:
         models: dict[str, Any] = _Unpickler(io.BytesIO(data), frozenset(packages)).load()
     except SnapshotForeign:

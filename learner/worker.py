@@ -215,7 +215,7 @@ class Worker:
         if publish and owned.folded and not owned.stopped and not owned.behind:
             try:
                 self.publish(owned)
-            except (LogUnavailable, StoreUnavailable) as error:
+            except (LogUnavailable, StoreUnavailable, SnapshotCorrupt) as error:
                 logger.warning("partition %d: not published: %s", partition, error)
 
     def _skip_if_told(self, owned: Owned, consumer: Consumer) -> None:
@@ -418,6 +418,11 @@ class Worker:
             logger.warning("partition %d: not published: %s", owned.shard.partition, error)
             self.telemetry.dependency("store", not isinstance(error, StoreUnavailable))
             owned.published_s = time.monotonic()  # learning goes on; try again in a while
+            return
+        except SnapshotCorrupt as error:
+            # Its pointers are damaged: it stands still before them, and no other does.
+            logger.error("partition %d: not published: %s", owned.shard.partition, error)
+            self._restore(owned.shard.partition, consumer)
             return
         if not kept:
             logger.warning("partition %d: somebody else has published; going back to the head",

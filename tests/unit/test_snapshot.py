@@ -24,7 +24,7 @@ from learner.served import read_serving
 from learner.shard import Shard
 from learner.snapshot import describe, lay_down, read_shard, take_up
 from learner.store import Pointer
-from stream.errors import FingerprintMismatch, SnapshotCorrupt
+from stream.errors import FingerprintMismatch, SnapshotCorrupt, SnapshotForeign
 from stream.event import AnyEvent, Availability, Plan, Product, Sale, Void, encode, time_us
 from stream.log import Record
 from stream.settings import Settings
@@ -375,6 +375,14 @@ def test_a_pickle_knows_the_models_classes_and_no_others(module: str, name: str)
     texts = (bytes([0x8C, len(text)]) + text.encode() for text in (module, name))
     with pytest.raises(SnapshotCorrupt, match=name):
         load_models(b"\x80\x04" + b"".join(texts) + b"\x93.")  # STACK_GLOBAL, STOP
+
+
+@pytest.mark.parametrize("name", ["inspect.os.system", "inspect", "Base.__subclasses__"])
+def test_a_foreign_models_package_lends_nothing_that_is_not_its_own(name: str) -> None:
+    texts = (bytes([0x8C, len(text)]) + text.encode() for text in ("river.base.base", name))
+    data = b"\x80\x04" + b"".join(texts) + b"\x93."
+    with pytest.raises(SnapshotForeign, match="no model is"):
+        load_models(data, ["river.linear_model.LinearRegression"])
 
 
 # -- other settings --------------------------------------------------------------------------

@@ -47,6 +47,7 @@ from stream.errors import (
     FingerprintMismatch,
     LogUnavailable,
     OffsetExpired,
+    SalescastError,
     StoreError,
     StoreUnavailable,
     TopicMismatch,
@@ -435,9 +436,29 @@ def test_what_cannot_be_put_ends_the_loop_wherever_it_is_put_unless_it_may_pass(
         with pytest.raises(ends, match=str(raised.args[0])) as found:
             step_until(worker, consumer, lambda: False, "the loop's end")
         assert not isinstance(found.value, StoreUnavailable)
+        # What no reason names ends with another status than what starting again cannot mend.
+        assert isinstance(found.value, SalescastError) == isinstance(raised, SalescastError)
         assert getattr(found.value, "remedy", "") == getattr(raised, "remedy", "")
         for owned in worker.owned.values():
             owned.let_go()
+
+
+def test_pointers_damaged_meanwhile_hold_their_partition_and_no_other(place: Place) -> None:
+    place.put(*two_stores(5))
+    place.fold()
+    pointers = Path(place.settings.data_dir) / "snapshots" / f"p{home()}" / "pointers.json"
+    whole, worker = pointers.read_bytes(), place.worker()
+    with stepping(worker) as consumer:
+        pointers.write_bytes(b"{")
+        place.put(*two_stores(3, first=5))
+        end = place.events.end()[1 - home()]
+        step_until(worker, consumer, lambda: home() in worker.held, "the partition to be held")
+        step_until(worker, consumer, lambda: place.head(1 - home()).position == end, "the other")
+        pointers.write_bytes(whole)
+        worker.waiting[home()] = 0.0
+        step_until(worker, consumer, lambda: place.folded(worker), "both")
+    for partition in range(2):
+        assert place.shard(partition).digest() == place.undisturbed(partition).digest()
 
 
 def test_chunks_that_somebody_deleted_are_put_again(
