@@ -191,7 +191,8 @@ class Worker:
             owned = self.owned.pop(partition, None)
             if owned is not None:
                 self._let_go(owned, publish=partition in moves.revoked)
-            elif self.held.pop(partition, None) is not None:
+            else:
+                self.held.pop(partition, None)
                 self.telemetry.dropped(partition)
         self.waiting.update(dict.fromkeys(moves.gained, 0.0))
         now = time.monotonic()

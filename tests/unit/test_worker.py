@@ -527,6 +527,17 @@ def test_a_lost_partition_is_neither_published_nor_committed(place: Place) -> No
         assert place.store.pointers(home()).head is None
 
 
+def test_a_partition_that_goes_before_it_is_taken_up_leaves_no_metrics(place: Place) -> None:
+    line = f'restore_progress_ratio{{partition="{home()}"}}'
+    with moving(place) as (worker, consumer):
+        worker._postpone(home(), consumer)
+        assert line in worker.telemetry.render().decode()
+        consumer.coming = Moves(lost=(home(),))
+        worker.step(consumer, 0)
+        assert line not in worker.telemetry.render().decode()
+        assert not worker.waiting
+
+
 def test_records_of_a_partition_that_went_and_came_back_are_polled_again(place: Place) -> None:
     """They may begin behind what its head has folded: folding them would leave a gap."""
     with moving(place) as (worker, consumer):
