@@ -13,8 +13,7 @@ from api.catalog import Catalog
 from learner.manifest import read_parts
 from learner.replay import Rule, category_of, matches
 from learner.served import read_products
-from stream.dead_letters import item_bytes
-from stream.event import AnyEvent, Refusal, decode
+from stream.event import AnyEvent, Refusal, decode, item_values
 from stream.log import EventLog, Record
 
 #: Records that are looked at for one answer.
@@ -76,6 +75,7 @@ class Excluded:
             if records == SCANNED:
                 return Scan(found, records, (record.offset, 0))
             records += 1
+            values: list[bytes] = []
             for item, event in enumerate(decode(record.value)):
                 if isinstance(event, Refusal) or (record.offset, item) < (offset, first):
                     continue
@@ -83,8 +83,8 @@ class Excluded:
                 if matches(rule.what, event, partition, record.offset, about):
                     if len(found) == limit:
                         return Scan(found, records, (record.offset, item))
-                    value = item_bytes(record.value, item)
-                    found.append(Item(partition, record.offset, item, event, value))
+                    values = values or item_values(record.value)
+                    found.append(Item(partition, record.offset, item, event, values[item]))
         return Scan(found, records, None)
 
     def _records(self, partition: int, offset: int, end: int | None) -> Iterator[Record]:

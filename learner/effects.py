@@ -6,7 +6,7 @@ Leaves out: the decision (``api.control``) and the effect itself (``shard``).
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 
 import msgspec
@@ -36,18 +36,38 @@ from stream.settings import Settings
 logger = logging.getLogger(__name__)
 
 
-def read_operations(control: EventLog) -> dict[str, Entry]:
-    """All operations of the control log, by id.
+class AuditTrail:
+    """The control log as the fold's owner reads it: on from where it was read up to."""
 
-    Raises
-    ------
-    LogUnavailable
-    """
-    records, offset = [], 0
-    while batch := control.read(0, offset):
-        records += [(record.offset, record.value) for record in batch]
-        offset = batch[-1].offset + 1
-    return history(records)
+    def __init__(self, log: EventLog) -> None:
+        self._log = log
+        self._records: list[tuple[int, bytes]] = []
+        self._next = 0
+        self._operations: dict[str, Entry] | None = None  # of these records
+
+    def operations(self) -> dict[str, Entry]:
+        """All operations, by id.
+
+        Raises
+        ------
+        LogUnavailable
+        """
+        while records := self._log.read(0, self._next):
+            self._records += [(record.offset, record.value) for record in records]
+            self._next = records[-1].offset + 1
+            self._operations = None
+        if self._operations is None:
+            self._operations = history(self._records)
+        return self._operations
+
+    def append(self, items: Sequence[Operation | Outcome]) -> None:
+        """Write down operations, or what became of them.
+
+        Raises
+        ------
+        LogUnavailable
+        """
+        self._log.append([LogEntry(0, None, msgspec.json.encode(item)) for item in items])
 
 
 class Effects:
@@ -68,7 +88,7 @@ class Effects:
         settings: Settings,
         *,
         events: EventLog,
-        control: EventLog,
+        control: AuditTrail,
         store: SnapshotStore,
         verifier: Verifier,
     ) -> None:
@@ -82,7 +102,7 @@ class Effects:
         """What the fold of a partition asks at a marker: its effect, or why it has none."""
 
         def resolve(identity: str) -> Effect | str:
-            entry = read_operations(self._control).get(identity)
+            entry = self._control.operations().get(identity)
             if entry is None:
                 return "the control log holds no such operation"
             operation = entry.operation
@@ -160,7 +180,7 @@ class Suspects:
     """
 
     def __init__(
-        self, settings: Settings, control: EventLog, store: SnapshotStore, verifier: Verifier,
+        self, settings: Settings, control: AuditTrail, store: SnapshotStore, verifier: Verifier,
         telemetry: Telemetry,
     ) -> None:  # fmt: skip
         self._calendar = Calendar(settings)
@@ -179,7 +199,7 @@ class Suspects:
         ------
         LogUnavailable, StoreUnavailable
         """
-        entries = read_operations(self._control)
+        entries = self._control.operations()
         for finding, offset in owned.findings:
             # 1.
             entry = entries.get(finding.id)
@@ -188,7 +208,7 @@ class Suspects:
             if entry is None:
                 self._write(self._operation(finding, owned, at))
                 # Another owner may have written it just before: the first one counts.
-                entries = read_operations(self._control)
+                entries = self._control.operations()
                 entry = entries[finding.id]
                 logger.warning("partition %d: %s", finding.partition, entry.operation.reason)
                 self._telemetry.suspected(finding.partition, finding.state, finding.statistic)
@@ -258,10 +278,10 @@ class Suspects:
         return read_manifest(self._store, partition, snapshot, self._verifier)
 
     def _write(self, item: Operation | Outcome) -> None:
-        self._control.append([LogEntry(0, None, msgspec.json.encode(item))])
+        self._control.append([item])
 
 
-def report(control: EventLog, owned: Owned, at: datetime, telemetry: Telemetry) -> None:
+def report(control: AuditTrail, owned: Owned, at: datetime, telemetry: Telemetry) -> None:
     """Append what became of the operations that a shard has finished to the audit trail.
 
     Raises
@@ -279,8 +299,8 @@ def report(control: EventLog, owned: Owned, at: datetime, telemetry: Telemetry) 
         )
         for identity, offset, why in owned.finished
     ]
-    control.append([LogEntry(0, None, msgspec.json.encode(one)) for one in outcomes])
-    known = read_operations(control)
+    control.append(outcomes)
+    known = control.operations()
     for outcome in outcomes:
         logger.info(
             "partition %d: operation %s %s at offset %s %s",

@@ -32,7 +32,7 @@ from stream.errors import (
     StoreError,
     TopicMismatch,
 )
-from stream.log import EventLog, Record
+from stream.log import EventLog, Record, read_at
 from stream.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -331,11 +331,7 @@ def admit_late(
         for place, reason in written.items()
         if reason == "late" and place[0] >= shard.position
     )
-    records = [
-        record
-        for offset in sorted({offset for offset, _ in late})
-        for record in events.read(shard.partition, offset, 1)
-    ]
+    records = list(read_at(events, shard.partition, (offset for offset, _ in late)))
     return shard.admit(records, late), records
 
 

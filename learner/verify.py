@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from learner.digest import facts, learned
-from learner.effects import Effects, read_operations
+from learner.effects import AuditTrail, Effects
 from learner.manifest import Manifest, Verifier, read_manifest, versions
 from learner.operations import Entry
 from learner.ownership import admit_late
@@ -150,7 +150,7 @@ class Verification:
 
     def _skipping(self, shard: Shard, manifest: Manifest) -> Shard:
         """A shard that passes over what the snapshot has skipped since."""
-        known = read_operations(self.control)
+        known = AuditTrail(self.control).operations()
         heed(shard, [
             rule
             for rule in manifest.rules
@@ -173,7 +173,7 @@ class Verification:
 
     def _turn(self, manifest: Manifest) -> Entry | None:
         """The last replay that a snapshot stands on."""
-        known = read_operations(self.control)
+        known = AuditTrail(self.control).operations()
         replays = [
             known[one]
             for one in manifest.operations
@@ -184,7 +184,7 @@ class Verification:
     def _fold(self, shard: Shard, until: int) -> int:
         """Fold up to a position; how many records."""
         effects = Effects(
-            self.settings, events=self.events, control=self.control, store=self.store,
+            self.settings, events=self.events, control=AuditTrail(self.control), store=self.store,
             verifier=self.verifier,
         )  # fmt: skip
         begin = self.events.begin()[shard.partition]

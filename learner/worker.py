@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from functools import partial
 
 from learner.aside import Aside
-from learner.effects import Effects, Suspects, read_operations, report
+from learner.effects import AuditTrail, Effects, Suspects, report
 from learner.manifest import Signer
 from learner.ownership import Owned, check_topic, following, pinned, take, take_in
 from learner.pruning import Pruner
@@ -86,7 +86,7 @@ class Worker:
     ) -> None:
         self.settings = settings
         self.events = events
-        self.control = control
+        self.control = AuditTrail(control)
         self.dead_letters = dead_letters
         self.store = store
         self.signer = signer
@@ -98,9 +98,9 @@ class Worker:
         self.started = False
         self.stop = threading.Event()
         self.effects = Effects(
-            settings, events=events, control=control, store=store, verifier=signer.verifier
+            settings, events=events, control=self.control, store=store, verifier=signer.verifier
         )
-        self.suspects = Suspects(settings, control, store, signer.verifier, telemetry)
+        self.suspects = Suspects(settings, self.control, store, signer.verifier, telemetry)
         self.pruner = Pruner(settings, store, signer.verifier)
         self._publications = 0
         self._crowded = False  # whether a process could not be made, and it was said
@@ -227,7 +227,7 @@ class Worker:
             return
         owned.looked_s = now
         try:
-            found = skips(owned.shard, read_operations(self.control), owned.stopped_at)
+            found = skips(owned.shard, self.control.operations(), owned.stopped_at)
         except LogUnavailable as error:
             logger.warning("partition %d: %s", partition, error)
             return
@@ -246,7 +246,7 @@ class Worker:
             again = max(owned.unread, 0 if replay is None else replay.until)
             if again:
                 owned.written = self.dead_letters.written(partition, again)
-            found = skips(owned.shard, read_operations(self.control), stood_at)
+            found = skips(owned.shard, self.control.operations(), stood_at)
         except (LogUnavailable, StoreUnavailable) as error:
             logger.warning("partition %d: %s", partition, error)
             self._postpone(partition, consumer)
@@ -506,7 +506,7 @@ class Worker:
         self._publications += 1
         if self._publications % (PRUNE_EVERY * max(1, len(self.owned))) == 0:
             try:
-                self.pruner.prune(pinned(read_operations(self.control)))
+                self.pruner.prune(pinned(self.control.operations()))
                 if self.store.missing(owned.chunks):
                     # Somebody has deleted some: the next snapshot puts all anew.
                     logger.warning("partition %d: chunks are gone from the store", partition)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from stream.archive import ArchivedTopic
-from stream.errors import OffsetExpired
+from stream.errors import LogError, OffsetExpired
 from stream.log import Consumer, Entry, EventLog, Moves, Record
 
 
@@ -149,6 +149,7 @@ class ArchivedConsumer:
         self._live = live
         self._at: dict[int, int] = {}
         self._archived: dict[int, int] = {}  # by partition: where it goes on
+        self._failed: LogError | None = None  # what the last poll has not said
 
     @property
     def joined(self) -> bool:
@@ -164,21 +165,34 @@ class ArchivedConsumer:
         return moves
 
     def poll(self, max_records: int, timeout_s: float) -> Mapping[int, Sequence[Record]]:
-        """Records by partition, in order, from where the last poll ended; empty on time-out."""
+        """Records by partition, in order, from where the last poll ended; empty on time-out.
+
+        An archive that fails once others have given records is told of at the next poll: these
+        are past their positions already, and would not come again.
+        """
+        if self._failed is not None:
+            failed, self._failed = self._failed, None
+            raise failed
         if not self._archived:
             return self._poll_live(max_records, timeout_s)
         found = self._poll_live(max(1, max_records // (1 + len(self._archived))), 0.0)
         room = max_records - sum(map(len, found.values()))
         waiting = list(self._archived)
+        # Whoever came last is first next time.
+        self._archived = {partition: self._archived[partition] for partition in reversed(waiting)}
         for n, partition in enumerate(waiting):
             share = -(-room // (len(waiting) - n))
             if share > 0:
-                records = self._take(partition, share)
+                try:
+                    records = self._take(partition, share)
+                except LogError as error:
+                    if not found:
+                        raise
+                    self._failed = error
+                    break
                 room -= len(records)
                 if records:
                     found[partition] = records
-        # Whoever came last is first next time.
-        self._archived = {p: self._archived[p] for p in reversed(waiting) if p in self._archived}
         return found
 
     def seek(self, partition: int, offset: int) -> None:

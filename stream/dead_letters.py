@@ -8,14 +8,15 @@ packed record those of the one item. Leaves out: the decision (``event`` and ``w
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from itertools import chain
 from typing import NamedTuple
 
 import msgspec
 
 from stream.errors import OffsetExpired
 from stream.event import REASONS, item_values
-from stream.log import Entry, EventLog, Record
+from stream.log import Entry, EventLog, Record, read_at
 from stream.window import Letter
 
 #: Letters whose reason can be asked for by ``Index``; older ones are only in the log.
@@ -38,20 +39,6 @@ class DeadLetter(NamedTuple):
     reason: str
     detail: str
     value: bytes
-
-
-def item_bytes(value: bytes, item: int) -> bytes:
-    """Original bytes of an item of a record; a record that is refused whole is one item.
-
-    Examples
-    --------
-    >>> item_bytes(b'[{"a": 1}, {"b":  2}]', 1)
-    b'{"b":  2}'
-    >>> item_bytes(b'[{"a": 1}, {"b', 0)
-    b'[{"a": 1}, {"b'
-    """
-    values = item_values(value)
-    return values[item] if item < len(values) else value
 
 
 class _Sent(msgspec.Struct):
@@ -102,24 +89,27 @@ class DeadLetters:
         ------
         LogUnavailable
         """
-        values: Mapping[int, bytes] = {record.offset: record.value for record in records}
-        found = []
-        for letter in letters:
-            value = values.get(letter.offset)
-            if value is None:
-                again = self._events.read(partition, letter.offset, 1)
-                value = again[0].value if again and again[0].offset == letter.offset else b""
-            found.append(
-                DeadLetter(
-                    partition,
-                    letter.offset,
-                    letter.item,
-                    letter.reason,
-                    letter.detail,
-                    item_bytes(value, letter.item),
-                )
+        places = {(letter.offset, letter.item) for letter in letters}
+        offsets = {offset for offset, _ in places}
+        gone = offsets - {record.offset for record in records}
+        values = {
+            (record.offset, item): value
+            for record in chain(records, read_at(self._events, partition, gone))
+            if record.offset in offsets
+            for item, value in enumerate(item_values(record.value))
+            if (record.offset, item) in places
+        }
+        return [
+            DeadLetter(
+                partition,
+                letter.offset,
+                letter.item,
+                letter.reason,
+                letter.detail,
+                values.get((letter.offset, letter.item), b""),
             )
-        return found
+            for letter in letters
+        ]
 
     def append(self, letters: Sequence[DeadLetter]) -> None:
         """Keep letters durably.

@@ -12,11 +12,15 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple, Protocol
 
 Headers = tuple[tuple[str, bytes], ...]
+
+#: Offsets that are read together, where only some of them are asked for.
+AHEAD = 100
 
 
 class Entry(NamedTuple):
@@ -181,6 +185,26 @@ def in_turns(
             else:
                 del left[partition]
         at += size
+
+
+def read_at(log: EventLog, partition: int, offsets: Iterable[int]) -> Iterator[Record]:
+    """Records at these offsets, in order, as far as there are any; neighbours are read together.
+
+    Raises
+    ------
+    LogUnavailable, OffsetExpired
+    """
+    wanted = sorted(set(offsets))
+    at = 0
+    while at < len(wanted):
+        last = wanted[bisect_left(wanted, wanted[at] + AHEAD) - 1]
+        records = log.read(partition, wanted[at], last - wanted[at] + 1)
+        if not records:
+            return
+        after = bisect_right(wanted, records[-1].offset)
+        asked = set(wanted[at:after])
+        yield from (record for record in records if record.offset in asked)
+        at = after
 
 
 @lru_cache(maxsize=65536)

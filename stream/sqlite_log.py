@@ -34,6 +34,8 @@ LOOK_S = 0.005
 #: Bounds of a batch: what has to be decoded to read one record of it.
 BATCH_RECORDS = 1000
 BATCH_BYTES = 1 << 20
+#: What a poll or a read gives at most, and a batch more.
+GIVEN_BYTES = 32 << 20
 #: A batch's key is topic, partition and first offset in one integer: 10, 13 and 40 bits.
 OFFSET_BITS = 40
 PARTITION_BITS = 13
@@ -86,13 +88,9 @@ class SqliteLog:
     """
 
     def __init__(
-        self,
-        path: str | Path,
-        topic: str,
-        partitions: int,
-        *,
+        self, path: str | Path, topic: str, partitions: int, *,
         clock: Callable[[], float] = time.time,
-    ) -> None:
+    ) -> None:  # fmt: skip
         if not 0 < partitions <= 1 << PARTITION_BITS:
             raise ValueError(f"partitions must be 1 to {1 << PARTITION_BITS}, not {partitions}")
         self._path = Path(path)
@@ -158,7 +156,8 @@ class SqliteLog:
     def read(self, partition: int, offset: int, max_records: int = 1000) -> list[Record]:
         """Records from ``offset`` on, at once; empty at the end. Owns nothing."""
         with self._reading, _unavailable(self._path):
-            return self._fetch(self._reader, partition, offset, max_records)[:max_records]
+            found = self._fetch(self._reader, partition, offset, max_records, GIVEN_BYTES)
+            return found[:max_records]
 
     def consume(self, positions: Mapping[int, int]) -> SqliteConsumer:
         """Own the topic, by a lock on a file beside the log, and read these partitions."""
@@ -248,9 +247,9 @@ class SqliteLog:
         return (row[0] - base + row[1], row[2]) if row else (0, 0)
 
     def _fetch(
-        self, connection: sqlite3.Connection, partition: int, offset: int, least: int
+        self, connection: sqlite3.Connection, partition: int, offset: int, least: int, size: int
     ) -> list[Record]:
-        """Records from ``offset`` on, whole batches until there are at ``least`` so many."""
+        """Records from ``offset`` on, whole batches until at ``least`` so many, or of ``size``."""
         _check_partition(partition, self._partitions)
         if offset < 0:
             raise ValueError(f"offset must not be negative: {offset}")
@@ -263,7 +262,8 @@ class SqliteLog:
                 records = _decode(blob)
                 first = records[0].offset
                 found += records[offset - first :] if first < offset else records
-                if len(found) >= least:
+                size -= len(blob)
+                if len(found) >= least or size <= 0:
                     break
         return found
 
@@ -280,12 +280,9 @@ class SqliteConsumer:
     """The owner's reader: a connection of its own, and the lock that makes it the only one."""
 
     def __init__(
-        self,
-        log: SqliteLog,
-        connection: sqlite3.Connection,
-        lock: int,
+        self, log: SqliteLog, connection: sqlite3.Connection, lock: int,
         positions: Mapping[int, int],
-    ) -> None:
+    ) -> None:  # fmt: skip
         self._log = log
         self._connection = connection
         self._lock: int | None = lock
@@ -322,6 +319,8 @@ class SqliteConsumer:
                 if version != self._version or self._left:
                     found = self._gather(max_records)
                     if found:
+                        self._version = None  # there may be more
+                        self._order.sort(key=found.__contains__)  # who got nothing is first
                         return found
                     self._version = version
             rest = deadline - time.monotonic()
@@ -355,43 +354,43 @@ class SqliteConsumer:
             self._lock = None
 
     def _gather(self, max_records: int) -> dict[int, list[Record]]:
-        """Up to ``max_records`` in all; partitions take turns at being first."""
+        """Up to ``max_records`` and ``GIVEN_BYTES``; partitions take turns at being first."""
         found: dict[int, list[Record]] = {}
-        room = max_records
+        room, size = max_records, GIVEN_BYTES
         active = [partition for partition in self._order if partition not in self._paused]
         self._order = [*self._order[1:], *self._order[:1]]
-        while room and active:
-            share = -(-room // len(active))
+        while room and size > 0 and active:
+            share, part = -(-room // len(active)), -(-size // len(active))
             more = []
             for partition in active:
                 wanted = min(share, room)
                 try:
-                    records = self._take(partition, wanted)
+                    records = self._take(partition, wanted, part)
                 except sqlite3.Error:
                     # What was taken is past the positions already: hand it over, fail next time.
                     if found:
-                        self._version = None
                         return found
                     raise
                 if records:
                     found.setdefault(partition, []).extend(records)
                     room -= len(records)
+                    size -= _size(records)
                 if len(records) == wanted:
                     more.append(partition)
-                if not room:
+                if not room or size <= 0:
                     break
             active = more
-        if not room:
-            self._version = None
         return found
 
-    def _take(self, partition: int, wanted: int) -> list[Record]:
-        """Up to ``wanted`` records of a partition, and move its position behind them."""
+    def _take(self, partition: int, wanted: int, size: int) -> list[Record]:
+        """Up to ``wanted`` records of a partition, or ``size`` and a batch; its position moves."""
         records = self._left.pop(partition, [])
-        if len(records) < wanted:
+        size -= _size(records)
+        if len(records) < wanted and size > 0:
             # What was left of a batch is not all there is: others would run ahead.
             position = self._positions[partition] + len(records)
-            more = self._log._fetch(self._connection, partition, position, wanted - len(records))
+            least = wanted - len(records)
+            more = self._log._fetch(self._connection, partition, position, least, size)
             records = records + more
             if partition in self._unchecked:
                 end = self._log._last(self._connection, partition)[0]
@@ -443,6 +442,10 @@ class _Batches:
         self.bytes += size
         self.end = offset + 1
         return offset
+
+
+def _size(records: Iterable[Record]) -> int:
+    return sum(len(record.value) for record in records)
 
 
 def _checked(entries: Iterable[Entry], partitions: int) -> list[Entry]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
@@ -30,7 +31,14 @@ from stream.adapters import open_log
 from stream.archive import ArchivedTopic, File, keep
 from stream.archived_log import ArchivedLog
 from stream.dead_letters import DeadLetters
-from stream.errors import AlreadyOwned, LogError, OffsetExpired, SettingsError, TopicMismatch
+from stream.errors import (
+    AlreadyOwned,
+    LogError,
+    LogUnavailable,
+    OffsetExpired,
+    SettingsError,
+    TopicMismatch,
+)
 from stream.log import Entry, EventLog, Record
 from stream.settings import Settings
 from stream.sqlite_log import SqliteLog
@@ -232,6 +240,45 @@ def test_an_archive_that_needs_another_package_names_it() -> None:
         ArchivedTopic("s3://bucket/sales", "t", "i")
     with pytest.raises(SettingsError, match=r"no folder or URL"):
         ArchivedTopic("nowhere://x", "t", "i")
+
+
+class Shortened(SqliteLog):
+    """A log whose retention has dropped what came before these offsets."""
+
+    begins: Mapping[int, int] = MappingProxyType({0: 0, 1: 0})
+
+    def begin(self) -> Mapping[int, int]:
+        return self.begins
+
+
+@pytest.mark.parametrize("begins", [{0: 0, 1: 10}, {0: 10, 1: 10}], ids=["live", "archived"])
+def test_an_archive_that_fails_for_one_partition_costs_no_record_of_another(
+    tmp_path: Path, begins: dict[int, int]
+) -> None:
+    log = Shortened(tmp_path / "log.db", "t", 2)
+    log.append([Entry(p, None, b"%d" % n) for n in range(20) for p in (0, 1)])
+    archived = ArchivedLog(log, str(tmp_path / "kept"))
+    keep(log, archived.kept)
+    log.begins = begins
+    consumer = archived.consume({0: 0, 1: 0})
+    (file,) = (tmp_path / "kept").rglob("partition=1/*/*.parquet")
+    file.rename(tmp_path / "aside")
+    file.mkdir()  # what is no file cannot be read, whoever may read all
+    found: dict[int, list[int]] = {0: [], 1: []}
+    told: list[int] = []
+    for at in range(20):
+        if at == 6:
+            file.rmdir()
+            (tmp_path / "aside").rename(file)
+        try:
+            for partition, records in consumer.poll(4, 0).items():
+                found[partition] += [record.offset for record in records]
+        except LogUnavailable:
+            told.append(at)
+    consumer.close()
+    log.close()
+    assert found == {0: list(range(20)), 1: list(range(20))}
+    assert len(told) >= 3, "it is told of, though others give records"
 
 
 # -- behind Kafka ----------------------------------------------------------------------------

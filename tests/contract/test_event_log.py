@@ -718,6 +718,30 @@ def test_what_is_left_of_a_batch_is_no_partitions_whole_share(log: SqliteLog) ->
     consumer.close()
 
 
+def test_a_poll_is_bounded_in_bytes_and_partitions_get_their_share_of_them(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_log, "BATCH_BYTES", 20_000)
+    monkeypatch.setattr(sqlite_log, "GIVEN_BYTES", 100_000)
+    log = SqliteLog(path, "t", 17)
+    log.append([Entry(p, None, b"." * 10_000) for p in range(16) for _ in range(20)])
+    log.append([Entry(16, None, b"." * 150_000) for _ in range(2)])
+    consumer = log.consume(dict.fromkeys(range(17), 0))
+    found: dict[int, list[int]] = {p: [] for p in range(17)}
+    while polled := consumer.poll(5000, 0):
+        size_bytes = 0
+        for partition, records in polled.items():
+            found[partition] += [record.offset for record in records]
+            size_bytes += sum(len(record.value) for record in records)
+        assert size_bytes <= 100_000 + (150_000 if 16 in polled else 20_000)
+        behind = [len(found[partition]) for partition in range(16)]
+        assert max(behind) - min(behind) <= 6, "none is read far ahead of the others"
+    assert found == {p: list(range(2 if p == 16 else 20)) for p in range(17)}
+    assert [len(log.read(p, 0)) for p in (0, 16)] == [10, 1], "one read gives no more either"
+    consumer.close()
+    log.close()
+
+
 def test_append_times_stand_still_while_the_clock_goes_back(path: str) -> None:
     now = iter([100.0, 90.0, 101.0, 50.0])
     log = SqliteLog(path, "sales.events", 2, clock=lambda: next(now))

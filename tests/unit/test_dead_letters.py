@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from stream.dead_letters import DeadLetter, DeadLetters, Index, item_bytes
-from stream.event import MAX_ITEMS, MAX_RECORD_BYTES, decode
-from stream.log import Entry
+from stream import dead_letters
+from stream.dead_letters import DeadLetter, DeadLetters, Index
+from stream.event import MAX_ITEMS, MAX_RECORD_BYTES, decode, item_values
+from stream.log import Entry, read_at
 from stream.sqlite_log import SqliteLog
 from stream.window import Letter
 
@@ -24,11 +25,10 @@ def logs(tmp_path: Path) -> Iterator[tuple[SqliteLog, SqliteLog]]:
 
 
 def test_an_item_keeps_its_bytes_and_a_torn_record_is_one_item() -> None:
-    assert item_bytes(b' [ {"a":  1},2 ]', 0) == b'{"a":  1}'
-    assert item_bytes(b' [ {"a":  1},2 ]', 1) == b"2"
-    assert item_bytes(b'{"a": 1}', 0) == b'{"a": 1}'
-    assert item_bytes(b"[1, 2", 0) == b"[1, 2"
-    assert item_bytes(b"\xff", 0) == b"\xff"
+    assert item_values(b' [ {"a":  1},2 ]') == [b'{"a":  1}', b"2"]
+    assert item_values(b'{"a": 1}') == [b'{"a": 1}']
+    assert item_values(b"[1, 2") == [b"[1, 2"]
+    assert item_values(b"\xff") == [b"\xff"]
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_an_item_keeps_its_bytes_and_a_torn_record_is_one_item() -> None:
 )
 def test_a_record_that_is_refused_whole_keeps_all_its_bytes(value: bytes) -> None:
     assert len(decode(value)) == 1
-    assert item_bytes(value, 0) == value
+    assert item_values(value) == [value]
 
 
 def test_a_letter_says_where_it_was_and_why_as_kafka_connect_does(
@@ -80,6 +80,50 @@ def test_bytes_come_from_the_records_at_hand_and_else_from_the_log(
     found = DeadLetters(dead, events).collect(0, letters, at_hand)
     assert [letter.value for letter in found] == [b'{"new": 1}', b'{"old": 2}', b""]
     assert [letter.reason for letter in found] == ["malformed", "past_max_series", "late"]
+
+
+def counted(monkeypatch: pytest.MonkeyPatch, part: object, name: str) -> list[tuple[object, ...]]:
+    """The calls of a function from now on, by their arguments."""
+    inner, calls = getattr(part, name), list[tuple[object, ...]]()
+
+    def call(*args: object) -> object:
+        calls.append(args)
+        return inner(*args)
+
+    monkeypatch.setattr(part, name, call)
+    return calls
+
+
+def test_a_record_of_many_letters_is_read_and_split_once(
+    logs: tuple[SqliteLog, SqliteLog], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events, dead = logs
+    items = [b'{"id": "%d"}' % n for n in range(MAX_ITEMS)]
+    value = b"[" + b",".join(items) + b"]"
+    events.append([Entry(0, None, value) for _ in range(4)])
+    at_hand = events.read(0, 3)
+    letters = [
+        Letter(offset, item, "late", "l") for item in range(MAX_ITEMS) for offset in (3, 0, 2)
+    ]
+    splits = counted(monkeypatch, dead_letters, "item_values")
+    reads = counted(monkeypatch, events, "read")
+    found = DeadLetters(dead, events).collect(0, letters, at_hand)
+    assert [(one.offset, one.item) for one in found] == [one[:2] for one in letters]
+    assert [one.value for one in found] == [items[one.item] for one in letters]
+    assert (len(splits), len(reads)) == (3, 1)
+
+
+def test_records_at_some_offsets_are_read_with_their_neighbours(
+    logs: tuple[SqliteLog, SqliteLog], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events, _ = logs
+    events.append([Entry(0, None, b"%d" % n) for n in range(500)])
+    reads = counted(monkeypatch, events, "read")
+    asked = [499, 3, 7, 3, 450, *range(100, 300), 1000]
+    found = [record.offset for record in read_at(events, 0, asked)]
+    assert found == sorted(set(asked) - {1000})
+    assert reads == [(0, 3, 100), (0, 103, 100), (0, 203, 97), (0, 450, 50), (0, 1000, 1)]
+    assert list(read_at(events, 0, [])) == []
 
 
 def test_the_index_follows_the_log_and_finds_reasons(logs: tuple[SqliteLog, SqliteLog]) -> None:

@@ -206,6 +206,7 @@ def test_a_store_that_cannot_be_told_of_a_standstill_stops_nothing_else(
     monkeypatch.setattr(place.store, "put_standstill", refused)
     with standing_still(place, bad):
         other = 1 - home()
+        until(lambda: place.store.pointers(other).head is not None, "the other")
         until(lambda: place.head(other).position == place.events.end()[other], "the other")
         until(lambda: home() in place.store.standstills(), "the store to say it")
 

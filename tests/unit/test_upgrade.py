@@ -19,7 +19,7 @@ from learner import manifest as manifests
 from learner import snapshot
 from learner import worker as module
 from learner.digest import facts
-from learner.effects import Effects
+from learner.effects import AuditTrail, Effects
 from learner.file_store import FileStore
 from learner.keys import KeyFile, load_signer
 from learner.manifest import FORMAT, Manifest, Signer, Verifier, outdated, read_manifest
@@ -200,7 +200,7 @@ def test_a_rollback_to_models_of_another_river_makes_them_anew(
     place.operate("rollback", {home(): place.head(home()).snapshot})
     other_river(monkeypatch)
     effects = Effects(
-        place.settings, events=place.events, control=place.control, store=place.store,
+        place.settings, events=place.events, control=AuditTrail(place.control), store=place.store,
         verifier=load_signer(place.settings).verifier,
     )  # fmt: skip
     found = effects.of(home())("op")
