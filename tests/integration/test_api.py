@@ -111,8 +111,9 @@ def test_names_may_hold_any_letter(client: httpx.Client, path: str) -> None:
     ("query", "field"),
     [
         ("horizon=0", "horizon"), ("horizon=29", "horizon"), ("horizon=x", "horizon"),
-        ("horizon=1_0", "horizon"), ("quantiles=0", "quantiles"), ("quantiles=1", "quantiles"),
-        ("quantiles=nan", "quantiles"), ("quantiles=.1,,.2", "quantiles"),
+        ("horizon=1_0", "horizon"), ("horizon=--5", "horizon"),
+        ("quantiles=0", "quantiles"), ("quantiles=1", "quantiles"), ("quantiles=nan", "quantiles"),
+        ("quantiles=.1,,.2", "quantiles"),
         ("quantiles=" + ",".join(str(i / 100) for i in range(1, 60)), "quantiles"),
     ],
 )  # fmt: skip

@@ -461,6 +461,8 @@ def test_a_product_known_by_its_sales_only_is_read_too(client: httpx.Client) -> 
         ({"listed": "2025-03-05"}, 422, "listed"),
         ({"listed": "2025-03-05T00:00:00Z", "delisted": "2025-03-05T00:00:00Z"}, 422, "delisted"),
         ({"delisted": "2025-02-01T00:00:00Z"}, 422, "delisted"),
+        ({"delisted": "0001-01-01T00:00:00+01:00"}, 422, "delisted"),
+        ({"listed": "9999-12-31T23:59:59-01:00"}, 422, "listed"),
         ({"listed": "0001-01-01T00:00:00+14:00"}, 422, "listed"),
         ({"replaces": "melon"}, 422, "replaces"),
         ({"replaces": "nothing known"}, 404, "replaces"),
