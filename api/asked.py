@@ -123,7 +123,7 @@ def parse(query: bytes, horizons: int) -> Asked:
     for name, text in parse_qsl(query.decode("latin-1"), keep_blank_values=True):
         if name == "horizon":
             # int() would also take "1_0" and digits of other scripts.
-            if not (text.isascii() and text.lstrip("-").isdigit() and len(text) < 10):
+            if not (text.isascii() and text.removeprefix("-").isdigit() and len(text) < 10):
                 raise invalid(
                     "horizon",
                     f"`horizon` must be a whole number from 1 to {horizons}",

@@ -126,4 +126,5 @@ def candidate(manifest: Manifest) -> Candidate:
         watermark_us=manifest.watermark_us,
         lineage=manifest.lineage,
         position=manifest.position,
+        finished=manifest.origin is not None and manifest.replay is None,
     )

@@ -6,15 +6,14 @@ it blocks. Leaves out: what is done with the cut (``control``).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
 
 from api.catalog import Catalog, candidate
 from api.problems import Problem, invalid
-from learner.manifest import Manifest
-from learner.operations import Entry, Kind, choose_cut
-from learner.replay import START, Exclusion, fit
+from learner.operations import Candidate, Entry, Kind, as_served, choose_cut
+from learner.replay import START, Exclusion, Rule, fit
 from learner.store import Pointers
 from stream.event import FIRST_US, time_us
 from stream.log import EventLog, partition_of
@@ -114,7 +113,7 @@ class Cuts:
         if request.snapshots:
             return self._named(request.snapshots)
         if request.to is not None:
-            return self._until(request.to, dict.fromkeys(pointers, ()), lambda one: True)
+            return self._until(request.to, {p: self._served(p) for p in pointers})
         if request.kind == "rollback":
             raise invalid(
                 "to", "a rollback needs to know how far", "give `to`, a time, or `snapshots`, ids"
@@ -143,10 +142,7 @@ class Cuts:
                         remedy=f"name one of before, or `{START}`; or give `to`",
                     )  # fmt: skip
         elif request.to is not None:
-            cut = self._until(
-                request.to, standing,
-                lambda one: fit(one.rules, one.position, standing[one.partition]),
-            )  # fmt: skip
+            cut = self._until(request.to, {p: self._fit(p, those) for p, those in standing.items()})
         else:
             raise invalid(
                 "to", "a rollback needs to know how far",
@@ -275,20 +271,31 @@ class Cuts:
             cut[partition] = snapshot
         return cut
 
-    def _until(
-        self,
-        to: datetime,
-        partitions: Mapping[int, object],
-        good: Callable[[Manifest], bool],
-    ) -> dict[int, str]:
-        candidates = []
-        oldest: dict[int, Manifest] = {}
-        for partition in partitions:
-            manifests = [one for one in self._catalog.newest(partition)[0] if good(one)]
-            candidates += [candidate(one) for one in manifests]
-            if manifests:
-                oldest[partition] = min(manifests, key=lambda one: one.watermark_us)
-        cut = choose_cut(candidates, to_us=time_us(to))
+    def _served(self, partition: int) -> list[Candidate]:
+        """What may be served again: a replay's snapshots only from its end on."""
+        return as_served(map(candidate, self._catalog.newest(partition)[0]))
+
+    def _fit(self, partition: int, rules: Sequence[Rule]) -> list[Candidate]:
+        """What a replay may begin from; any state will do, a replay's that is under way too."""
+        manifests, _ = self._catalog.newest(partition)
+        return [candidate(one) for one in manifests if fit(one.rules, one.position, rules)]
+
+    def _until(self, to: datetime, candidates: Mapping[int, Sequence[Candidate]]) -> dict[int, str]:
+        """The newest of each partition that knew nothing after a time."""
+        cut = choose_cut([one for some in candidates.values() for one in some], to_us=time_us(to))
+        oldest = {
+            partition: min(some, key=lambda one: one.watermark_us)
+            for partition, some in candidates.items()
+            if some
+        }
+        if not oldest:
+            raise Problem(
+                404, "unknown-snapshot", "No snapshot will do",
+                "none is kept that has forecasts and has learned what is in force now", field="to",
+                remedy="wait until a replay has ended (GET /v1/status says whether one is under "
+                "way) or a first bucket has closed; or learn all anew, from the log's beginning: "
+                f"salescast rollback --replay --snapshot {START}",
+            )  # fmt: skip
         lacking = sorted(oldest.keys() - cut.keys())
         if lacking:
             first = max((oldest[one] for one in lacking), key=lambda one: one.watermark_us)

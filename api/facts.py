@@ -42,7 +42,7 @@ class Facts:
 
     ``plans`` and ``told`` pair each with whether it is folded wherever it belongs; ``products``
     says what that comes to in a store; ``names`` and ``categories`` are those that products were
-    told of; ``last`` are the last closed buckets of the partitions that have closed one.
+    told of; ``last`` are the last closed buckets, by partition that has closed one.
     """
 
     plans: Mapping[Identity, tuple[Plan, bool]]
@@ -50,7 +50,7 @@ class Facts:
     products: Products
     names: frozenset[str]
     categories: frozenset[str]
-    last: Sequence[int]
+    last: Mapping[int, int]
 
 
 @dataclass(slots=True)
@@ -178,7 +178,11 @@ def _merged(sides: Mapping[int, _Side]) -> Facts:
             key = (product.store, product.product)
             if key not in told or product.time > told[key][0].time:
                 told[key] = (product, True)
-    last = [side.knowledge.last for side in ordered if side.knowledge.last is not None]
+    last = {
+        partition: side.knowledge.last
+        for partition, side in sorted(sides.items())
+        if side.knowledge.last is not None
+    }
     return _facts_of(plans, told, last, [fact for side in ordered for _, fact in side.since])
 
 
@@ -189,7 +193,7 @@ def _added(facts: Facts, news: Sequence[Fact]) -> Facts:
 
 def _facts_of(
     plans: dict[Identity, tuple[Plan, bool]], told: dict[Key, tuple[Product, bool]],
-    last: Sequence[int], since: Sequence[Fact],
+    last: Mapping[int, int], since: Sequence[Fact],
 ) -> Facts:  # fmt: skip
     """Facts that are folded, or were told before, with those that no snapshot holds yet."""
     for fact in since:

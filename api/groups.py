@@ -1,14 +1,15 @@
 """Forecasts of groups of series, put together from all partitions; pure.
 
-Steps begin after the newest origin of any partition; one that is behind says the same buckets
-from its own, older origin, so means are sums of forecasts of one span. Quantiles are each
-partition's own for its part of a group, put together as ``learner.groups`` says. A group that a
-filter cuts into has no dispersion of its own, only that of its kind and volume. Leaves out: HTTP.
+Steps begin after the newest origin of the partitions that have any of the series asked for; one
+that is behind says the same buckets from its own, older origin, so means are sums of forecasts of
+one span, and one that has no forecast of them is left out. Quantiles are each partition's own for
+its part of a group, put together as ``learner.groups`` says. A group that a filter cuts into has no
+dispersion of its own, only that of its kind and volume. Leaves out: HTTP.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -66,21 +67,27 @@ class Piece(NamedTuple):
 
 
 class Gathered(NamedTuple):
-    """Groups by name with their pieces; ``series`` (groups,) counts them."""
+    """Groups by name with their pieces; ``series`` (groups,) counts them.
+
+    ``left_out`` are partitions whose series were asked for, and whose forecasts are all of buckets
+    that have closed elsewhere.
+    """
 
     names: list[str]
     pieces: list[Piece]
     series: Ints
+    left_out: tuple[int, ...] = ()
 
 
 def gather(servings: Sequence[Serving], wanted: Wanted) -> Gathered:
     """Find the series of each group."""
-    origin = max((one.origin for one in servings), default=0)
+    chosen = [(one, rows) for one in servings if len(rows := _chosen(one, wanted))]
+    origin = max((one.origin for one, _ in chosen), default=0)
     places: dict[str, int] = {}
-    pieces = []
-    for serving in servings:
-        rows = _chosen(serving, wanted)
-        if not len(rows):
+    pieces, left_out = [], []
+    for serving, rows in chosen:
+        if origin - serving.origin >= len(serving.mean):
+            left_out.append(serving.partition)
             continue
         scatter = serving.groups[wanted.kind]
         code = scatter.code[rows]
@@ -91,7 +98,7 @@ def gather(servings: Sequence[Serving], wanted: Wanted) -> Gathered:
     series = np.zeros(len(places), np.intp)
     for piece in pieces:
         series += np.bincount(piece.place, minlength=len(places))
-    return Gathered(list(places), pieces, series)
+    return Gathered(list(places), pieces, series, tuple(left_out))
 
 
 def _chosen(serving: Serving, wanted: Wanted) -> Ints:
@@ -124,7 +131,8 @@ def some(found: Gathered, chosen: Sequence[int]) -> Gathered:
         keep = new[piece.place] >= 0
         if keep.any():
             pieces.append(piece._replace(rows=piece.rows[keep], place=new[piece.place[keep]]))
-    return Gathered([found.names[at] for at in chosen], pieces, found.series[list(chosen)])
+    names, series = [found.names[at] for at in chosen], found.series[list(chosen)]
+    return found._replace(names=names, pieces=pieces, series=series)
 
 
 def forecast(found: Gathered, wanted: Wanted, asked: Asked, first: int, last: int) -> Total:
@@ -222,10 +230,3 @@ def _slot(serving: Serving, first: int, last: int) -> int:
         return int(np.argmin(np.abs(np.array(serving.scored) - first)))
     apart = np.abs(np.log(np.array(serving.lengths) / length))
     return len(serving.scored) + int(np.argmin(apart))
-
-
-def most_behind(servings: Mapping[int, Serving]) -> tuple[int, int]:
-    """The partition furthest behind the newest origin, and by how many buckets."""
-    origin = max(one.origin for one in servings.values())
-    partition = min(servings, key=lambda one: servings[one].origin)
-    return partition, origin - servings[partition].origin

@@ -17,7 +17,7 @@ from api.catalog import Catalog, candidate
 from api.problems import Problem
 from api.replica import View, as_of, view_of
 from learner.manifest import Verifier
-from learner.operations import choose_cut
+from learner.operations import as_served, choose_cut
 from learner.served import read_serving
 from learner.serving import Serving
 from learner.store import SnapshotStore
@@ -67,11 +67,10 @@ class Past:
 
     def _view(self, partition: int, moment: datetime, present: Serving | None) -> View:
         manifests, _ = self._catalog.newest(partition)
-        snapshot = choose_cut([candidate(one) for one in manifests], to_us=time_us(moment)).get(
-            partition
-        )
+        served = as_served(map(candidate, manifests))
+        snapshot = choose_cut(served, to_us=time_us(moment)).get(partition)
         if snapshot is None:
-            raise _too_old(moment, sorted(one.watermark_us for one in manifests))
+            raise _too_old(moment, sorted(one.watermark_us for one in served))
         with self._lock:
             found = self._kept.get(snapshot)
             if found is not None:

@@ -6,7 +6,7 @@ field by field. Leaves out: what is known (``facts``), and writing plans (``rout
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from api.problems import Problem, invalid
@@ -14,6 +14,7 @@ from api.search import close_names
 from learner.plans import covered, precedence
 from stream.buckets import Calendar
 from stream.event import MAX_PLAN_DAYS, Plan, time_us
+from stream.log import partition_of
 
 #: Plans told of that stand before another one.
 MOST_SHADOWS = 20
@@ -67,6 +68,28 @@ def check(plan: Plan, covariates: Sequence[str]) -> None:
             "closed", "a plan cannot both close and say how it will sell",
             "leave `price`, `promotion` and `covariates` out, or make two plans of it",
         )  # fmt: skip
+
+
+def last_closed(last: Mapping[int, int], store: str, partitions: int, horizons: int) -> int | None:
+    """The last bucket that has closed wherever a store's plans are about.
+
+    Of all stores (``*``): in every partition but those that have closed none for so long that
+    what others forecast is beyond their last horizon.
+
+    Parameters
+    ----------
+    last
+        Last closed buckets, by partition that has closed one.
+
+    Examples
+    --------
+    >>> last_closed({0: 100, 1: 98, 2: 40}, "*", partitions=3, horizons=28)
+    98
+    """
+    if store != "*":
+        return last.get(partition_of(store, partitions))
+    newest = max(last.values(), default=0)
+    return min((one for one in last.values() if one + horizons > newest), default=None)
 
 
 def check_span(plan: Plan, calendar: Calendar, last: int | None, now_us: int) -> None:

@@ -6,9 +6,11 @@ the snapshot itself is right (``learner.verify``).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 
-from api import answers
+from api import answers, sums
 from api.asked import Asked, named, parse
 from api.problems import Problem
 from api.replica import View, view_of
@@ -25,8 +27,16 @@ CLOCK = ("age_s", "stale", "frozen")
 PREFIX = b"/v1/forecasts/"
 
 
-def body(view: View, row: int, settings: Settings, asked: Asked) -> dict[str, object]:
-    """What is answered of a series beside the steps, but for the clock's fields."""
+def answer(
+    view: View, row: int, settings: Settings, asked: Asked, clock: Mapping[str, object]
+) -> bytes:
+    """The answer about a series: what it stands on, the total where one is asked for, the steps.
+
+    Parameters
+    ----------
+    clock
+        The clock's fields; empty: they are left out.
+    """
     serving = view.serving
     found: dict[str, object] = {
         "store": serving.stores[row],
@@ -42,7 +52,11 @@ def body(view: View, row: int, settings: Settings, asked: Asked) -> dict[str, ob
     }
     if asked.point is not None:
         found["metric"] = answers.METRICS[asked.point]
-    return found
+    head, steps = answers.encode({**found, **clock}), view.steps(row, asked)
+    if asked.total is None:
+        return b'%b,"steps":%b}' % (head[:-1], steps)
+    total = answers.encode(sums.one(serving, row, asked, view.times))
+    return b'%b,"sum":%b,"steps":%b}' % (head[:-1], total, steps)
 
 
 def forecast(
@@ -79,11 +93,10 @@ def forecast(
             f"{snapshot} knows no product `{key[1]}` in the store `{key[0]}`", field="product",
             remedy="name a snapshot of the store's partition",
         )  # fmt: skip
-    head = answers.encode(body(view, row, settings, asked))
-    return b'%b,"steps":%b}' % (head[:-1], view.steps(row, asked))
+    return answer(view, row, settings, asked, {})
 
 
-def without_clock(answer: bytes) -> bytes:
+def without_clock(given: bytes) -> bytes:
     """An answer that was given, without the clock's fields."""
-    fields = msgspec.json.decode(answer)
+    fields = msgspec.json.decode(given)
     return answers.encode({name: fields[name] for name in fields if name not in CLOCK})

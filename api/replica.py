@@ -2,7 +2,7 @@
 
 Guarantees: readers see a whole set of views or the next one, never a mixture; a snapshot that
 cannot be had or verified changes nothing; the store and the log may be down. Leaves out: HTTP,
-and what a snapshot holds (``learner.snapshot``).
+and what of a snapshot is read (``learner.served``).
 """
 
 from __future__ import annotations
@@ -29,8 +29,10 @@ from stream.settings import Settings
 
 #: Kinds of requests (horizon, quantile levels and point) that a view keeps tables for.
 KINDS_KEPT = 64
-#: Answers that a view keeps as text: some 2.5 KB each.
-STEPS_KEPT = 16_384
+#: What the answers that a view keeps as text may take: some 20,000 of 14 steps and 3 quantiles.
+STEPS_BYTES = 64 * 1024**2
+#: What each takes beside its text.
+ENTRY_BYTES = 400
 
 
 #: Reads what a frozen snapshot's model says with the head's facts: ``recall.read_continued``.
@@ -60,6 +62,23 @@ class Measures(Protocol):
         """Whether a dependency answers."""
 
 
+class Steps:
+    """Steps of answers as text, by row and request, up to ``STEPS_BYTES``; the oldest go first."""
+
+    __slots__ = ("_left", "texts")
+
+    def __init__(self) -> None:
+        self.texts: dict[tuple[int, Asked], bytes] = {}
+        self._left = STEPS_BYTES
+
+    def keep(self, key: tuple[int, Asked], text: bytes) -> None:
+        """Keep one that is not kept yet."""
+        self.texts[key] = text
+        self._left -= len(text) + ENTRY_BYTES
+        while self._left < 0:
+            self._left += len(self.texts.pop(next(iter(self.texts)))) + ENTRY_BYTES
+
+
 @dataclass(frozen=True, slots=True)
 class View:
     """One partition as it is answered from: its snapshot and what was computed of it once."""
@@ -71,7 +90,7 @@ class View:
     forecaster: Forecaster | None = None  # where it had to be at hand to make the view
     _spreads: dict[answers.Levels, answers.Floats] = field(default_factory=dict)
     _sheets: dict[Asked, answers.Sheet] = field(default_factory=dict)
-    _steps: dict[tuple[int, Asked], bytes] = field(default_factory=dict)
+    _steps: Steps = field(default_factory=Steps)
 
     def spread(self, levels: answers.Levels) -> answers.Floats:
         """The table of quantiles of these levels; see ``answers.spread``."""
@@ -88,11 +107,10 @@ class View:
         They are a pure function of snapshot and request, so those asked for again and again
         are kept as long as the snapshot is served.
         """
-        found = self._steps.get((row, asked))
+        found = self._steps.texts.get((row, asked))
         if found is None:
-            while len(self._steps) >= STEPS_KEPT:
-                self._steps.pop(next(iter(self._steps)), None)  # the oldest
-            found = self._steps[row, asked] = answers.one(self.serving, row, self._sheet(asked))
+            found = answers.one(self.serving, row, self._sheet(asked))
+            self._steps.keep((row, asked), found)
         return found
 
     def grid(self) -> answers.Floats:

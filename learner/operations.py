@@ -163,13 +163,35 @@ def overruled(entry: Entry, entries: Iterable[Entry], partition: int) -> str:
 
 
 class Candidate(msgspec.Struct, frozen=True):
-    """A snapshot that a cut may name."""
+    """A snapshot that a cut may name; ``finished``: it has forecasts, and no replay is on in it."""
 
     partition: int
     snapshot: str
     watermark_us: int
     lineage: int
     position: int
+    finished: bool = True
+
+
+def as_served(candidates: Iterable[Candidate]) -> list[Candidate]:
+    """The finished ones of a partition, in the order that they were served in, never going back.
+
+    A snapshot after which one follows that knew less, since a replay has left out what moved
+    time, was served up to its own watermark: the later one counts from there on.
+
+    Examples
+    --------
+    >>> some = [Candidate(0, "a", 20, 1, 9), Candidate(0, "b", 5, 2, 3, False),
+    ...         Candidate(0, "c", 15, 2, 9)]
+    >>> [(one.snapshot, one.watermark_us) for one in as_served(some)]
+    [('a', 20), ('c', 20)]
+    """
+    found: list[Candidate] = []
+    for one in sorted(candidates, key=lambda one: (one.lineage, one.position)):
+        if one.finished:
+            knew_us = max(one.watermark_us, found[-1].watermark_us if found else one.watermark_us)
+            found.append(msgspec.structs.replace(one, watermark_us=knew_us))
+    return found
 
 
 def choose_cut(

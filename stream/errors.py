@@ -11,9 +11,9 @@ SalescastError
 ├── StoreError
 │   ├── StoreUnavailable     retriable: the snapshot store cannot be reached now
 │   ├── SnapshotMissing      not retriable: no such snapshot or chunk
-│   └── SnapshotCorrupt      not retriable: digest or format is wrong; an older one may do
-│       └── SnapshotForeign  not retriable: not what its owner signed; an older one may do
-├── FingerprintMismatch      not retriable: the state was made under other settings
+│   ├── SnapshotCorrupt      not retriable: digest or format is wrong; an older one may do
+│   │   └── SnapshotForeign  not retriable: not what its owner signed; an older one may do
+│   └── FingerprintMismatch  not retriable: the state was made under other settings
 ├── OperationRefused         not retriable: the request cannot be carried out as asked
 └── ShardStopped             not retriable: the fold met something no reason names
 ```

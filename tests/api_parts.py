@@ -28,10 +28,10 @@ from learner.losses import BLOCKS, Losses
 from learner.manifest import FORMAT, Manifest, Signer, versions
 from learner.parts import Pieces, cut, pack
 from learner.plans import Kept
-from learner.replay import Rule
+from learner.replay import Replay, Rule
 from learner.returns import Returns
 from learner.spread import Spread
-from learner.store import Pointer, SnapshotStore
+from learner.store import Pointer, Replaying, SnapshotStore
 from learner.totals import Totals
 from learner.watch import Watch
 from stream.buckets import Calendar
@@ -102,10 +102,13 @@ class Deployment:
         categories: str = "food",
         facts: Sequence[Plan | Product] = (),
         rules: Sequence[Rule] = (),
+        lineage: int = 0,
+        replay: Replay | None = None,
     ) -> str:
         """Publish a snapshot of random numbers on top of the partition's head; its id.
 
-        ``facts`` are the plans and products that it knows, ``rules`` what it passes over.
+        ``facts`` are the plans and products that it knows, ``rules`` what it passes over,
+        ``replay`` the one that is under way in it.
         """
         store = store or self.store
         stores = [
@@ -118,13 +121,14 @@ class Deployment:
         head = store.pointers(partition).head
         manifest = Manifest(
             format=FORMAT,
-            snapshot=f"p{partition}-l0-o{position}-{seed:08x}",
+            snapshot=f"p{partition}-l{lineage}-o{position}-{seed:08x}",
             partition=partition,
             topic_id=self.events.topic_id,
             position=position,
             watermark_us=-(2**62) if origin is None else (origin + 1) * DAY_US + 5_000_000,
             origin=origin,
-            lineage=0,
+            lineage=lineage,
+            replay=replay,
             parent=head.snapshot if head else None,
             created_us=created_us or round(time.time() * 1e6),
             digest="d" * 64,
@@ -145,8 +149,11 @@ class Deployment:
         for digest, chunk in chunks.items():
             store.put_chunk(digest, bytes(chunk))
         store.put_manifest(partition, manifest.snapshot, self.signer.seal(manifest))
-        to = Pointer(manifest.snapshot, 0, position)
-        assert store.move_head(partition, manifest.parent, to)
+        to = Pointer(manifest.snapshot, lineage, position)
+        replaying = (
+            None if replay is None else Replaying(replay.operation, replay.start, replay.until)
+        )
+        assert store.move_head(partition, manifest.parent, to, replaying)
         return manifest.snapshot
 
 

@@ -6,6 +6,7 @@ import { choices, failure, h, refill, skeleton, table } from "./dom.js";
 import * as f from "./format.js";
 
 const STEP = 50;
+const MOST = 1000;
 
 function tags(row) {
   const names = [row.active && "active", row.head && "head"].filter(Boolean);
@@ -70,7 +71,7 @@ export function snapshotsView() {
   let shown = "";
 
   async function load(signal) {
-    const limit = Number(params.limit) || STEP;
+    const limit = Math.min(Number(params.limit) || STEP, MOST);
     try {
       if (params.id) {
         const row = await api.snapshot(params.id, signal);
@@ -110,7 +111,7 @@ export function snapshotsView() {
         { head: "Size", kind: "num", cell: (row) => f.size(row.size_bytes) },
       ], items) : h("p", { class: "muted" }, "None yet: the first is published soon after the first "
         + "event."),
-      ...(items.length >= limit
+      ...(items.length >= limit && limit < MOST
         ? [h("p", {}, h("a", { href: to({ limit: limit + STEP }) }, "Show more"))] : []));
   }
 

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from api import answers, problems, schemas, sums
+from api import answers, problems, recompute, schemas
 from api.asked import (
     DEFAULT_HORIZON,
     DEFAULT_LEVELS,
@@ -27,7 +27,7 @@ from api.asked import (
 from api.context import Context, Plain, answer, documented
 from api.edge import only
 from api.problems import Problem
-from api.recompute import PREFIX, body
+from api.recompute import PREFIX
 from api.replica import Replica, View
 from learner.accuracy import MEMORY, accuracy
 from learner.serving import CENSORED, MISSING, bucket_times
@@ -64,19 +64,13 @@ async def forecast(context: Context, raw_path: bytes, query: bytes) -> bytes:
     if reach > len(serving.mean):
         raise short(reach, len(serving.mean))
     age_s = replica.age_s(view)
-    head = answers.encode(
-        {
-            **body(view, row, settings, asked),
-            "age_s": age_s,
-            # What was served then is neither: it is what was asked for.
-            "stale": now and replica.stale(view, age_s),
-            "frozen": replica.frozen(serving.partition) and _served(replica, view),
-        }
-    )
-    if asked.total is None:
-        return b'%b,"steps":%b}' % (head[:-1], view.steps(row, asked))
-    total = answers.encode(sums.one(serving, row, asked, view.times))
-    return b'%b,"sum":%b,"steps":%b}' % (head[:-1], total, view.steps(row, asked))
+    clock = {
+        "age_s": age_s,
+        # What was served then is neither: it is what was asked for.
+        "stale": now and replica.stale(view, age_s),
+        "frozen": replica.frozen(serving.partition) and _served(replica, view),
+    }
+    return recompute.answer(view, row, settings, asked, clock)
 
 
 def _served(replica: Replica, view: View) -> bool:

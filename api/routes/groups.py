@@ -38,18 +38,28 @@ class GroupForecast(BaseModel):
     steps: list[schemas.Step]
 
 
+class GroupPartition(schemas.PartitionState):
+    """What a partition's part of groups stands on."""
+
+    left_out: bool = Field(
+        description="It has closed no bucket for so long that it forecasts none of these: what "
+        "its series would sell is in no group"
+    )
+
+
 class GroupForecasts(BaseModel):
     """Forecasts of groups, the largest first.
 
-    Steps begin after `origin`, the newest of any partition; one that is behind forecasts the
-    same buckets from its own origin, which `partitions` says.
+    Steps begin after `origin`, the newest of the partitions asked about; one that is behind
+    forecasts the same buckets from its own origin, which `partitions` says. One that has no
+    forecast of them any more is left out.
     """
 
     group_by: Literal["store", "category", "product", "all"]
     origin: str
     bucket: Literal["hour", "day", "week"]
     timezone: str
-    partitions: dict[str, schemas.PartitionState]
+    partitions: dict[str, GroupPartition]
     total: int
     next_offset: int | None
     items: list[GroupForecast]
@@ -93,21 +103,22 @@ def _answer(
 ) -> dict[str, Any]:
     replica, settings = context.replica, context.settings
     views = {p: view for p, view in replica.state.views.items() if view.origin is not None}
-    newest = _newest(views, asked)
     found = groups.gather([view.serving for view in views.values()], wanted)
     if not found.names:
-        raise _nothing(wanted)
+        raise _nothing(wanted) if views else _no_bucket()
+    _check_reach(found, asked)
+    newest = views[min(found.pieces, key=lambda piece: piece.behind).serving.partition]
     volumes = groups.volume(found, *(asked.total or (1, asked.horizon)))
     order = sorted(range(len(found.names)), key=lambda at: (-volumes[at], found.names[at]))
     page = groups.some(found, order[offset : offset + limit])
     states = {}
-    for piece in page.pieces:
-        view = views[piece.serving.partition]
+    for partition in (*(piece.serving.partition for piece in page.pieces), *page.left_out):
+        view = views[partition]
         age_s = replica.age_s(view)
-        states[str(piece.serving.partition)] = {
-            "origin": view.origin, "as_of": view.as_of, "snapshot": piece.serving.snapshot,
+        states[str(partition)] = {
+            "origin": view.origin, "as_of": view.as_of, "snapshot": view.serving.snapshot,
             "stale": replica.stale(view, age_s), "age_s": age_s,
-            "frozen": replica.frozen(piece.serving.partition),
+            "frozen": replica.frozen(partition), "left_out": partition in page.left_out,
         }  # fmt: skip
     return {
         "group_by": wanted.kind,
@@ -121,25 +132,26 @@ def _answer(
     }
 
 
-def _newest(views: dict[int, View], asked: Asked) -> View:
-    """The view from whose origin steps are counted."""
-    if not views:
-        raise Problem(
-            404, "no-series", "No series", "no bucket has closed yet, so there are no series",
-            remedy="send sales; a bucket closes when sales have come from its grace after its end",
-        )  # fmt: skip
-    partition, behind = groups.most_behind({p: view.serving for p, view in views.items()})
+def _no_bucket() -> Problem:
+    return Problem(
+        404, "no-series", "No series", "no bucket has closed yet, so there are no series",
+        remedy="send sales; a bucket closes when sales have come from its grace after its end",
+    )  # fmt: skip
+
+
+def _check_reach(found: groups.Gathered, asked: Asked) -> None:
+    """See that every partition asked about forecasts as far as is asked."""
     reach = asked.horizon if asked.total is None else max(asked.horizon, asked.total[1])
-    available = min(len(view.serving.mean) for view in views.values())
-    if reach + behind > available:
+    shortest = min(found.pieces, key=lambda piece: len(piece.serving.mean) - piece.behind)
+    ahead = len(shortest.serving.mean) - shortest.behind
+    if reach > ahead:
         raise Problem(
             503, "partitions-apart", "Partitions are apart",
-            f"partition {partition} is {behind} buckets behind the newest, so that forecasts of "
-            f"all go {max(available - behind, 0)} buckets ahead",
+            f"partition {shortest.serving.partition} is {shortest.behind} buckets behind the "
+            f"newest, so that forecasts of all go {ahead} buckets ahead",
             field="horizon",
             remedy="ask for fewer buckets, or wait until the learner has caught up",
         )  # fmt: skip
-    return max(views.values(), key=lambda view: view.serving.origin)
 
 
 def _nothing(wanted: groups.Wanted) -> Problem:

@@ -235,7 +235,7 @@ class _Told:
             # 2.
             facts = context.facts.read()
             self._check_names(wanted, facts)
-            last = min(facts.last) if facts.last else None
+            last = self._last(wanted, facts)
             planning.check_span(wanted, self._calendar, last, round(context.clock() * 1e6))
             # 3.
             before, folded = facts.plans.get((source, id), (None, False))
@@ -331,6 +331,11 @@ class _Told:
             "notes": [] if plan.withdrawn else self._notes(plan, facts, series, len(above)),
         }
 
+    def _last(self, plan: Plan, facts: Facts) -> int | None:
+        """The last bucket that has closed wherever a plan is about."""
+        settings = self._context.settings
+        return planning.last_closed(facts.last, plan.store, settings.partitions, settings.horizons)
+
     def _notes(self, plan: Plan, facts: Facts, series: int, above: int) -> list[str]:
         notes = []
         if not series:
@@ -338,8 +343,8 @@ class _Told:
         if above > planning.MOST_SHADOWS:
             notes.append(f"{above} plans go before it; {planning.MOST_SHADOWS} are shown")
         span = covered(self._calendar, time_us(plan.start), time_us(plan.end))
-        if span is not None and facts.last:
-            last, horizons = min(facts.last), self._context.settings.horizons
+        last, horizons = self._last(plan, facts), self._context.settings.horizons
+        if span is not None and last is not None:
             if span[0] <= last:
                 upto = self._calendar.end(last).isoformat()
                 notes.append(f"buckets up to {upto} have closed, and stay as they are")

@@ -148,6 +148,8 @@ def _put(context: Context, id: str, store: str, body: ProductBody) -> tuple[dict
     known_with.restore(
         [told, *(one for key, (one, _) in facts.told.items() if key != (store, id))], ()
     )
+    # What is given by itself first: a time may lie beyond all that can be shown.
+    judge(context, Product(id=id, source=SOURCE, time=now, product=id, store=store, **given))
     _check(context, facts, known_with, told, given)
     judge(context, told)
     if before is not None and all(getattr(before, f) == getattr(told, f) for f in FIELDS):

@@ -268,6 +268,7 @@ def test_a_name_may_hold_a_slash(page: Browser) -> None:
     [
         ("#/quality?metric=wape", "seasonal naive"),
         ("#/snapshots", "active"),
+        ("#/snapshots?limit=1050", "active"),
         ("#/status", "Serving"),
     ],
 )

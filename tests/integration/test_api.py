@@ -22,6 +22,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from api import recompute
 from learner.evaluation import SUMS
 from stream.dead_letters import DeadLetter, DeadLetters
 from stream.errors import LogUnavailable, StoreUnavailable
@@ -108,11 +109,27 @@ def test_names_may_hold_any_letter(client: httpx.Client, path: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "query", ["", "?horizon=3&sum=1..7&quantiles=.1,.9", "?point=mape&sum=2..3&horizon=1"]
+)
+def test_an_answer_is_made_again_from_its_snapshot_to_the_byte(
+    client: httpx.Client, deployment: Deployment, query: str
+) -> None:
+    path = f"/v1/forecasts/100/apple{query}"
+    given = client.get(path)
+    again = recompute.forecast(
+        deployment.store, deployment.signer.verifier, partition_of("100", 2),
+        given.json()["snapshot"], path,
+    )  # fmt: skip
+    assert again == recompute.without_clock(given.content)
+
+
+@pytest.mark.parametrize(
     ("query", "field"),
     [
         ("horizon=0", "horizon"), ("horizon=29", "horizon"), ("horizon=x", "horizon"),
-        ("horizon=1_0", "horizon"), ("quantiles=0", "quantiles"), ("quantiles=1", "quantiles"),
-        ("quantiles=nan", "quantiles"), ("quantiles=.1,,.2", "quantiles"),
+        ("horizon=1_0", "horizon"), ("horizon=--5", "horizon"),
+        ("quantiles=0", "quantiles"), ("quantiles=1", "quantiles"), ("quantiles=nan", "quantiles"),
+        ("quantiles=.1,,.2", "quantiles"),
         ("quantiles=" + ",".join(str(i / 100) for i in range(1, 60)), "quantiles"),
     ],
 )  # fmt: skip

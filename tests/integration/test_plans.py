@@ -86,6 +86,25 @@ def test_a_plan_of_all_stores_is_written_to_every_partition_and_read_back(
     assert read["start"] == "2025-03-05T00:00:00+01:00"
 
 
+def test_a_plan_is_over_where_it_is_about_however_quiet_another_partition_is(
+    tmp_path: Path,
+) -> None:
+    deployment = Deployment(tmp_path)
+    for partition, store, origin in ((0, HERE, ORIGIN), (1, THERE, ORIGIN - 60)):
+        deployment.publish(partition, 0, keys=keys_of([store], ["apple"]), origin=origin)
+    over = WEEK | {"start": "2025-02-18T00:00:00Z", "end": "2025-02-20T00:00:00Z"}
+    with running(deployment.app(clock=lambda: NOW_S)) as client:
+        until(lambda: client.get("/v1/series").json()["total"] == 2)
+        for store in ("*", HERE):
+            answer = client.put("/v1/plans/over", json=over | {"store": store})
+            assert "over" in problem(answer, 422, "end")["detail"]
+        found = client.put("/v1/plans/quiet", json=over | {"store": THERE})
+        assert found.status_code == 201 and "beyond" in found.json()["notes"][0]
+        found = client.put("/v1/plans/next", json=WEEK).json()
+        assert found["notes"] == []
+    deployment.close()
+
+
 def test_the_same_plan_put_twice_is_one_plan(client: httpx.Client, deployment: Deployment) -> None:
     first = client.put("/v1/plans/twice", json=WEEK).json()
     before = deployment.events.end()
@@ -442,6 +461,8 @@ def test_a_product_known_by_its_sales_only_is_read_too(client: httpx.Client) -> 
         ({"listed": "2025-03-05"}, 422, "listed"),
         ({"listed": "2025-03-05T00:00:00Z", "delisted": "2025-03-05T00:00:00Z"}, 422, "delisted"),
         ({"delisted": "2025-02-01T00:00:00Z"}, 422, "delisted"),
+        ({"delisted": "0001-01-01T00:00:00+01:00"}, 422, "delisted"),
+        ({"listed": "9999-12-31T23:59:59-01:00"}, 422, "listed"),
         ({"listed": "0001-01-01T00:00:00+14:00"}, 422, "listed"),
         ({"replaces": "melon"}, 422, "replaces"),
         ({"replaces": "nothing known"}, 404, "replaces"),

@@ -267,6 +267,29 @@ def test_partitions_that_are_apart_say_one_span_or_how_far_apart_they_are(
     deployment.close()
 
 
+def test_a_partition_that_is_quiet_for_good_is_left_out_and_named(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    deployment = Deployment(tmp_path_factory.mktemp("quiet"), grace_s=7200,
+                            champion="ensemble", challengers=("seasonal_naive",))  # fmt: skip
+    publish(deployment, {1: DAYS - 30})
+    quiet = [store for store in STORES if partition_of(store, 2) == 1]
+    open_still = [store for store in STORES if store not in quiet]
+    with running(deployment.app()) as client:
+        until(lambda: client.get("/v1/series").json().get("total") == 18)
+        found = get(client, "/v1/forecasts", group_by="store", horizon=28)
+        assert sorted(item["group"] for item in found["items"]) == open_still
+        left_out = {name: one["left_out"] for name, one in found["partitions"].items()}
+        assert left_out == {"0": False, "1": True}
+        elsewhere = get(client, "/v1/forecasts", group_by="store", store=open_still[0], horizon=28)
+        assert list(elsewhere["partitions"]) == ["0"]
+        # By itself it says what its stores' series say.
+        alone = get(client, "/v1/forecasts", group_by="all", store=quiet[0], horizon=28)
+        assert alone["origin"] == get(client, f"/v1/forecasts/{quiet[0]}/p0")["origin"]
+        assert alone["partitions"]["1"]["left_out"] is False
+    deployment.close()
+
+
 def test_groups_are_never_asked_for_by_a_series_name(client: httpx.Client) -> None:
     """``/v1/forecasts`` is a collection; what is below it stays one series."""
     assert get(client, "/v1/forecasts/100/p0")["product"] == "p0"

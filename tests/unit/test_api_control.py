@@ -15,7 +15,7 @@ from api.control import Control
 from api.cuts import Request
 from api.problems import Problem
 from learner.operations import GUARD, Operation, Outcome
-from learner.replay import Exclusion
+from learner.replay import Exclusion, Replay
 from stream.errors import LogUnavailable, StoreUnavailable
 from stream.event import Marker, decode
 from stream.log import Entry
@@ -90,6 +90,26 @@ def test_a_freeze_to_a_time_takes_the_newest_snapshots_up_to_it(
     assert control.submit(asked("freeze", to=to)).operation.cut == {
         p: snapshots[p][1] for p in (0, 1)
     }
+
+
+@pytest.mark.parametrize("kind", ["freeze", "rollback"])
+def test_what_a_replay_was_on_its_way_is_in_no_cut_up_to_a_time(
+    deployment: Deployment, snapshots: dict[int, list[str]], kind: str
+) -> None:
+    under_way = Replay(operation="r", start=0, until=50)
+    deployment.publish(0, 5, keys=[], origin=None, lineage=1, replay=under_way)
+    deployment.publish(0, 15, origin=ORIGIN + 1, seed=5, lineage=1, replay=under_way)
+    to = datetime.fromtimestamp(((ORIGIN + 2) * DAY_US + 6_000_000) / 1e6, UTC)
+    control = control_of(deployment)
+    assert control.plan(asked(kind, to=to)).cut == {p: snapshots[p][1] for p in (0, 1)}
+
+
+def test_a_time_without_a_snapshot_that_was_ever_served_is_refused(deployment: Deployment) -> None:
+    deployment.publish(0, 5, keys=[], origin=None)
+    request = asked("freeze", to=datetime(2100, 1, 1, tzinfo=UTC))
+    problem = refused(control_of(deployment), request)
+    assert (problem.status, problem.members["field"]) == (404, "to")
+    assert "first bucket has closed" in problem.members["remedy"]
 
 
 def test_a_time_before_all_snapshots_is_refused_with_the_first_that_would_do(

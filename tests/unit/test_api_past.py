@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from api.past import VIEWS_KEPT
+from learner.replay import Replay
 from stream.errors import StoreUnavailable
 from tests.api_parts import ORIGIN, Deployment, Down, context_of, running
 from tests.integration.test_api import problem
@@ -116,6 +117,23 @@ def test_a_plus_sign_need_not_be_quoted(week: Week) -> None:
 def test_a_product_may_be_called_explain(week: Week) -> None:
     """Why there is no …/explain below a forecast: it would hide this product."""
     assert week.get("/v1/forecasts/100/a/explain")["product"] == "a/explain"
+
+
+def test_before_a_replay_is_answered_what_was_served_and_not_what_it_was_on_its_way(
+    tmp_path: Path,
+) -> None:
+    deployment = Deployment(tmp_path, partitions=1)
+    served = [deployment.publish(0, 5 + day, keys=KEYS, origin=ORIGIN + day) for day in range(3)]
+    under_way = Replay(operation="r", start=0, until=20)
+    deployment.publish(0, 2, keys=[], origin=None, lineage=1, replay=under_way)
+    deployment.publish(0, 6, keys=KEYS, origin=ORIGIN, seed=1, lineage=1, replay=under_way)
+    ended = deployment.publish(0, 20, keys=KEYS, origin=ORIGIN + 3, seed=2, lineage=1)
+    app = deployment.app()
+    context_of(app).replica.refresh()
+    with running(app) as client:
+        then = [client.get(PATH, params={"as_of": at(day)}).json() for day in range(4)]
+    assert [one.get("snapshot") for one in then] == [*served, ended], then
+    deployment.close()
 
 
 def test_what_retention_deleted_is_no_longer_kept(tmp_path: Path) -> None:

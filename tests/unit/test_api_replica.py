@@ -11,10 +11,14 @@ from typing import NoReturn
 import pytest
 
 from api import search
+from api.asked import parse
 from api.replica import Replica
 from learner.store import Pointer, Standstill
 from stream.errors import StoreError, StoreUnavailable
 from tests.api_parts import ORIGIN, Deployment, Down, context_of, keys_of
+
+#: Asks for the largest answer there is.
+MANY_LEVELS = b"horizon=28&quantiles=" + b",".join(b"%.2f" % (at / 100) for at in range(1, 51))
 
 
 @pytest.fixture
@@ -212,6 +216,24 @@ def test_what_is_frozen_is_stale_only_beyond_its_last_horizon(deployment: Deploy
         view = replica.state.views[0]
         assert view.serving.snapshot == frozen
         assert replica.stale(view, replica.age_s(view)) is stale
+
+
+def test_answers_are_kept_up_to_a_size_and_the_oldest_go_first(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("api.replica.STEPS_BYTES", 100_000)
+    deployment.publish(0, 5)
+    replica = replica_of(deployment)
+    replica.refresh()
+    view = replica.state.views[0]
+    small, large = (parse(b"horizon=1", 28), parse(MANY_LEVELS, 28))
+    said = [view.steps(row, small) for row in range(6)]
+    for row in range(6):
+        view.steps(row, large)
+    kept = view._steps.texts
+    assert 0 < sum(map(len, kept.values())) <= 100_000
+    assert (0, small) not in kept and (5, large) in kept
+    assert [view.steps(row, small) for row in range(6)] == said
 
 
 def test_search_finds_all_words_and_gives_the_busiest_first(deployment: Deployment) -> None:

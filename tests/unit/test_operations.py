@@ -13,6 +13,7 @@ from learner.operations import (
     Candidate,
     Operation,
     Outcome,
+    as_served,
     choose_cut,
     decode_control,
     history,
@@ -77,6 +78,22 @@ def test_a_higher_lineage_is_newer_wherever_it_stands() -> None:
     replayed = Candidate(0, "r", 20, 2, 3)
     assert choose_cut([*KEPT, replayed]) == {0: "r", 1: "e"}
     assert choose_cut([replayed, *KEPT]) == {0: "r", 1: "e"}
+
+
+def test_what_a_replay_was_on_its_way_was_never_served() -> None:
+    unfinished = Candidate(0, "u", 10, 2, 2, finished=False)
+    ended = Candidate(0, "r", 31, 2, 13)
+    kept = [unfinished, ended, *KEPT[1:4]]
+    cuts = {to_us: choose_cut(as_served(kept), to_us=to_us) for to_us in (9, 10, 30, 31)}
+    assert cuts == {9: {}, 10: {0: "c"}, 30: {0: "a"}, 31: {0: "r"}}
+    assert as_served([unfinished]) == []
+
+
+def test_a_replay_that_knows_less_is_served_only_after_what_it_came_after() -> None:
+    """What it leaves out had moved time, so it ended at an earlier one."""
+    kept = [*KEPT[1:4], Candidate(0, "r", 18, 2, 13), Candidate(0, "s", 19, 2, 14)]
+    cuts = {to_us: choose_cut(as_served(kept), to_us=to_us) for to_us in (18, 29, 30)}
+    assert cuts == {18: {0: "c"}, 29: {0: "b"}, 30: {0: "s"}}
 
 
 def test_a_named_cut_leaves_out_partitions_of_which_none_is_named() -> None:
