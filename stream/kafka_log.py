@@ -36,8 +36,7 @@ CONNECT_S = 10.0
 MAX_POLL_MS = 300_000
 #: Largest record before compression; what a broker takes is the topic's ``max.message.bytes``.
 MAX_REQUEST_BYTES = 8 << 20
-#: What is fetched of a partition at a time, compressed: kafka-python hands all of it out before it
-#: comes to the next partition, so while a backlog is read they are so far apart.
+#: What is fetched of a partition at a time: while a backlog is read, they are so far apart.
 FETCH_BYTES = 1 << 20
 
 #: What a topic must be set to, or events would be lost or their time be the producer's.
