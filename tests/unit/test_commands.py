@@ -122,6 +122,8 @@ def test_what_reads_a_deployment_makes_none(tmp_path: Path) -> None:
     old.write_text(f'data_dir = "{tmp_path / "tpyo"}"')
     for words in (
         ("reshard", "--to", to, "--dry-run"),
+        ("archive", "--to", tmp_path / "archive"),
+        ("archive", "--to", tmp_path / "archive", "--verify"),
         ("verify", "p0-1"),
         ("verify", "p0-1", "--forecast", "/v1/forecasts/s/p"),
     ):
