@@ -243,8 +243,8 @@ class Client:
         if status == 422 and isinstance(value, dict) and "items" in value:
             return value
         message, remedy = _problem(status, value)
-        if status in (401, 403):
-            raise KeyRefused(message, status=status)  # the API's own remedy is about headers
+        if status in (401, 403):  # of a key the API's own remedy is about headers
+            raise KeyRefused(message, status=status, remedy=remedy if status == 403 else None)
         if status == 413:
             raise BodyTooLarge(message, status=status, remedy=remedy)
         if status in (429, 502, 503, 504):
