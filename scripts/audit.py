@@ -16,6 +16,7 @@ import typer
 from rich.text import Text
 from rich.tree import Tree
 
+from api.console.trail import plain
 from scripts.console import (
     AsJson,
     Config,
@@ -34,7 +35,7 @@ from stream.settings import Settings
 
 #: Differences told of an answer.
 SHOWN = 10
-#: Columns of an exported trail: a row for each partition of each operation.
+#: Columns of an exported trail: a row for each partition of each operation, one at least.
 FIELDS = ("time", "id", "kind", "who", "reason", "replay", "exclude", "admit_late", "readmits",
           "model", "over", "about", "partition", "snapshot", "outcome", "outcome_time", "offset",
           "detail")  # fmt: skip
@@ -65,7 +66,7 @@ def audit(
     ] = None,
     export: Annotated[
         Literal["ndjson", "csv"] | None,
-        typer.Option(help="Print a row for each partition of each operation"),
+        typer.Option(help="Print a row for each partition of each operation, one at least"),
     ] = None,
     json: AsJson = False,
 ) -> None:
@@ -89,12 +90,15 @@ def audit(
     elif export == "csv":
         writer = csv.DictWriter(sys.stdout, FIELDS)
         writer.writeheader()
-        writer.writerows({**row, "exclude": said(row["exclude"])} for row in rows)
+        for row in rows:
+            row["exclude"] = said(row["exclude"])
+            writer.writerow({name: plain(cell) for name, cell in row.items()})
     elif json:
         print_json({"items": chosen})
     else:
         for one in chosen:
-            print_operation(one, "", [_told(row) for row in _rows(one)])
+            told = [_told(row) for row in _rows(one) if row["partition"] is not None]
+            print_operation(one, "", told)
         if not chosen:
             out.print("no such operations")
 
@@ -107,14 +111,16 @@ def _told(row: dict[str, Any]) -> str:
 
 
 def _rows(one: dict[str, Any]) -> list[dict[str, Any]]:
+    """A row for each partition of an operation; one without, if it concerns none."""
     outcomes = {each["partition"]: each for each in one["outcomes"]}
+    cut = {int(partition): snapshot for partition, snapshot in one["cut"].items()}
     rows = []
-    for partition, snapshot in one["cut"].items():
-        outcome = outcomes.get(int(partition), {})
+    for partition in cut or (None,):
+        outcome = {} if partition is None else outcomes.get(partition, {})
         row = {name: one.get(name) for name in FIELDS}
         row |= {
-            "partition": int(partition),
-            "snapshot": snapshot,
+            "partition": partition,
+            "snapshot": cut.get(partition),
             "outcome": outcome.get("outcome"),
             "outcome_time": outcome.get("time"),
             "offset": outcome.get("offset"),

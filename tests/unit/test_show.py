@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -79,6 +81,18 @@ def test_ids_are_printed_whole(deployment: Deployment, url: str, narrow: bool) -
         if words[0] in ("operations", "audit"):
             assert len(lines) <= 6, "an entry takes no page"
             assert not narrow or max(map(len, lines)) <= 80 + 10  # what sets bold counts as well
+
+
+def test_an_exported_trail_leaves_nothing_out_and_no_spreadsheet_runs_it(
+    deployment: Deployment, url: str
+) -> None:
+    asked = Operation(id=ID, kind="discard", who="@ann", reason="=1+1", time=day(3), cut={})
+    deployment.control.append([Entry(0, None, msgspec.json.encode(asked))])
+    (row,) = csv.DictReader(io.StringIO(said(url, "audit", "--export", "csv")))
+    assert (row["kind"], row["who"], row["reason"]) == ("discard", "'@ann", "'=1+1")
+    (line,) = said(url, "audit", "--export", "ndjson").splitlines()
+    assert json.loads(line) | {"id": ID, "reason": "=1+1", "partition": None} == json.loads(line)
+    assert "partition" not in said(url, "audit")
 
 
 def test_a_rollback_to_a_time_says_how_much_older_its_snapshots_are(
