@@ -142,7 +142,11 @@ def lineage(
     """Draw where snapshots come from: rollbacks, exclusions, and what is served."""
     with api_of(config, url) as api:
         found = api.get("/v1/lineage")
+    there = [str(one["partition"]) for one in found["partitions"]]
     if partition is not None:
+        if str(partition) not in there:
+            raise typer.BadParameter(f"--partition: none is {partition} that has snapshots; "
+                                     f"there are {', '.join(there) or 'none yet'}")  # fmt: skip
         found["partitions"] = [p for p in found["partitions"] if p["partition"] == partition]
     if json:
         print_json(found)

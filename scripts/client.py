@@ -273,8 +273,11 @@ def _problem(status: int, value: Any) -> tuple[str, str | None]:
     title, detail = str(value.get("title") or f"HTTP status {status}"), value.get("detail")
     near = value.get("near")
     remedy = value.get("remedy")
-    if not remedy and isinstance(near, list) and near:
-        remedy = "Did you mean " + ", ".join(str(name) for name in near[:3]) + "?"
+    if isinstance(near, list) and near:
+        meant = ", ".join(str(name) for name in near[:3])
+        remedy = str(remedy).replace("`near`", meant) if remedy else f"Did you mean {meant}?"
+    elif remedy:
+        remedy = str(remedy).replace("choose one of `near`, or ", "")
     return f"{title}: {detail}" if detail else title, for_people(str(remedy)) if remedy else None
 
 
