@@ -113,14 +113,14 @@ def _told(row: dict[str, Any]) -> str:
 def _rows(one: dict[str, Any]) -> list[dict[str, Any]]:
     """A row for each partition of an operation; one without, if it concerns none."""
     outcomes = {each["partition"]: each for each in one["outcomes"]}
-    cut = {int(partition): snapshot for partition, snapshot in one["cut"].items()}
     rows = []
-    for partition in cut or (None,):
+    for name, snapshot in one["cut"].items() or [(None, None)]:
+        partition = None if name is None else int(name)
         outcome = {} if partition is None else outcomes.get(partition, {})
-        row = {name: one.get(name) for name in FIELDS}
+        row = {field: one.get(field) for field in FIELDS}
         row |= {
             "partition": partition,
-            "snapshot": cut.get(partition),
+            "snapshot": snapshot,
             "outcome": outcome.get("outcome"),
             "outcome_time": outcome.get("time"),
             "offset": outcome.get("offset"),
