@@ -133,7 +133,7 @@ def create_app(
         letters=DeadLetters(dead_letters, events),
         log_watch=log_watch,
         telemetry=telemetry,
-        guard=security.guard(settings.api_key),
+        guard=security.guard(settings.api_key, settings.host),
         clock=clock,
     )
 
@@ -209,6 +209,7 @@ def _document(app: FastAPI, keyed: bool) -> None:
             for methods in found["paths"].values():
                 for operation in methods.values():
                     if "401" in operation["responses"]:
+                        operation["responses"] |= {"403": documented(403)[403]}
                         operation["security"] = needed if keyed else [{}, *needed]
             app.openapi_schema = found
         return app.openapi_schema

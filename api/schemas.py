@@ -20,6 +20,7 @@ from pydantic import (
 #: What a status means, wherever it is answered.
 PROBLEMS = {
     401: "The API key is missing or wrong",
+    403: "Without a key, a page of another site may not write, nor one who uses a foreign name",
     404: "There is no such thing; `near` may name what was meant",
     409: "It contradicts what is there; `remedy` says what to do",
     413: "The request's body is too large",

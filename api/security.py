@@ -1,25 +1,37 @@
-"""One key for writes, by setting; reads are open, and so are writes if it is empty."""
+"""Who may write: whoever has the key, by setting; without one, all but pages of other sites.
+
+Reads are open.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import secrets
 from collections.abc import Callable
+from functools import partial
 
 from starlette.requests import HTTPConnection
 
+from api.origin import refusal
 from api.problems import Problem
 
 Guard = Callable[[HTTPConnection], None]
+#: What else helps one who comes through a proxy and has no key.
+_OTHERWISE = {
+    "Host": "send `Host: localhost`, which a proxy on this machine can do",
+    "Origin": "let the proxy in between pass on the Host that it is asked by",
+}
 
 
-def guard(api_key: str) -> Guard:
+def guard(api_key: str, listens: str) -> Guard:
     """A check of requests that write; it keeps only the key's hash.
 
-    The key comes in ``X-API-Key`` or as ``Authorization: Bearer``. Raises a 401 problem.
+    The key comes in ``X-API-Key`` or as ``Authorization: Bearer``. Raises a 401 problem; without a
+    key, a 403 problem for what a page of another site has a browser send to the address
+    ``listens``.
     """
     if not api_key:
-        return lambda _: None
+        return partial(_from_here, listens)
     wanted = hashlib.sha256(api_key.encode()).digest()
 
     def check(request: HTTPConnection) -> None:
@@ -41,3 +53,16 @@ def guard(api_key: str) -> Guard:
             )
 
     return check
+
+
+def _from_here(listens: str, request: HTTPConnection) -> None:
+    refused = refusal("API", listens, request.headers)
+    if refused is not None:
+        raise Problem(
+            403,
+            "foreign",
+            "Writes come from elsewhere",
+            refused[1],
+            field=refused[0],
+            remedy=f"set `api_key`, and send it with writes; or {_OTHERWISE[refused[0]]}",
+        )

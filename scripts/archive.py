@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from scripts.console import AsJson, Config, err, out, print_json, settings
-from stream.adapters import Name, open_live
+from stream.adapters import Name, check_there, open_live
 from stream.errors import SettingsError
 from stream.settings import Settings
 
@@ -37,7 +37,13 @@ def archive(
     chosen = settings(config, archive=to)
     if not chosen.archive:
         raise SettingsError("there is no archive", remedy="Set `archive`, or give --to")
+    check_there(chosen)
     rows = [row for name in get_args(Name) for row in _topic(chosen, name, verify)]
+    if verify and not any(row["files"] for row in rows):
+        raise SettingsError(
+            f"{chosen.archive} keeps nothing of this deployment",
+            remedy="Give the place that was archived to, or archive first",
+        )
     if json:
         print_json(rows)
     else:
@@ -60,11 +66,17 @@ def _topic(chosen: Settings, name: Name, verify: bool) -> list[dict[str, Any]]:
             )
 
         new = {} if verify else keep(log, kept, told)
-        ends = log.end()
-        return [
+        begins, ends = log.begin(), log.end()
+        rows = [
             _row(kept, log.topic, partition, ends[partition], new.get(partition, 0), verify)
             for partition in range(log.partitions)
         ]
+        for row in rows if verify else ():
+            at = begins[row["partition"]]
+            if not row["files"] and at < row["log_end"]:
+                last = row["log_end"] - 1
+                row["wrong"].append(f"nothing is kept; the log holds offsets {at:,} to {last:,}")
+        return rows
     finally:
         log.close()
 

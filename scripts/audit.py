@@ -16,6 +16,7 @@ import typer
 from rich.text import Text
 from rich.tree import Tree
 
+from api.console.trail import plain
 from scripts.console import (
     AsJson,
     Config,
@@ -34,7 +35,7 @@ from stream.settings import Settings
 
 #: Differences told of an answer.
 SHOWN = 10
-#: Columns of an exported trail: a row for each partition of each operation.
+#: Columns of an exported trail: a row for each partition of each operation, one at least.
 FIELDS = ("time", "id", "kind", "who", "reason", "replay", "exclude", "admit_late", "readmits",
           "model", "over", "about", "partition", "snapshot", "outcome", "outcome_time", "offset",
           "detail")  # fmt: skip
@@ -65,7 +66,7 @@ def audit(
     ] = None,
     export: Annotated[
         Literal["ndjson", "csv"] | None,
-        typer.Option(help="Print a row for each partition of each operation"),
+        typer.Option(help="Print a row for each partition of each operation, one at least"),
     ] = None,
     json: AsJson = False,
 ) -> None:
@@ -89,12 +90,15 @@ def audit(
     elif export == "csv":
         writer = csv.DictWriter(sys.stdout, FIELDS)
         writer.writeheader()
-        writer.writerows({**row, "exclude": said(row["exclude"])} for row in rows)
+        for row in rows:
+            row["exclude"] = said(row["exclude"])
+            writer.writerow({name: plain(cell) for name, cell in row.items()})
     elif json:
         print_json({"items": chosen})
     else:
         for one in chosen:
-            print_operation(one, "", [_told(row) for row in _rows(one)])
+            told = [_told(row) for row in _rows(one) if row["partition"] is not None]
+            print_operation(one, "", told)
         if not chosen:
             out.print("no such operations")
 
@@ -107,13 +111,15 @@ def _told(row: dict[str, Any]) -> str:
 
 
 def _rows(one: dict[str, Any]) -> list[dict[str, Any]]:
+    """A row for each partition of an operation; one without, if it concerns none."""
     outcomes = {each["partition"]: each for each in one["outcomes"]}
     rows = []
-    for partition, snapshot in one["cut"].items():
-        outcome = outcomes.get(int(partition), {})
-        row = {name: one.get(name) for name in FIELDS}
+    for name, snapshot in one["cut"].items() or [(None, None)]:
+        partition = None if name is None else int(name)
+        outcome = {} if partition is None else outcomes.get(partition, {})
+        row = {field: one.get(field) for field in FIELDS}
         row |= {
-            "partition": int(partition),
+            "partition": partition,
             "snapshot": snapshot,
             "outcome": outcome.get("outcome"),
             "outcome_time": outcome.get("time"),
@@ -136,7 +142,11 @@ def lineage(
     """Draw where snapshots come from: rollbacks, exclusions, and what is served."""
     with api_of(config, url) as api:
         found = api.get("/v1/lineage")
+    there = [str(one["partition"]) for one in found["partitions"]]
     if partition is not None:
+        if str(partition) not in there:
+            raise typer.BadParameter(f"--partition: none is {partition} that has snapshots; "
+                                     f"there are {', '.join(there) or 'none yet'}")  # fmt: skip
         found["partitions"] = [p for p in found["partitions"] if p["partition"] == partition]
     if json:
         print_json(found)

@@ -243,8 +243,8 @@ class Client:
         if status == 422 and isinstance(value, dict) and "items" in value:
             return value
         message, remedy = _problem(status, value)
-        if status in (401, 403):
-            raise KeyRefused(message, status=status)  # the API's own remedy is about headers
+        if status in (401, 403):  # of a key the API's own remedy is about headers
+            raise KeyRefused(message, status=status, remedy=remedy if status == 403 else None)
         if status == 413:
             raise BodyTooLarge(message, status=status, remedy=remedy)
         if status in (429, 502, 503, 504):
@@ -273,8 +273,11 @@ def _problem(status: int, value: Any) -> tuple[str, str | None]:
     title, detail = str(value.get("title") or f"HTTP status {status}"), value.get("detail")
     near = value.get("near")
     remedy = value.get("remedy")
-    if not remedy and isinstance(near, list) and near:
-        remedy = "Did you mean " + ", ".join(str(name) for name in near[:3]) + "?"
+    if isinstance(near, list) and near:
+        meant = ", ".join(str(name) for name in near[:3])
+        remedy = str(remedy).replace("`near`", meant) if remedy else f"Did you mean {meant}?"
+    elif remedy:
+        remedy = str(remedy).replace("choose one of `near`, or ", "")
     return f"{title}: {detail}" if detail else title, for_people(str(remedy)) if remedy else None
 
 

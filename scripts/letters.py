@@ -37,7 +37,12 @@ def groups(
     context: typer.Context, config: Config = None, url: Url = None, json: AsJson = False
 ) -> None:
     """Count dead letters by reason and source."""
-    if context.invoked_subcommand is not None:
+    if (command := context.invoked_subcommand) is not None:
+        for option, value in (("--config", config), ("--url", url), ("--json", json)):
+            if value:  # it would be passed over, and another deployment acted on
+                raise typer.BadParameter(
+                    f"put {option} after `{command}`: salescast dead-letters {command} {option} …"
+                )
         return
     with api_of(config, url) as api:
         found = api.get("/v1/dead-letters", limit=0)["groups"]

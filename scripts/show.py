@@ -102,6 +102,10 @@ def models(
     """Champion, challengers and twin, and which gates a challenger would pass now."""
     with api_of(config, url) as api:
         found = api.get("/v1/models")
+    challengers = [one["model"] for one in found["items"] if one["role"] == "challenger"]
+    if model is not None and model not in challengers:
+        there = f"there are {', '.join(challengers)}" if challengers else "there is none"
+        raise typer.BadParameter(f"--model: no challenger is called `{model}`; {there}")
     if json:
         print_json(found)
         return

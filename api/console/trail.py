@@ -85,10 +85,10 @@ def as_csv(items: list[dict[str, Any]]) -> str:
                 about(one)]  # fmt: skip
         for each in one["outcomes"] or [{}]:
             tail = [each.get(name, "") for name in _COLUMNS[7:]]
-            writer.writerow([_plain(cell) for cell in (*head, *tail)])
+            writer.writerow([plain(cell) for cell in (*head, *tail)])
     return out.getvalue()
 
 
-def _plain(cell: Any) -> Any:
+def plain(cell: Any) -> Any:
     """A text that no spreadsheet takes for a formula."""
     return f"'{cell}" if isinstance(cell, str) and cell[:1] in ("=", "+", "-", "@") else cell

@@ -84,6 +84,10 @@ async function refresh() {
 search((store, product) => {
   location.hash = address("forecast", { store, product });
 });
+document.querySelector(".skip").addEventListener("click", (event) => {
+  event.preventDefault();  // the address says which view is shown
+  main.focus();
+});
 addEventListener("hashchange", route);
 onColours(() => current.recolour?.());
 route();

@@ -213,7 +213,7 @@ def run(files: Sequence[Source], settings: Settings, asked: Asked, out: Path | N
         if writer is not None:
             writer.told(block)
 
-    replay = Replay(settings, asked, told, tally.closed)
+    replay = Replay(settings, asked, told, tally.closed, round(time.time() * 1e6))
     sizes = [max(file.path.stat().st_size, 1) for file in files]
     progress = Progress(
         TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[said]}"),

@@ -22,7 +22,7 @@ from learner.features import Batch
 from learner.panel import Panel
 from learner.serving import OBSERVED
 from stream.buckets import Calendar
-from stream.event import REASONS, Refusal, Tick, decode, encode, time_us
+from stream.event import FIRST_US, REASONS, Refusal, Tick, decode, encode, time_us
 from stream.log import Record, partition_of
 from stream.settings import Settings
 from stream.window import OUTCOMES
@@ -146,6 +146,8 @@ class Replay:
         Given each block once its target is closed, or at the end if it never was.
     closed
         Told of each close: partition, bucket, and demand observed, (S,), ``nan`` where not.
+    now_us
+        The wall clock's time, µs since 1970 UTC: what is too far ahead of it is refused.
     """
 
     def __init__(
@@ -154,6 +156,7 @@ class Replay:
         asked: Asked,
         told: Callable[[Block], None],
         closed: Callable[[int, int, Floats], None],
+        now_us: int,
     ) -> None:
         from learner.shard import Shard  # River comes with it, which the help need not wait for
 
@@ -171,6 +174,7 @@ class Replay:
         self.seconds = 0.0  # CPU of all folding, closes included
         self.latest_us: int | None = None
         self._told, self._closed = told, closed
+        self._now_us, self._bound_us = now_us, now_us + settings.max_future_s * 1_000_000
         self._waiting: list[dict[int, list[Block]]] = [{} for _ in self.shards]
         self._buffers: list[list[Record]] = [[] for _ in self.shards]
         self._places: list[list[tuple[int, int]]] = [[] for _ in self.shards]
@@ -188,25 +192,28 @@ class Replay:
 
     def feed(self, moment: datetime | None, data: bytes, file: int, row: int) -> None:
         """Fold one event's bytes; without a time it comes with the event before it."""
-        if moment is not None:
-            at = time_us(moment)
+        appended_us = None
+        if moment is not None and not FIRST_US <= (at := time_us(moment)) <= self._bound_us:
+            # As in a log it moves no time; the shard refuses it.
+            appended_us = min(self.latest_us or 0, self._now_us)
+        elif moment is not None:
             if self.latest_us is None:
                 self._bucket = self.calendar.index(at)
                 self._closing_us = self._closing(self._bucket)
             self.latest_us = at if self.latest_us is None else max(at, self.latest_us)
             self._pass(self.latest_us)
         if len(self.shards) == 1:
-            self._append(0, data, file, row)
+            self._append(0, data, file, row, appended_us)
             return
         for event in decode(data):
             if isinstance(event, Refusal):
                 self.refusals.add(file, row, event.reason, event.detail)
             elif event.store == "*":
                 for partition in range(len(self.shards)):
-                    self._append(partition, encode(event), file, row)
+                    self._append(partition, encode(event), file, row, appended_us)
             else:
                 home = partition_of(event.store, len(self.shards))
-                self._append(home, encode(event), file, row)
+                self._append(home, encode(event), file, row, appended_us)
 
     def finish(self) -> None:
         """Fold what is left; with an end to the targets, take the data as complete up to it."""

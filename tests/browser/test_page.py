@@ -282,6 +282,16 @@ def test_every_view_has_an_address(page: Browser, page_url: str, view: str, show
     assert page.complaints() == []
 
 
+def test_who_skips_to_the_content_stays_in_the_view(page: Browser, page_url: str) -> None:
+    page.open(f"{page_url}#/status")
+    page.wait("document.querySelector('main table')?.innerText.includes('Serving')")
+    before = page.text("h1")
+    page.run("document.querySelector('.skip').focus()")
+    page.press(ENTER)
+    page.wait("document.activeElement.id === 'main'")
+    assert (page.text("h1"), page.url) == (before, f"{page_url}#/status")
+
+
 def test_a_snapshot_has_an_address(page: Browser) -> None:
     page.run("location.hash = '#/snapshots'")
     page.wait("document.querySelector('td a')")

@@ -18,7 +18,7 @@ from kafka.admin import (  # type: ignore[import-untyped]
     ConfigResourceType,
     KafkaAdminClient,
 )
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from learner import worker as module
 from learner.file_store import FileStore
@@ -242,6 +242,7 @@ def test_an_archive_that_needs_another_package_names_it() -> None:
         ArchivedTopic("nowhere://x", "t", "i")
 
 
+<<<<<<< HEAD
 class Shortened(SqliteLog):
     """A log whose retention has dropped what came before these offsets."""
 
@@ -279,6 +280,31 @@ def test_an_archive_that_fails_for_one_partition_costs_no_record_of_another(
     log.close()
     assert found == {0: list(range(20)), 1: list(range(20))}
     assert len(told) >= 3, "it is told of, though others give records"
+=======
+def test_a_backup_that_holds_nothing_is_no_good_backup(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(*words: str) -> Result:
+        return CliRunner().invoke(make(), ["archive", *words])
+
+    monkeypatch.setenv("SALESCAST_DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("SALESCAST_PARTITIONS", "1")
+    log = SqliteLog(tmp_path / "log.db", "sales.events", 1)
+    log.append([Entry(0, None, b"v")] * 3)
+    log.close()
+    to = ("--to", str(tmp_path / "kept"))
+    (tmp_path / "elsewhere").mkdir()
+    for place in ("nowhere", "elsewhere"):
+        done = run("--to", str(tmp_path / place), "--verify")
+        assert f"{tmp_path / place} keeps nothing of this deployment" in str(done.exception)
+    assert run(*to).exit_code == run(*to, "--verify").exit_code == 0
+    log = SqliteLog(tmp_path / "log.db", "sales.control", 1)
+    log.append([Entry(0, None, b"v")])
+    log.close()
+    done = run(*to, "--verify")
+    assert done.exit_code == 1
+    assert "sales.control[0]: nothing is kept; the log holds offsets 0 to 0" in done.output
+>>>>>>> 5bbd3ca4fadd7883a6c7086061fa13a1fcc8cf05
 
 
 # -- behind Kafka ----------------------------------------------------------------------------

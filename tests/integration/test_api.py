@@ -696,6 +696,47 @@ def test_writes_need_the_key_and_reads_do_not(tmp_path: Path) -> None:
     deployment.close()
 
 
+def test_without_a_key_no_page_of_another_site_writes(tmp_path: Path) -> None:
+    deployment = Deployment(tmp_path)
+    plain = {"Content-Type": "text/plain"}  # which a browser sends without asking first
+    foreign = {
+        "Origin": [{"Origin": "https://evil.example"}, {"Origin": "null"}],
+        "Host": [
+            {"Host": "evil.example"},
+            {"Host": "evil.example", "Origin": "http://evil.example"},
+        ],
+    }
+    paths = (
+        ("POST", "/v1/events"),
+        ("POST", "/v1/operations"),
+        ("POST", "/v1/dead-letters"),
+        ("PUT", "/v1/plans/p"),
+        ("DELETE", "/v1/plans/p"),
+        ("PUT", "/v1/products/p"),
+    )
+    with running(deployment.app()) as client:
+        for field, requests in foreign.items():
+            for headers in requests:
+                for method, path in paths:
+                    asked = client.request(method, path, headers=headers | plain, json=SALE)
+                    members = problem(asked, 403, field)
+                    assert "set `api_key`" in members["remedy"]
+                assert client.get("/v1/status", headers=headers).status_code == 200
+                asked = client.post("/v1/forecasts:batch", headers=headers, json={"series": []})
+                assert asked.status_code != 403
+        assert sum(deployment.events.end().values()) == 0
+        for own in ({"Origin": str(client.base_url).rstrip("/")}, {"Host": "localhost"}):
+            assert client.post("/v1/events", json=SALE, headers=own).status_code == 200
+    deployment.close()
+    beyond = Deployment(tmp_path / "beyond", host="0.0.0.0")
+    with running(beyond.app()) as client:
+        shop = {"Host": "shop.example", "Origin": "https://shop.example"}
+        assert client.post("/v1/events", json=SALE, headers=shop).status_code == 200
+        shop["Origin"] = "https://evil.example"
+        problem(client.post("/v1/events", json=SALE, headers=shop), 403, "Origin")
+    beyond.close()
+
+
 def test_forecasts_are_answered_while_log_and_store_are_down(tmp_path: Path) -> None:
     deployment = Deployment(tmp_path)
     deployment.publish(0, 5, keys=[("100", "apple")])

@@ -394,6 +394,22 @@ def test_what_cannot_be_is_refused_with_a_remedy(
     assert complaint in f"{result.exception} {getattr(result.exception, 'remedy', '')}"
 
 
+def test_a_wrong_year_is_refused_by_file_and_row_and_teaches_no_empty_days(tmp_path: Path) -> None:
+    made = world("day")
+    path = written(made, "csv", tmp_path)
+    asked = ("--events", path, "--source", "till", "--from", "2024-03-25", "--horizons", "1")
+    right = backtest(tmp_path, *asked, settings=made.settings)
+    rows = path.read_text(encoding="utf-8").splitlines()
+    rows += [re.sub("20[0-9]{2}-", year, rows[-1], count=1) for year in ("2126-", "1926-")]
+    path.write_text("\n".join(rows), encoding="utf-8")
+    wrong = backtest(tmp_path, *asked, settings=made.settings)
+    assert wrong.exit_code == right.exit_code == 0
+    for row, why in ((len(rows) - 2, "future_dated"), (len(rows) - 1, "out_of_range")):
+        assert f"{path.name} row {row}: {why}" in wrong.stderr
+    table = [result.stdout.splitlines()[1].split()[:8] for result in (right, wrong)]
+    assert table[0] == table[1]
+
+
 def test_nothing_scored_is_said_and_no_success(tmp_path: Path) -> None:
     path = written(world("day"), "parquet", tmp_path)
     result = backtest(tmp_path, "--events", path, "--from", "2031-01-01")

@@ -102,6 +102,19 @@ def test_a_data_folder_that_cannot_be_made_names_the_setting(
     assert "cannot make the folder /etc/passwd/x" in said and "`data_dir`" in said
 
 
+@pytest.mark.parametrize(
+    "option", [("--url", "http://127.0.0.1:9"), ("--config", "x"), ("--json",)]
+)
+@pytest.mark.parametrize(
+    "words", [("show",), ("send", "--reason", "r"), ("discard", "--reason", "r")]
+)
+def test_an_option_before_the_subcommand_is_refused_where_it_would_be_passed_over(
+    option: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    said = complaint("dead-letters", *option, *words)
+    assert f"salescast dead-letters {words[0]} {option[0]} …" in said
+
+
 def test_what_reads_a_deployment_makes_none(tmp_path: Path) -> None:
     to = tmp_path / "new.toml"
     to.write_text(f'data_dir = "{tmp_path / "new"}"')
@@ -109,6 +122,8 @@ def test_what_reads_a_deployment_makes_none(tmp_path: Path) -> None:
     old.write_text(f'data_dir = "{tmp_path / "tpyo"}"')
     for words in (
         ("reshard", "--to", to, "--dry-run"),
+        ("archive", "--to", tmp_path / "archive"),
+        ("archive", "--to", tmp_path / "archive", "--verify"),
         ("verify", "p0-1"),
         ("verify", "p0-1", "--forecast", "/v1/forecasts/s/p"),
     ):

@@ -14,7 +14,7 @@ import pytest
 
 from api.console import charts, diff, formats, guard, lineage, snapshots, sources, trail
 from api.console.client import Api, abilities
-from api.console.gate import refusal
+from api.origin import refusal
 from api.routes.status import catching_up
 from stream.errors import SettingsError
 from tests.api_parts import Deployment
@@ -47,7 +47,8 @@ def test_the_api_does_not_load_the_console_nor_what_draws_it() -> None:
 def test_only_pages_of_the_consoles_own_address_are_let_in(
     listens: str, host: str, origin: str | None, let_in: bool
 ) -> None:
-    assert (refusal(listens, host, origin) is None) is let_in
+    headers = {"host": host} | ({} if origin is None else {"origin": origin})
+    assert (refusal("console", listens, headers) is None) is let_in
 
 
 @pytest.mark.parametrize("key", ["", "secret"])

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import msgspec
 import pytest
 from rich.console import Console
@@ -81,6 +85,18 @@ def test_ids_are_printed_whole(deployment: Deployment, url: str, narrow: bool) -
             assert not narrow or max(map(len, lines)) <= 80 + 10  # what sets bold counts as well
 
 
+def test_an_exported_trail_leaves_nothing_out_and_no_spreadsheet_runs_it(
+    deployment: Deployment, url: str
+) -> None:
+    asked = Operation(id=ID, kind="discard", who="@ann", reason="=1+1", time=day(3), cut={})
+    deployment.control.append([Entry(0, None, msgspec.json.encode(asked))])
+    (row,) = csv.DictReader(io.StringIO(said(url, "audit", "--export", "csv")))
+    assert (row["kind"], row["who"], row["reason"]) == ("discard", "'@ann", "'=1+1")
+    (line,) = said(url, "audit", "--export", "ndjson").splitlines()
+    assert json.loads(line) | {"id": ID, "reason": "=1+1", "partition": None} == json.loads(line)
+    assert "partition" not in said(url, "audit")
+
+
 def test_a_rollback_to_a_time_says_how_much_older_its_snapshots_are(
     deployment: Deployment, url: str
 ) -> None:
@@ -111,6 +127,21 @@ def test_what_the_api_advises_is_said_as_a_command_needs_it(
     ):
         make()([*words, str(client.base_url)], standalone_mode=False)
     locked.close()
+
+
+def test_what_there_is_not_is_said_with_what_there_is(deployment: Deployment, url: str) -> None:
+    deployment.publish(0, 10, keys=[("330", "MILK")])
+    while httpx.get(f"{url}/v1/series").json()["total"] == 0:
+        time.sleep(0.02)
+    for product, advised in (("MLIK", r"Choose one of 330/MILK, or search"), ("Ω", "Search with")):
+        with pytest.raises(ApiError, match=rf"no product `{product}`\. {advised}"):
+            make()(["diff", "330", product, "--url", url], standalone_mode=False)
+    for words, there in (
+        (("models", "--model", "nope"), "no challenger is called `nope`; there are "),
+        (("lineage", "--partition", "99"), "none is 99 that has snapshots; there are 0"),
+    ):
+        assert there in " ".join(said(url, *words, status=2).replace("│", "").split())
+    assert "no challenger" in said(url, "models", "--model", "ensemble", status=2)
 
 
 def test_what_is_kept_out_is_listed_with_its_items(deployment: Deployment, url: str) -> None:
