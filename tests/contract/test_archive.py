@@ -242,7 +242,6 @@ def test_an_archive_that_needs_another_package_names_it() -> None:
         ArchivedTopic("nowhere://x", "t", "i")
 
 
-<<<<<<< HEAD
 class Shortened(SqliteLog):
     """A log whose retention has dropped what came before these offsets."""
 
@@ -280,7 +279,8 @@ def test_an_archive_that_fails_for_one_partition_costs_no_record_of_another(
     log.close()
     assert found == {0: list(range(20)), 1: list(range(20))}
     assert len(told) >= 3, "it is told of, though others give records"
-=======
+
+
 def test_a_backup_that_holds_nothing_is_no_good_backup(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -304,7 +304,6 @@ def test_a_backup_that_holds_nothing_is_no_good_backup(
     done = run(*to, "--verify")
     assert done.exit_code == 1
     assert "sales.control[0]: nothing is kept; the log holds offsets 0 to 0" in done.output
->>>>>>> 5bbd3ca4fadd7883a6c7086061fa13a1fcc8cf05
 
 
 # -- behind Kafka ----------------------------------------------------------------------------
