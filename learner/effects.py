@@ -1,5 +1,7 @@
 """What operations mean to the fold, and what became of them: the owner's side of the control log.
 
+What an operation does depends on the logs alone: what was refused stays refused, and a cut that
+the store does not hold any more, or not so that it can be read, is folded again (``again``).
 Leaves out: the decision (``api.control``) and the effect itself (``shard``).
 """
 
@@ -8,9 +10,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 
 import msgspec
 
+from learner.again import Again, Cuts
 from learner.findings import Finding
 from learner.manifest import Manifest, Verifier, outdated, read_manifest, read_parts
 from learner.operations import GUARD, Entry, Kind, Operation, Outcome, history, overruled
@@ -18,15 +22,16 @@ from learner.ownership import Owned
 from learner.pickles import load_models
 from learner.replay import START, Effect, Exclusion, Promote, Quarantine, Rollback, Turn
 from learner.shard import Shard
-from learner.snapshot import LEARNED, read_shard, take_up_learned
+from learner.snapshot import LEARNED, lay_down, read_shard, take_up_learned
 from learner.store import Pointer, SnapshotStore
 from learner.telemetry import Telemetry
 from stream.buckets import Calendar
+from stream.dead_letters import DeadLetters
 from stream.errors import (
     SalescastError,
     SnapshotCorrupt,
     SnapshotMissing,
-    StoreUnavailable,
+    StoreError,
     TopicMismatch,
 )
 from stream.log import Entry as LogEntry
@@ -81,6 +86,8 @@ class Effects:
         The logs; a snapshot of another topic is refused.
     store, verifier
         Where a cut's snapshots are.
+    dead_letters
+        Where late items are that a replay admits.
     """
 
     def __init__(
@@ -91,36 +98,51 @@ class Effects:
         control: AuditTrail,
         store: SnapshotStore,
         verifier: Verifier,
+        dead_letters: DeadLetters,
     ) -> None:
         self._settings = settings
         self._events = events
         self._control = control
         self._store = store
         self._verifier = verifier
+        self._dead_letters = dead_letters
 
-    def of(self, partition: int) -> Callable[[str], Effect | str]:
-        """What the fold of a partition asks at a marker: its effect, or why it has none."""
+    def of(self, partition: int, cuts: Cuts | None = None) -> Callable[[str], Effect | str]:
+        """What the fold of a partition asks at a marker: its effect, or why it has none.
+
+        An operation that was carried out once, and cannot be now, raises: a fold that went on
+        without it would bring back what it took away. So the partition stands still there.
+
+        Parameters
+        ----------
+        cuts
+            Where cuts are, instead of the store.
+        """
 
         def resolve(identity: str) -> Effect | str:
             entry = self._control.operations().get(identity)
             if entry is None:
                 return "the control log holds no such operation"
             operation = entry.operation
-            snapshot = operation.cut.get(partition)
-            if operation.kind in ("freeze", "resume", "suspect") or snapshot is None:
+            if operation.kind in ("freeze", "resume", "suspect") or partition not in operation.cut:
                 return "the operation does not concern this partition"
             if operation.kind == "skip":
                 return "the partition did not stand still at these offsets"
+            told = entry.told(partition)
+            if told is not None and told.outcome == "refused":
+                return told.detail
             try:
-                return self._effect(operation, entry.offset, partition, snapshot)
-            except StoreUnavailable:
-                raise
+                return self._effect(entry, partition, cuts)
             except SalescastError as error:
+                # What cannot be reached now says nothing of the operation.
+                if error.retriable or told is not None:
+                    raise
                 return str(error)
 
         return resolve
 
-    def _effect(self, operation: Operation, order: int, partition: int, snapshot: str) -> Effect:
+    def _effect(self, entry: Entry, partition: int, cuts: Cuts | None) -> Effect:
+        operation, order = entry.operation, entry.offset
         if operation.kind == "quarantine":
             assert operation.exclude is not None
             return Quarantine(order=order, what=operation.exclude)
@@ -129,16 +151,38 @@ class Effects:
         if operation.kind == "readmit" or operation.replay:
             return Turn(
                 order=order,
-                snapshot=snapshot,
-                shard=self._shard(partition, snapshot),
+                snapshot=operation.cut[partition],
+                shard=self._shard(entry, partition, cuts),
                 exclude=operation.exclude,
                 readmits=operation.readmits,
                 admit_late=operation.admit_late,
             )
-        manifest = read_manifest(self._store, partition, snapshot, self._verifier)
+        return self._rollback(entry, partition, cuts)
+
+    def _rollback(self, entry: Entry, partition: int, cuts: Cuts | None) -> Rollback:
+        if cuts is None:
+            try:
+                return self._read_rollback(entry, partition)
+            except (SnapshotMissing, SnapshotCorrupt) as error:
+                shard = self._again(entry, partition, error)
+        else:
+            shard = cuts.shard(entry)
+        return Rollback(
+            order=entry.offset,
+            models=shard.models,
+            learned=take_up_learned(self._settings, lay_down(shard))._asdict(),
+            champion=shard.champion,
+            promotions=shard.promotions,
+        )
+
+    def _read_rollback(self, entry: Entry, partition: int) -> Rollback:
+        """No more of a snapshot is read than a rollback that keeps facts needs."""
+        manifest = read_manifest(
+            self._store, partition, entry.operation.cut[partition], self._verifier
+        )
         parts = read_parts(self._store, manifest, ["models", *LEARNED])
         return Rollback(
-            order=order,
+            order=entry.offset,
             models=read_shard(self._store, manifest, self._settings).models
             if outdated(manifest)
             else load_models(parts["models"], self._settings.models),
@@ -147,21 +191,41 @@ class Effects:
             promotions=manifest.promotions,
         )
 
-    def _shard(self, partition: int, snapshot: str) -> Shard:
+    def _shard(self, entry: Entry, partition: int, cuts: Cuts | None) -> Shard:
         """The shard that a replay begins from."""
         first = self._events.begin()[partition]
+        snapshot = entry.operation.cut[partition]
         if snapshot == START:
             shard = Shard(self._settings, partition)
+        elif cuts is not None:
+            shard = cuts.shard(entry)
         else:
-            manifest = read_manifest(self._store, partition, snapshot, self._verifier)
-            if manifest.topic_id != self._events.topic_id:
-                raise TopicMismatch(f"snapshot {snapshot} belongs to another topic")
-            shard = read_shard(self._store, manifest, self._settings)
+            try:
+                manifest = read_manifest(self._store, partition, snapshot, self._verifier)
+                if manifest.topic_id != self._events.topic_id:
+                    raise TopicMismatch(f"snapshot {snapshot} belongs to another topic")
+                shard = read_shard(self._store, manifest, self._settings)
+            except (SnapshotMissing, SnapshotCorrupt) as error:
+                shard = self._again(entry, partition, error)
         if shard.position < first:
             raise TopicMismatch(
                 f"the log begins at offset {first}, a replay needs it from {shard.position} on"
             )
         return shard
+
+    def _again(self, entry: Entry, partition: int, error: StoreError) -> Shard:
+        """The shard of a cut that cannot be read, from the log.
+
+        Raises
+        ------
+        StoreError
+            The log does not lead there either.
+        """
+        again = Again(
+            self._settings, partition, self._control.operations(), entry,
+            events=self._events, dead_letters=self._dead_letters,
+        )  # fmt: skip
+        return again.fold(error, partial(self.of, partition))
 
 
 class Suspects:

@@ -95,6 +95,10 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
             return "pending"
         return "refused" if "refused" in by_partition.values() else "applied"
 
+    def told(self, partition: int) -> Outcome | None:
+        """What became of it in a partition, if that is known yet."""
+        return next((one for one in self.outcomes if one.partition == partition), None)
+
 
 _decoder: msgspec.json.Decoder[Operation | Outcome] = msgspec.json.Decoder(Operation | Outcome)
 

@@ -22,7 +22,7 @@ from learner.replay import START, Turn
 from learner.shard import Folded, Shard
 from learner.snapshot import reaches_back, read_shard
 from learner.standstill import stopped
-from learner.store import Pointer, SnapshotStore, Standstill
+from learner.store import Pointer, Pointers, SnapshotStore, Standstill
 from stream.dead_letters import DeadLetter, DeadLetters
 from stream.errors import (
     OffsetExpired,
@@ -59,7 +59,7 @@ class Owned:
     closes: int = 0  # buckets closed since the last snapshot
     taken_at: int = 0  # position when it was taken up
     caught_up_at: int = 0  # end of the log then
-    #: Position of a head that could not be taken up, until it is replaced: by nothing older.
+    #: Position of a head that could not be taken up, until something as new is published.
     unread: int = 0
     foreign: bool = False  # whether that head was not what an owner signed
     aside: Aside[Any] | None = None  # a snapshot on its way
@@ -144,7 +144,8 @@ def take(
     SnapshotCorrupt
         The head cannot be taken up, and nothing that can be trusted leads back to it.
     """
-    head = store.pointers(partition).head
+    pointers = store.pointers(partition)
+    head = pointers.head
     first, end = events.begin()[partition], events.end()[partition]
     if head is None:
         if first > 0:
@@ -153,6 +154,8 @@ def take(
                 "and no snapshot covers what came before"
             )
         return Owned(shard=Shard(settings, partition), head=None, lineage=1, caught_up_at=end)
+    served = _served(pointers, end)
+    head = msgspec.structs.replace(head, position=max(head.position, served))
     try:
         manifest = read_manifest(store, partition, head.snapshot, verifier)
         _check_position(manifest, events, first, end)
@@ -173,7 +176,19 @@ def take(
         chunks=manifest.chunks,
         taken_at=manifest.position,
         caught_up_at=end,
+        unread=served,
     )
+
+
+def _served(pointers: Pointers, end: int) -> int:
+    """Position of what is served, if head's replay ends before it; else 0.
+
+    It does if it was begun on the way back to a head that could not be taken up.
+    """
+    active, replaying = pointers.active, pointers.replaying
+    if active is None or replaying is None or active.position <= replaying.until + 1:
+        return 0
+    return min(active.position, end)
 
 
 def _check_position(manifest: Manifest, events: EventLog, first: int, end: int) -> None:
@@ -356,11 +371,13 @@ def pinned(operations: dict[str, Entry]) -> set[str]:
     """Snapshots that an operation names; they are kept, since the fold may need them again.
 
     Not those of a promotion, which is carried out without them, nor of a suspect, for which nothing
-    is, nor the twin's: every snapshot holds all of its twin.
+    is, nor the twin's: every snapshot holds all of its twin. A freeze's only until it is carried
+    out: while it stands its snapshot is active, which no store deletes, and then nobody needs it.
     """
     return {
         snapshot
         for entry in operations.values()
         if entry.operation.kind not in ("resume", "promote", "suspect")
-        for snapshot in entry.operation.cut.values()
+        for partition, snapshot in entry.operation.cut.items()
+        if entry.operation.kind != "freeze" or entry.told(partition) is None
     }

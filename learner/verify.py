@@ -185,7 +185,7 @@ class Verification:
         """Fold up to a position; how many records."""
         effects = Effects(
             self.settings, events=self.events, control=AuditTrail(self.control), store=self.store,
-            verifier=self.verifier,
+            verifier=self.verifier, dead_letters=self.dead_letters,
         )  # fmt: skip
         begin = self.events.begin()[shard.partition]
         if shard.position < begin:

@@ -97,9 +97,8 @@ class Worker:
         self.held: dict[int, str] = {}  # of those, what stands still before its head, and why
         self.started = False
         self.stop = threading.Event()
-        self.effects = Effects(
-            settings, events=events, control=self.control, store=store, verifier=signer.verifier
-        )
+        self.effects = Effects(settings, events=events, control=self.control, store=store,
+                               verifier=signer.verifier, dead_letters=dead_letters)  # fmt: skip
         self.suspects = Suspects(settings, self.control, store, signer.verifier, telemetry)
         self.pruner = Pruner(settings, store, signer.verifier)
         self._publications = 0
@@ -379,6 +378,7 @@ class Worker:
         self._keep_aside(owned)
         # 2.
         after = following(owned, turn, self.events, self.dead_letters)
+        heed(after.shard, [one.rule for one in skips(after.shard, self.control.operations())])
         # 3.
         if not self.publish(after):
             self._restore(partition, consumer)
@@ -493,7 +493,8 @@ class Worker:
         if not self.store.move_head(partition, owned.head, done.to, done.unserved):
             return False
         owned.head = owned.parent = done.to.snapshot
-        owned.unread = 0
+        if done.to.position >= owned.unread:  # not so of a replay that begins on the way back
+            owned.unread = 0
         owned.chunks, owned.known = done.chunks, done.known
         owned.published = done.to.position
         owned.folded -= done.folded

@@ -202,3 +202,12 @@ def test_what_changes_nothing_pins_no_snapshot() -> None:
     kinds: tuple[Any, ...] = ("resume", "promote", "suspect", "freeze", "rollback", "quarantine")
     made = [operation(kind, kind=kind, cut={0: f"of {kind}"}) for kind in kinds]
     assert pinned(history(told(*made))) == {"of freeze", "of rollback", "of quarantine"}
+
+
+def test_a_freeze_pins_its_snapshot_until_it_is_carried_out_there() -> None:
+    """Then it is active, which no store deletes; once it is resumed, nobody needs it again."""
+    asked = operation(kind="freeze")
+    assert pinned(history(told(asked))) == {"a", "d"}
+    assert pinned(history(told(asked, outcome(1)))) == {"a"}
+    assert pinned(history(told(asked, outcome(1), outcome(0, "refused")))) == set()
+    assert pinned(history(told(operation(), outcome(0), outcome(1)))) == {"a", "d"}

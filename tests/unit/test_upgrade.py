@@ -7,6 +7,7 @@ import logging
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +24,20 @@ from learner.effects import AuditTrail, Effects
 from learner.file_store import FileStore
 from learner.keys import KeyFile, load_signer
 from learner.manifest import FORMAT, Manifest, Signer, Verifier, outdated, read_manifest
+from learner.operations import Outcome
 from learner.ownership import take
 from learner.recall import read_forecaster
-from learner.replay import Rollback
+from learner.replay import Exclusion, Rollback
 from learner.shard import Shard
 from learner.snapshot import reaches_back, read_shard
 from learner.store import Pointer
-from stream.errors import FingerprintMismatch, SnapshotCorrupt
+from stream.dead_letters import DeadLetters
+from stream.errors import FingerprintMismatch, SnapshotCorrupt, SnapshotMissing
+from stream.log import Entry
 from tests.golden.make import HERE, SETTINGS, story
-from tests.learner_parts import sale
+from tests.learner_parts import day, sale
 from tests.unit.test_worker import Place, home, running, two_stores, until
+from tests.unit.test_worker_replay import operate, poison
 
 GOLDEN = sorted(HERE.glob("*.zip"))
 
@@ -199,11 +204,7 @@ def test_a_rollback_to_models_of_another_river_makes_them_anew(
     place.fold()
     place.operate("rollback", {home(): place.head(home()).snapshot})
     other_river(monkeypatch)
-    effects = Effects(
-        place.settings, events=place.events, control=AuditTrail(place.control), store=place.store,
-        verifier=load_signer(place.settings).verifier,
-    )  # fmt: skip
-    found = effects.of(home())("op")
+    found = effects_of(place).of(home())("op")
     assert isinstance(found, Rollback) and list(found.models) == list(place.settings.models)
 
 
@@ -355,3 +356,128 @@ def test_an_owner_that_moved_its_head_meanwhile_is_not_overruled(place: Place) -
     assert now != head
     assert not place.worker().publish(again)
     assert place.head(home()) == now
+
+
+# -- operations on the way back ------------------------------------------------------------
+
+
+def another_format(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    for one in (manifests, snapshot):
+        monkeypatch.setattr(one, "FORMAT", FORMAT + 1)
+
+
+def lost_store(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Path(place.settings.data_dir) / "snapshots"
+    place.store.close()
+    shutil.rmtree(folder)
+    place.store = FileStore(folder)
+
+
+def replayed(place: Place) -> str:
+    """Poison is taken back; the cut."""
+    place.put(*two_stores(6))
+    place.fold()
+    cut = place.head(home()).snapshot
+    place.put(*poison(2, first=6), *two_stores(2, first=8))
+    place.fold()
+    operate(place, "op", {home(): cut}, replay=True, exclude=Exclusion(sources=("bad",)))
+    place.put(*two_stores(2, first=10))
+    place.fold()
+    return cut
+
+
+def replayed_from_within_a_replay(place: Place) -> None:
+    """A second one goes back to where the first one was half-way."""
+    replayed(place)
+    verifier = load_signer(place.settings).verifier
+    all_of_it = [
+        read_manifest(place.store, home(), name, verifier) for name in place.store.snapshots(home())
+    ]
+    half = [one for one in all_of_it if one.replay and one.position > one.replay.start]
+    what = Exclusion(products=("a",))
+    operate(place, "again", {home(): half[0].snapshot}, replay=True, exclude=what)
+    place.put(*two_stores(1, first=12))
+    place.fold()
+
+
+def models_went_back(place: Place) -> None:
+    """Once to what a replay has come to, once to before it."""
+    cut = replayed(place)
+    last = place.head(home()).snapshot
+    place.put(*two_stores(2, first=12))
+    operate(place, "to after", {home(): last})
+    place.put(*two_stores(1, first=14))
+    operate(place, "to before", {home(): cut})
+    place.put(*two_stores(1, first=15))
+    place.fold()
+
+
+@pytest.mark.parametrize(
+    "story, lose",
+    [
+        (replayed, another_format),
+        (replayed_from_within_a_replay, lost_store),
+        (models_went_back, lost_store),
+    ],
+)
+def test_operations_hold_though_the_store_leads_to_none_of_their_cuts(
+    place: Place, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+    story: Callable[[Place], Any], lose: Callable[[Place, pytest.MonkeyPatch], None],
+) -> None:  # fmt: skip
+    """All is learned again from the log's beginning, and ends as if nothing had been lost."""
+    with monkeypatch.context() as hurry:
+        hurry.setattr(module, "SLICE", 4)
+        place.settings = replace(place.settings, snapshot_interval_s=0.0)
+        story(place)
+    before, said = place.shard(home()), place.outcomes()
+    lose(place, monkeypatch)
+    # On the way back no snapshot is put where one stood: it would be the same, and found.
+    monkeypatch.setattr(module, "MIN_INTERVAL_S", 3600.0)
+    place.settings = replace(place.settings, snapshot_interval_s=3600.0)
+    place.put(*two_stores(1, first=20))
+    worker, end = place.worker(), place.events.end()[home()]
+    with caplog.at_level(logging.WARNING), running(worker):
+        until(lambda: home() in worker.owned and worker.owned[home()].shard.position == end, "all")
+    assert "folded again from the log's beginning" in caplog.text
+    before.fold(place.records(home())[before.position :])
+    after = place.shard(home())
+    assert after.digest() == before.digest() != place.undisturbed(home()).digest()
+    assert (after.counts(), after.rules, after.operations, after.promotions) == (
+        before.counts(), before.rules, before.operations, before.promotions,
+    )  # fmt: skip
+    assert {one[2] for one in said} == {one[2] for one in place.outcomes()} == {"applied"}
+    assert place.kept_aside() == []
+
+
+def effects_of(place: Place) -> Effects:
+    return Effects(
+        place.settings, events=place.events, control=AuditTrail(place.control), store=place.store,
+        verifier=load_signer(place.settings).verifier,
+        dead_letters=DeadLetters(place.letters, place.events),
+    )  # fmt: skip
+
+
+def tell(place: Place, outcome: Any, detail: str = "") -> None:
+    told = Outcome(operation="op", partition=home(), outcome=outcome, time=day(0), detail=detail)
+    place.control.append([Entry(0, None, msgspec.json.encode(told))])
+
+
+def test_what_was_carried_out_is_not_left_out_where_nothing_leads_to_its_cut(place: Place) -> None:
+    """The partition stands still at its marker instead, until somebody comes."""
+    place.put(*two_stores(2))
+    place.operate("rollback", {home(): f"p{home()}-l1-o99-abcdef12"})
+    resolve = effects_of(place).of(home())
+    assert "there is no snapshot" in str(resolve("op"))
+    tell(place, "applied")
+    with pytest.raises(SnapshotMissing):
+        resolve("op")
+
+
+def test_what_was_refused_stays_refused(place: Place) -> None:
+    place.put(*two_stores(2))
+    place.fold()
+    place.operate("rollback", {home(): place.head(home()).snapshot})
+    resolve = effects_of(place).of(home())
+    assert isinstance(resolve("op"), Rollback)
+    tell(place, "refused", "it could not be read then")
+    assert resolve("op") == "it could not be read then"

@@ -970,9 +970,11 @@ def test_a_marker_of_another_partitions_operation_is_refused(place: Place) -> No
     }
 
 
-def test_a_rollback_to_a_snapshot_that_is_not_there_is_refused(place: Place) -> None:
+def test_a_rollback_to_a_snapshot_that_neither_store_nor_log_leads_to_is_refused(
+    place: Place,
+) -> None:
     place.put(*two_stores(3))
-    place.operate("rollback", {home(): f"p{home()}-l1-o1-00000000"})
+    place.operate("rollback", {home(): f"p{home()}-l1-o99-00000000"})
     place.put(marker(), partition=home())
     place.put(*two_stores(1, first=3))
     place.fold()

@@ -19,6 +19,7 @@ from learner.replay import START, Exclusion, passing
 from learner.shard import Shard
 from learner.snapshot import read_shard
 from learner.worker import Worker
+from stream.errors import LogUnavailable
 from stream.event import Sale, decode
 from stream.log import Entry
 from tests.learner_parts import day
@@ -269,6 +270,75 @@ def test_late_items_come_back_where_they_are_admitted(place: Place) -> None:
     assert shard.digest() == in_time.digest()
     assert shard.counts()["late"] == 0
     assert sum(shard.counts().values()) == shard.position
+
+
+class Away:
+    """A log that cannot be reached the next time its begin is asked for, once it is told so."""
+
+    def __init__(self, log: Any) -> None:
+        self.log, self.armed = log, False
+
+    def begin(self) -> dict[int, int]:
+        if self.armed:
+            self.armed = False
+            raise LogUnavailable("the log does not answer")
+        return dict(self.log.begin())
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.log, name)
+
+
+def test_a_log_that_is_away_for_a_moment_refuses_no_operation(place: Place) -> None:
+    place.put(*two_stores(8))
+    place.fold()
+    cut = heads(place)
+    place.put(*poison(2, first=8))
+    events: Any = Away(place.events)
+    worker = place.worker(events=events)
+    with running(worker):
+        until(lambda: worker.started and place.folded(worker), "a fold")
+        events.armed = True
+        operate(place, "op", cut, replay=True, exclude=Exclusion(sources=("bad",)))
+        until(lambda: len(place.outcomes()) == 2, "the outcomes")
+    assert not events.armed
+    assert {one[2] for one in place.outcomes()} == {"applied"} and place.kept_aside() == []
+
+
+def test_a_replay_on_the_way_back_to_a_lost_head_serves_nothing_older(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not where the learner is started anew half-way, either."""
+    monkeypatch.setattr(module, "SLICE", 2)
+    place.settings = replace(place.settings, snapshot_interval_s=0.0)
+    place.put(*two_stores(6))
+    place.fold()
+    cut = place.head(home()).snapshot
+    place.put(*poison(1, first=6))
+    at = operate(place, "op", {home(): cut}, replay=True, exclude=Exclusion(sources=("bad",)))
+    place.put(*two_stores(3, first=7))
+    place.fold()
+    before = place.store.pointers(home()).active
+    assert before is not None and before.position > at + 4
+    folder = Path(place.settings.data_dir) / "snapshots" / f"p{home()}"
+    for lost in folder.glob("*-l2-*.manifest"):
+        lost.write_bytes(b"x")
+    place.put(*two_stores(1, first=10))
+    seen, move = [], place.store.move_head
+
+    def watched(partition: int, parent: Any, to: Any, replaying: Any = None) -> bool:
+        moved = move(partition, parent, to, replaying)
+        if partition == home():
+            seen.append(place.store.pointers(partition))
+        return moved
+
+    monkeypatch.setattr(place.store, "move_head", watched)
+    worker = place.worker()
+    with stepping(worker) as consumer:
+        step_until(worker, consumer, lambda: bool(seen), "the replay's begin")
+    assert seen[-1].replaying is not None and seen[-1].active == before
+    place.fold()
+    served = [one.active.position for one in seen if one.active is not None]
+    assert served == sorted(served) and served[0] == before.position < served[-1]
 
 
 # -- crashes -------------------------------------------------------------------------------
