@@ -508,10 +508,12 @@ class Worker:
         if self._publications % (PRUNE_EVERY * max(1, len(self.owned))) == 0:
             try:
                 self.pruner.prune(pinned(self.control.operations()))
-                if self.store.missing(owned.chunks):
-                    # Somebody has deleted some: the next snapshot puts all anew.
-                    logger.warning("partition %d: chunks are gone from the store", partition)
-                    owned.chunks, owned.known = set(), {}
+                for one in (owned, *self.owned.values()):
+                    if self.store.missing(one.chunks):
+                        # Somebody has deleted some: the next snapshot puts all anew.
+                        logger.warning("partition %d: chunks are gone from the store",
+                                       one.shard.partition)  # fmt: skip
+                        one.chunks, one.known = set(), {}
             except (LogUnavailable, StoreError) as error:
                 # Nothing is deleted on a guess.
                 logger.warning("old snapshots stay for now: %s", error)
