@@ -36,6 +36,8 @@ BATCH_RECORDS = 1000
 BATCH_BYTES = 1 << 20
 #: What a poll or a read gives at most, and a batch more.
 GIVEN_BYTES = 32 << 20
+#: Records of a partition that a poll gives before the next has its turn.
+TURN = 50
 #: A batch's key is topic, partition and first offset in one integer: 10, 13 and 40 bits.
 OFFSET_BITS = 40
 PARTITION_BITS = 13
@@ -360,7 +362,8 @@ class SqliteConsumer:
         active = [partition for partition in self._order if partition not in self._paused]
         self._order = [*self._order[1:], *self._order[:1]]
         while room and size > 0 and active:
-            share, part = -(-room // len(active)), -(-size // len(active))
+            share, part = min(-(-room // len(active)), TURN), -(-size // len(active))
+            before = size
             more = []
             for partition in active:
                 wanted = min(share, room)
@@ -380,6 +383,8 @@ class SqliteConsumer:
                 if not room or size <= 0:
                     break
             active = more
+            if before > 2 * size:
+                break  # shares of bytes, and not of records, would bring who sells less days ahead
         return found
 
     def _take(self, partition: int, wanted: int, size: int) -> list[Record]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import anyio
@@ -18,6 +19,7 @@ from api.context import Context, answer, documented
 from api.problems import Problem
 from api.replica import View
 from api.routes.forecasts import parameters
+from api.routes.status import partition_state
 from learner.serving import Total
 
 #: Answers computed at once.
@@ -106,7 +108,8 @@ def _answer(
     found = groups.gather([view.serving for view in views.values()], wanted)
     if not found.names:
         raise _nothing(wanted) if views else _no_bucket()
-    _check_reach(found, asked)
+    behind = [one for one in found.left_out if partition_state(context, one)["catching_up"]]
+    _check_reach(found, asked, behind)
     newest = views[min(found.pieces, key=lambda piece: piece.behind).serving.partition]
     volumes = groups.volume(found, *(asked.total or (1, asked.horizon)))
     order = sorted(range(len(found.names)), key=lambda at: (-volumes[at], found.names[at]))
@@ -139,8 +142,17 @@ def _no_bucket() -> Problem:
     )  # fmt: skip
 
 
-def _check_reach(found: groups.Gathered, asked: Asked) -> None:
-    """See that every partition asked about forecasts as far as is asked."""
+def _check_reach(found: groups.Gathered, asked: Asked, behind: Sequence[int]) -> None:
+    """See that every partition asked about forecasts as far as is asked, but quiet ones.
+
+    ``behind`` are those left out that are catching up: without them, totals would be of a part.
+    """
+    if behind:
+        raise Problem(
+            503, "partitions-apart", "Partitions are apart",
+            f"partition {behind[0]} is catching up, and forecasts none of these buckets yet",
+            field="horizon", remedy="wait until the learner has caught up; GET /v1/status tells",
+        )  # fmt: skip
     reach = asked.horizon if asked.total is None else max(asked.horizon, asked.total[1])
     shortest = min(found.pieces, key=lambda piece: len(piece.serving.mean) - piece.behind)
     ahead = len(shortest.serving.mean) - shortest.behind

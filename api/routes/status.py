@@ -29,7 +29,7 @@ def routes(context: Context) -> APIRouter:
         known = sorted({*partitions, *replica.state.pointers})
         return answer(
             {
-                "partitions": [_partition(context, one) for one in known],
+                "partitions": [partition_state(context, one) for one in known],
                 "version": VERSION,
                 "log": settings.log,
                 "log_up": log_watch.up,
@@ -104,7 +104,7 @@ _EVENT = (
 )
 
 
-def _partition(context: Context, partition: int) -> dict[str, Any]:
+def partition_state(context: Context, partition: int) -> dict[str, Any]:
     """One partition's row of the status."""
     replica = context.replica
     view = replica.state.views.get(partition)

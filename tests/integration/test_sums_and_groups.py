@@ -16,7 +16,7 @@ from learner.shard import Shard
 from learner.snapshot import describe, lay_down
 from learner.store import Pointer
 from stream.event import AnyEvent, Product, Sale, encode, time_us
-from stream.log import Record, partition_of
+from stream.log import Entry, Record, partition_of
 from tests.api_parts import Deployment, running, until
 from tests.learner_parts import chosen, day, market, sale, tick
 
@@ -287,6 +287,15 @@ def test_a_partition_that_is_quiet_for_good_is_left_out_and_named(
         alone = get(client, "/v1/forecasts", group_by="all", store=quiet[0], horizon=28)
         assert alone["origin"] == get(client, f"/v1/forecasts/{quiet[0]}/p0")["origin"]
         assert alone["partitions"]["1"]["left_out"] is False
+        # One that has yet to catch up is waited for: totals without it would be of a part.
+        head = deployment.store.pointers(1).head
+        assert head is not None
+        more = [Entry(1, None, b"{}")] * (head.position + 1100)
+        deployment.events.append(more)
+        asked: dict[str, Any] = {"group_by": "store", "horizon": 28}
+        until(lambda: client.get("/v1/forecasts", params=asked).status_code == 503)
+        detail = problem(client, "/v1/forecasts", 503, "horizon", **asked)
+        assert detail == "partition 1 is catching up, and forecasts none of these buckets yet"
     deployment.close()
 
 
