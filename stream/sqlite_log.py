@@ -390,7 +390,7 @@ class SqliteConsumer:
     def _take(self, partition: int, wanted: int, size: int) -> list[Record]:
         """Up to ``wanted`` records of a partition, or ``size`` and a batch; its position moves."""
         records = self._left.pop(partition, [])
-        size -= _size(records)
+        size -= _size(records[:wanted])  # of a batch that is left, no more than is given
         if len(records) < wanted and size > 0:
             # What was left of a batch is not all there is: others would run ahead.
             position = self._positions[partition] + len(records)
