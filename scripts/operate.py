@@ -27,8 +27,8 @@ from scripts.console import (
     when,
 )
 
-#: How long to wait for an operation's outcome, s.
-WAIT_S = 30.0
+#: How long to wait for an operation's outcome, and then for the API to serve it, s.
+WAIT_S, SERVED_S = 30.0, 10.0
 #: What a cut names where a partition begins anew; and how many others are looked up to be shown.
 START, LOOKED_UP = "start", 100
 #: Seconds of a bucket, and so many of them that a snapshot may be older than what was asked for.
@@ -299,16 +299,46 @@ def _operate(
             done = api.get(f"/v1/operations/{quote(done['id'], safe='')}")
             if done["progress"] != seen:  # as long as a replay comes on, it is waited for
                 seen, until = done["progress"], time.monotonic() + WAIT_S
+        served = dry_run or _await_served(api, done)
         made = {} if json else _snapshots(api, done["cut"])
     if json:
         print_json(done)
     else:
         _show(done, dry_run, made)
+        if not served:
+            out.print("This API does not serve it yet. See: salescast status", style="yellow")
         if to is not None:
             with suppress(ValueError):  # the API reads a time or two that Python does not
                 _show_older(datetime.fromisoformat(to.upper()), made)
     if done["state"] == "refused":
         raise typer.Exit(1)
+
+
+def _await_served(api: Client, done: dict[str, Any]) -> bool:
+    """Wait until what the API answers is of after the operation; whether it is.
+
+    An outcome is written when the store has it, and replicas look at the store in turns.
+    """
+    until = time.monotonic() + SERVED_S
+    while time.monotonic() < until:
+        with suppress(ApiError):  # the operation is done all the same
+            parts = {one["partition"]: one for one in api.get("/v1/status")["partitions"]}
+            if all(_is_served(done, one, parts.get(one["partition"])) for one in done["outcomes"]):
+                return True
+        time.sleep(0.1)
+    return False
+
+
+def _is_served(
+    done: dict[str, Any], outcome: dict[str, Any], part: dict[str, Any] | None
+) -> bool:  # fmt: skip
+    if outcome["outcome"] != "applied" or outcome["detail"] or part is None:
+        return True
+    if done["kind"] in ("freeze", "resume"):
+        return bool(part["frozen_by"] == (done["id"] if done["kind"] == "freeze" else None))
+    if part["frozen"] or outcome["offset"] is None:
+        return True
+    return bool((part["position"] or 0) > outcome["offset"])
 
 
 def _snapshots(api: Client, cut: dict[str, str]) -> dict[str, dict[str, Any]]:

@@ -28,7 +28,7 @@ def snapshot(one: Deployment) -> str:
 def test_a_change_is_told_by_bucket_source_and_part_and_adds_up(tmp_path: Path) -> None:
     with deployment(
         tmp_path, "learner", "api", partitions=1, champion="level_phase", challengers="",
-        snapshots_kept=200,
+        snapshots_kept=200, replica_poll_s=1,
     ) as one:  # fmt: skip
         one.send(days_of_sales(range(20)))
         one.settle()
@@ -73,7 +73,8 @@ def test_a_change_is_told_by_bucket_source_and_part_and_adds_up(tmp_path: Path) 
         assert refused(horizon=28)["field"] == "horizon"
         assert one.api.get("/v1/diff/store-1/nothing").status_code == 404
 
-        # Without the source it is as it was, and the exclusion is named.
+        # Without the source it is as it was, and the exclusion is named. The command waits for
+        # the API, which looks at the store but once a second.
         one.cli("rollback", first, "--replay", "--exclude-source", "bad", "--surplus",
                 "--reason", "odd", "--who", "ann")  # fmt: skip
         (operation,) = {rule["operation"] for rule in one.api.get("/v1/excluded").json()["rules"]}
