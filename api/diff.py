@@ -22,7 +22,7 @@ from learner.forecaster import Forecaster
 from learner.manifest import Manifest, Verifier, settings_of
 from learner.panel import Panel
 from learner.recall import read_forecaster
-from learner.replay import category_of, matches
+from learner.replay import category_of
 from learner.served import read_serving
 from learner.serving import Serving, bucket_times
 from learner.store import SnapshotStore
@@ -189,9 +189,7 @@ class Diffs:
                 seen.add((event.source, event.id))
                 about = category_of(event, lambda *one: panel.products.about(*one).category)
                 over = any(
-                    rule.covers(record.offset)
-                    and matches(rule.what, event, new.partition, record.offset, about)
-                    for rule in new.rules
+                    rule.means(event, new.partition, record.offset, about) for rule in new.rules
                 )
                 place = (panel.calendar.index(time_us(event.time)), event.source, over)
                 units = -event.quantity if isinstance(event, Void) else event.quantity

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from api.catalog import Catalog
 from learner.manifest import read_parts
-from learner.replay import Rule, category_of, matches
+from learner.replay import Rule, category_of
 from learner.served import read_products
 from stream.event import AnyEvent, Refusal, decode, item_values
 from stream.log import EventLog, Record
@@ -80,7 +80,7 @@ class Excluded:
                 if isinstance(event, Refusal) or (record.offset, item) < (offset, first):
                     continue
                 about = category_of(event, category)
-                if matches(rule.what, event, partition, record.offset, about):
+                if rule.means(event, partition, record.offset, about):
                     if len(found) == limit:
                         return Scan(found, records, (record.offset, item))
                     values = values or item_values(record.value)

@@ -179,7 +179,7 @@ class RuleItem(BaseModel):
     """An exclusion or quarantine in force over the offsets [start, end) of a partition."""
 
     operation: str
-    kind: Literal["excluded", "quarantined"]
+    kind: Literal["excluded", "quarantined", "skipped"]
     partition: int
     start: int
     end: int | None

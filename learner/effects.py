@@ -28,6 +28,7 @@ from learner.telemetry import Telemetry
 from stream.buckets import Calendar
 from stream.dead_letters import DeadLetters
 from stream.errors import (
+    CutLost,
     SalescastError,
     SnapshotCorrupt,
     SnapshotMissing,
@@ -135,9 +136,14 @@ class Effects:
                 return self._effect(entry, partition, cuts)
             except SalescastError as error:
                 # What cannot be reached now says nothing of the operation.
-                if error.retriable or told is not None:
+                if error.retriable:
                     raise
-                return str(error)
+                if told is None:
+                    return str(error)
+                raise CutLost(
+                    f"the operation {identity} was carried out here, and cannot be again: "
+                    f"{error.args[0]}"
+                ) from error
 
         return resolve
 

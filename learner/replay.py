@@ -69,11 +69,12 @@ class Exclusion(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
 class Rule(msgspec.Struct, frozen=True, kw_only=True):
     """An exclusion or quarantine in force in one partition over the offsets [start, end).
 
-    ``readmitted``: nothing is passed over; the guard does not judge the sources.
+    ``skipped``: so is a marker where it begins. ``readmitted``: nothing is passed over; the guard
+    does not judge the sources.
     """
 
     operation: str
-    kind: Literal["excluded", "quarantined", "readmitted"]
+    kind: Literal["excluded", "quarantined", "skipped", "readmitted"]
     what: Exclusion
     start: int
     end: int | None = None
@@ -81,6 +82,16 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
     def covers(self, offset: int) -> bool:
         """Whether the rule is in force at an offset."""
         return self.start <= offset and (self.end is None or offset < self.end)
+
+    def means(self, event: AnyEvent, partition: int, offset: int, category: str | None) -> bool:
+        """Whether an item is passed over; see ``matches``."""
+        if isinstance(event, Marker):
+            return self.kind == "skipped" and self.start == offset
+        return (
+            self.kind != "readmitted"
+            and self.covers(offset)
+            and matches(self.what, event, partition, offset, category)
+        )
 
 
 class Promotion(msgspec.Struct, frozen=True, kw_only=True):
@@ -229,11 +240,9 @@ def judge(
         if (record.offset, item) in admitted:
             return Passed(None)
         for rule in rules:
-            what = rule.what
-            if rule.covers(record.offset) and matches(
-                what, event, partition, record.offset, category(event)
-            ):
-                outcome = EXCLUDED if rule.kind == "excluded" else QUARANTINED
+            if rule.means(event, partition, record.offset, category(event)):
+                what = rule.what
+                outcome = QUARANTINED if rule.kind == "quarantined" else EXCLUDED
                 feed = not (what.products or what.categories)
                 return Passed(outcome, gap=not what.surplus, feed=feed and not what.surplus)
         return None

@@ -18,7 +18,7 @@ from learner.operations import Entry
 from learner.replay import Rule
 from learner.shard import Shard
 from learner.store import Standstill
-from stream.errors import ShardStopped
+from stream.errors import SalescastError, ShardStopped
 
 #: What is told of an error, characters.
 LONGEST = 500
@@ -33,10 +33,14 @@ class Skip(NamedTuple):
 
 def standing(shard: Shard, error: Exception, since_s: float) -> Standstill:
     """A shard that no fold gets on from where it is, with the command that helps."""
+    if isinstance(error, SalescastError):
+        why, first = error.args[0], error.remedy
+    else:
+        why, first = f"{type(error).__name__}: {error}", "Report it with the traceback"
     return Standstill(
         offset=shard.position,
-        why=f"{type(error).__name__}: {error}"[:LONGEST],
-        remedy="The record is kept; report it with the traceback. To go on without it: "
+        why=why[:LONGEST],
+        remedy=f"{first}; the record is kept. To go on without it: "
         f"salescast skip {shard.partition}:{shard.position} --reason ...",
         since_us=round(since_s * 1e6),
     )
@@ -96,7 +100,7 @@ def skips(shard: Shard, entries: Mapping[str, Entry], at: int | None = None) -> 
         start = at if not told else told[0].offset if told[0].outcome == "applied" else None
         if start is not None and first <= start < end and start >= shard.position:
             rule = Rule(
-                operation=operation.id, kind="excluded", what=operation.exclude,
+                operation=operation.id, kind="skipped", what=operation.exclude,
                 start=start, end=end,
             )  # fmt: skip
             found.append(Skip(rule, fresh=not told))

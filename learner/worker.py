@@ -30,6 +30,7 @@ from stream.dead_letters import DeadLetters
 from stream.errors import (
     AlreadyOwned,
     LogUnavailable,
+    SalescastError,
     SnapshotCorrupt,
     StoreError,
     StoreUnavailable,
@@ -305,7 +306,8 @@ class Worker:
         except Exception as error:
             # No reason names this. The shard stops here; what is published goes on being served.
             owned.standstill = standing(shard, error, self.clock())
-            logger.exception("%s", owned.stopped)
+            known = isinstance(error, SalescastError)
+            logger.error("%s", owned.stopped, exc_info=not known)
             self.telemetry.stopped(shard.partition, True)
             return False
         if replaying and shard.replay is None:

@@ -13,6 +13,7 @@ SalescastError
 │   ├── SnapshotMissing      not retriable: no such snapshot or chunk
 │   ├── SnapshotCorrupt      not retriable: digest or format is wrong; an older one may do
 │   │   └── SnapshotForeign  not retriable: not what its owner signed; an older one may do
+│   ├── CutLost              not retriable: nothing leads to an operation's cut any more
 │   └── FingerprintMismatch  not retriable: the state was made under other settings
 ├── OperationRefused         not retriable: the request cannot be carried out as asked
 └── ShardStopped             not retriable: the fold met something no reason names
@@ -101,6 +102,12 @@ class SnapshotForeign(SnapshotCorrupt):
         "Check `verify_key_file`, and find out who can write to the store. Once its manifest is "
         "deleted there, a learner goes on from an older snapshot, or from the log"
     )
+
+
+class CutLost(StoreError):
+    """Nothing leads any more to the snapshot that an operation went back to."""
+
+    remedy = "Bring the store back, or the log's beginning by the setting `archive`"
 
 
 class FingerprintMismatch(StoreError):

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from api.catalog import Catalog
@@ -19,6 +20,7 @@ from learner import worker as module
 from learner.file_store import FileStore
 from learner.keys import load_signer
 from learner.manifest import read_manifest
+from learner.operations import Outcome
 from learner.ownership import Owned
 from learner.probes import Probes
 from learner.replay import Exclusion
@@ -27,8 +29,10 @@ from learner.verify import Verification
 from learner.worker import Worker
 from stream.dead_letters import DeadLetters
 from stream.errors import StoreError
-from tests.learner_parts import plan
+from stream.log import Entry
+from tests.learner_parts import day, plan
 from tests.unit.test_worker import Place, get, home, running, two_stores, until
+from tests.unit.test_worker_replay import operate
 
 KNOW = Shard._know
 
@@ -157,6 +161,33 @@ def test_what_is_skipped_is_learned_after_all_once_its_fault_is_mended(
     place.fold()
     assert place.shard(home()).replay is None
     assert place.shard(home()).digest() == without(place)
+
+
+def test_an_operator_lets_a_partition_pass_an_operation_that_nothing_leads_back_to(
+    place: Place, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    place.put(*two_stores(4))
+    at = operate(place, "op", {home(): f"p{home()}-l1-o99-abcdef12"}, replay=True)
+    told = Outcome(operation="op", partition=home(), outcome="applied", time=day(0), offset=at)
+    place.control.append([Entry(0, None, msgspec.json.encode(told))])
+    place.put(*two_stores(5, first=4))
+    with standing_still(place, at) as worker:
+        until(lambda: home() in place.store.standstills(), "the store to say it")
+        said = place.store.standstills()[home()]
+        assert said.why.startswith("the operation op was carried out here, and cannot be again")
+        assert "`archive`" in said.remedy and f"salescast skip {home()}:{at} " in said.remedy
+        id = skip(place, at, at)
+        until(lambda: place.folded(worker), "the rest of the log")
+    assert "Traceback" not in caplog.text
+    assert state(place, id) == "applied"
+    for _ in ("as it is", "anew, from the logs alone"):
+        shard = place.shard(home())
+        assert shard.digest() == without(place)
+        assert shard.counts()["excluded"] == 1 and "op" not in shard.operations
+        place.store.close()
+        shutil.rmtree(tmp_path / "snapshots")
+        place.store = FileStore(tmp_path / "snapshots")
+        place.fold()
 
 
 @pytest.mark.parametrize(

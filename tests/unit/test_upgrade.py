@@ -32,7 +32,7 @@ from learner.shard import Shard
 from learner.snapshot import reaches_back, read_shard
 from learner.store import Pointer
 from stream.dead_letters import DeadLetters
-from stream.errors import FingerprintMismatch, SnapshotCorrupt, SnapshotMissing
+from stream.errors import CutLost, FingerprintMismatch, SnapshotCorrupt
 from stream.log import Entry
 from tests.golden.make import HERE, SETTINGS, story
 from tests.learner_parts import day, sale
@@ -469,7 +469,7 @@ def test_what_was_carried_out_is_not_left_out_where_nothing_leads_to_its_cut(pla
     resolve = effects_of(place).of(home())
     assert "there is no snapshot" in str(resolve("op"))
     tell(place, "applied")
-    with pytest.raises(SnapshotMissing):
+    with pytest.raises(CutLost, match="op was carried out here, and cannot be again"):
         resolve("op")
 
 
