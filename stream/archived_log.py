@@ -86,10 +86,7 @@ class ArchivedLog:
         if not self.archived(partition, offset):
             raise self.gone(partition, offset)
         found = self.kept.read(partition, offset, max_records)
-        if len(found) < max_records:
-            end = self.kept.index(partition).end
-            found += self.read(partition, end, max_records - len(found))
-        return found
+        return found or self.read(partition, self.kept.index(partition).end, max_records)
 
     def consume(self, positions: Mapping[int, int]) -> ArchivedConsumer:
         """Own partitions and read them from these offsets."""

@@ -171,7 +171,9 @@ class Place:
         return operation
 
     def outcomes(self) -> list[tuple[str, int, str, str]]:
-        read = [json.loads(record.value) for record in self.control.read(0, 0)]
+        read: list[Any] = []
+        while more := self.control.read(0, len(read)):
+            read += [json.loads(record.value) for record in more]
         return [(x["operation"], x["partition"], x["outcome"], x.get("detail", ""))
                 for x in read if x["type"] == "outcome"]  # fmt: skip
 
