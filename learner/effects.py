@@ -170,7 +170,7 @@ class Effects:
             try:
                 return self._read_rollback(entry, partition)
             except (SnapshotMissing, SnapshotCorrupt) as error:
-                shard = self._again(entry, partition, error)
+                shard = self.fold_again(entry, partition, error)
         else:
             shard = cuts.shard(entry)
         return Rollback(
@@ -212,14 +212,14 @@ class Effects:
                     raise TopicMismatch(f"snapshot {snapshot} belongs to another topic")
                 shard = read_shard(self._store, manifest, self._settings)
             except (SnapshotMissing, SnapshotCorrupt) as error:
-                shard = self._again(entry, partition, error)
+                shard = self.fold_again(entry, partition, error)
         if shard.position < first:
             raise TopicMismatch(
                 f"the log begins at offset {first}, a replay needs it from {shard.position} on"
             )
         return shard
 
-    def _again(self, entry: Entry, partition: int, error: StoreError) -> Shard:
+    def fold_again(self, entry: Entry, partition: int, error: StoreError) -> Shard:
         """The shard of a cut that cannot be read, from the log.
 
         Raises

@@ -24,7 +24,7 @@ from learner.snapshot import read_shard
 from learner.standstill import heed
 from learner.store import SnapshotStore
 from stream.dead_letters import DeadLetters
-from stream.errors import OffsetExpired, SnapshotMissing, TopicMismatch
+from stream.errors import OffsetExpired, SnapshotCorrupt, SnapshotMissing, TopicMismatch
 from stream.log import EventLog
 from stream.settings import Settings
 
@@ -127,13 +127,8 @@ class Verification:
         shard, origin, records = Shard(self.settings, manifest.partition), START, 0
         turn = self._turn(manifest)
         if turn is not None:
-            cut = turn.operation.cut[manifest.partition]
-            if cut != START:
-                base = self._manifest(manifest.partition, cut)
-                if from_start:
-                    shard, origin, records = self._again(base, from_start)
-                else:
-                    shard, origin = read_shard(self.store, base, self.settings), cut
+            if turn.operation.cut[manifest.partition] != START:
+                shard, origin, records = self._base(turn, manifest.partition, from_start)
             shard.obey(
                 turn.operation.id, manifest.operations, manifest.rules, manifest.promotions,
                 turn.offset,
@@ -147,6 +142,18 @@ class Verification:
             origin,
             records + self._fold(self._skipping(shard, manifest), manifest.position),
         )
+
+    def _base(self, turn: Entry, partition: int, from_start: bool) -> tuple[Shard, str, int]:
+        """A replay's cut, as ``_again``; from the log where the store does not lead to it."""
+        cut = turn.operation.cut[partition]
+        try:
+            base = self._manifest(partition, cut)
+        except (SnapshotMissing, SnapshotCorrupt) as error:
+            shard = self._effects().fold_again(turn, partition, error)
+            return shard, START, shard.position
+        if from_start:
+            return self._again(base, from_start)
+        return read_shard(self.store, base, self.settings), cut, 0
 
     def _skipping(self, shard: Shard, manifest: Manifest) -> Shard:
         """A shard that passes over what the snapshot has skipped since."""
@@ -183,10 +190,7 @@ class Verification:
 
     def _fold(self, shard: Shard, until: int) -> int:
         """Fold up to a position; how many records."""
-        effects = Effects(
-            self.settings, events=self.events, control=AuditTrail(self.control), store=self.store,
-            verifier=self.verifier, dead_letters=self.dead_letters,
-        )  # fmt: skip
+        effects = self._effects()
         begin = self.events.begin()[shard.partition]
         if shard.position < begin:
             raise OffsetExpired(
@@ -205,6 +209,12 @@ class Verification:
             shard.fold(records, effects.of(shard.partition))
             folded += len(records)
         return folded
+
+    def _effects(self) -> Effects:
+        return Effects(
+            self.settings, events=self.events, control=AuditTrail(self.control), store=self.store,
+            verifier=self.verifier, dead_letters=self.dead_letters,
+        )  # fmt: skip
 
 
 def _compare(before: Shard, again: Shard) -> Verdict:
