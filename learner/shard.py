@@ -184,9 +184,13 @@ class Shard:
             return refused
 
         def apply(event: AnyEvent, record: Record) -> Refusal | bool:
-            if isinstance(event, Marker):
-                return self._mark(event, record, resolve, done)
-            return self._know(event)
+            if not isinstance(event, Marker):
+                return self._know(event)
+            rules = len(self.rules)
+            said = self._mark(event, record, resolve, done)
+            if len(self.rules) > rules:
+                self.window.passes = self._passes(records)
+            return said
 
         def until_turn() -> Iterator[Record]:
             for record in records:

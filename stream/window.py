@@ -145,7 +145,8 @@ class Window:
         self.refused: dict[str, int] = {}
         self.live = False
         self.next_end_us = _NEVER
-        #: What is passed over; whoever changes it while a bucket closes is heeded at once.
+        #: What is passed over; whoever changes it while a bucket closes, or while an event is
+        #: applied, is heeded at once.
         self.passes: Passes | None = None
         self._homes: set[str] = set()  # stores known to be this partition's
 
@@ -212,6 +213,7 @@ class Window:
                         refusal = self._void(event, at, record.offset, item, letters)  # type: ignore[arg-type]
                     else:
                         refusal = self._other(event, at, record, apply)
+                        passes = self.passes
                 if refusal is not None:
                     self._refuse(event.source, record.offset, item, refusal, letters)
                     continue

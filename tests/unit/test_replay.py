@@ -291,6 +291,19 @@ def test_a_quarantine_passes_over_what_comes_after_and_a_readmission_learns_it_a
     assert shard.digest() == plain.digest()
 
 
+def test_a_quarantine_holds_from_its_marker_on_whatever_is_folded_with_it() -> None:
+    known = effects(q=Quarantine(order=1, what=Exclusion(sources=("bad",))))
+    bad = [msgspec.structs.replace(x, source="bad", id=f"b{x.id}") for x in market(2, first=20)]
+    said = [marker("q"), *bad, *market(3, first=22)]
+    at_once, apart = told(*market(20)), told(*market(20))
+    at_once.tell(*said, resolve=known)
+    for event in said:
+        apart.tell(event, resolve=known)
+    assert at_once.shard.counts() == apart.shard.counts()
+    assert at_once.shard.counts()["quarantined"] == len(bad)
+    assert at_once.shard.digest() == apart.shard.digest()
+
+
 def test_a_second_replay_still_passes_over_what_the_first_excluded() -> None:
     one = told(*market(20))
     start = len(one.log)
