@@ -146,6 +146,9 @@ class FactReader:
         if part is None or part != side.part:
             side.knowledge = read_knowledge(self._store, manifest)
             self._outdated = True
+        if manifest.position < side.position:
+            # A replay has gone back: what came after its cut is in no head until it is learned.
+            side.read_to, side.since, self._outdated = manifest.position, [], True
         side.snapshot, side.position, side.part = head.snapshot, manifest.position, part
         since = [one for one in side.since if one[0] >= manifest.position]
         self._outdated = self._outdated or len(since) < len(side.since)

@@ -173,6 +173,22 @@ def test_nothing_of_the_log_is_read_twice_nor_before_the_head(deployment: Deploy
     assert asked == [2]
 
 
+def test_a_head_that_has_gone_back_loses_no_plan_that_came_before_it_went(
+    deployment: Deployment,
+) -> None:
+    log(deployment, plan("early", store="100"))
+    deployment.publish(HOME, 1, facts=[plan("early", store="100")])
+    log(deployment, plan("late", 3, store="100"))
+    deployment.publish(HOME, 2, facts=[plan("early", store="100"), plan("late", 3, store="100")])
+    reader = context_of(deployment.app()).facts
+    assert versions(reader.read()) == {"early": (0, True), "late": (3, True)}
+    # A replay begins from a cut of before the plan, which it has yet to learn again.
+    deployment.publish(HOME, 1, facts=[plan("early", store="100")], lineage=1, seed=1)
+    assert versions(reader.read()) == {"early": (0, True), "late": (3, False)}
+    deployment.publish(HOME, 2, facts=[plan("late", 3, store="100")], lineage=1, seed=2)
+    assert versions(reader.read()) == {"late": (3, True)}
+
+
 def test_a_log_too_long_to_look_through_is_told_and_looked_through_later(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
