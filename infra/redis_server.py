@@ -21,7 +21,7 @@ from pathlib import Path
 
 import redis
 
-from infra.kafka.cluster import free_ports
+from infra.ports import free_ports
 
 START_TIMEOUT_S = 20.0
 STOP_TIMEOUT_S = 10.0

@@ -14,6 +14,7 @@ from typing import Any
 
 import typer
 
+from infra.ports import free_ports
 from scripts.console import Config, address, out, settings
 from scripts.supervise import Child
 from stream.adapters import made
@@ -99,11 +100,10 @@ def console_address(chosen: Settings, environ: dict[str, str]) -> str:
 
 
 def free_port(host: str) -> int:
-    """A port that nobody listens on just now."""
+    """A port that nobody listens on just now, kept for our children."""
     family, address = _listened_on(host, 0)
-    with socket.socket(family) as probe:
-        probe.bind(address)
-        return int(probe.getsockname()[1])
+    (port,) = free_ports(1, address, family)
+    return port
 
 
 def _listened_on(host: str, port: int) -> tuple[int, Any]:

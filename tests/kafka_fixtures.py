@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from infra.kafka.cluster import Cluster, KafkaMissingError, die_with_parent, free_ports
+from infra.kafka.cluster import Cluster, KafkaMissingError, die_with_parent
+from infra.ports import free_ports
 
 TANSU_START_S = 20.0
 

@@ -14,15 +14,15 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
 import uuid
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
+
+from infra.ports import free_ports
 
 HERE = Path(__file__).parent
 LIBS = HERE / "libs"
@@ -232,15 +232,6 @@ def _fetch_jars() -> None:
                 f"{(result.stdout + result.stderr)[-2000:]}"
             )
         done.touch()
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports nobody listens on now, all different."""
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
 
 
 def _cluster_id() -> str:

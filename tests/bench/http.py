@@ -18,7 +18,8 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
-from infra.kafka.cluster import die_with_parent, free_ports
+from infra.kafka.cluster import die_with_parent
+from infra.ports import free_ports
 from learner.adapters import open_store
 from learner.keys import ensure_keys, load_signer
 from learner.parts import cut

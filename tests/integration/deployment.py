@@ -16,14 +16,14 @@ from typing import Any, TypeVar
 
 import httpx
 
-from infra.kafka.cluster import free_ports
+from infra.ports import free_ports
 
 WAIT_S = 60.0
 T = TypeVar("T")
 
 
 def free_port() -> int:
-    """A port nobody listens on now."""
+    """A port nobody listens on now, nor will by chance."""
     return free_ports(1)[0]
 
 

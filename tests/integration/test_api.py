@@ -23,6 +23,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from api import recompute
+from infra.ports import free_ports
 from learner.evaluation import SUMS
 from stream.dead_letters import DeadLetter, DeadLetters
 from stream.errors import LogUnavailable, StoreUnavailable
@@ -935,9 +936,7 @@ def refuses(port: int) -> bool:
 
 
 def test_the_process_serves_until_sigterm_and_leaves_with_zero(tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    (port,) = free_ports(1)
     code = (
         "import sys; from stream.settings import Settings; from api import server; "
         "server.DRAIN_S = 10.0; "  # long enough on a busy machine; it is not waited for in full
