@@ -305,8 +305,6 @@ class Replica:
             else:
                 self._trouble.off(f"partition {partition}")
                 self._loaded[partition] = view
-        self.store_up = up
-        self._telemetry.dependency("store", up)
         views = {
             partition: self._loaded[partition]
             if (pointers[partition].frozen_by or partition) not in waiting
@@ -327,7 +325,8 @@ class Replica:
             index = search.build(servings, self.calendar.season, before.index)
         # 4.
         self.state = State(present, pointers, homes, index, frozenset(expired))
-        self.polled = True
+        self.polled, self.store_up = True, up
+        self._telemetry.dependency("store", up)
         for partition, pointer in pointers.items():
             self._telemetry.frozen(partition, pointer.frozen_by is not None)
         for partition in swapped:

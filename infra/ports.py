@@ -11,9 +11,6 @@ import socket
 import sys
 from typing import Any
 
-#: Bound, and not listened on; as long as this process lives.
-_held: list[socket.socket] = []
-
 
 def free_ports(
     count: int, address: Any = ("127.0.0.1", 0), family: int = socket.AF_INET
@@ -32,9 +29,9 @@ def free_ports(
         one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         one.bind(address)
     ports = [int(one.getsockname()[1]) for one in found]
-    if sys.platform == "linux":
-        _held.extend(found)
-    else:
-        for one in found:
+    for one in found:
+        if sys.platform == "linux":
+            one.detach()  # bound, and not listened on, until this process ends
+        else:
             one.close()
     return ports

@@ -123,12 +123,17 @@ class Deployment:
         self.sent[sent.partition] = max(sent.offset, self.sent.get(sent.partition, -1))
 
     def settle(self) -> list[dict[str, Any]]:
-        """Wait until all that was sent is folded and served; the partitions' status."""
+        """Wait until all that was sent is folded and served; the partitions' status.
+
+        What is served during a replay had been so before it, and its outcome is told before its
+        last snapshot is put: as long as one is on, it is waited for.
+        """
 
         def settled() -> list[dict[str, Any]] | None:
             parts: list[dict[str, Any]] = self.api.get("/v1/status").json()["partitions"]
             served = {part["partition"]: part["position"] or 0 for part in parts}
-            return parts if all(served.get(p, 0) > at for p, at in self.sent.items()) else None
+            folded = all(served.get(p, 0) > at for p, at in self.sent.items())
+            return parts if folded and not any(part["replaying"] for part in parts) else None
 
         return until(settled, "everything to be served")
 

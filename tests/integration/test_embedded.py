@@ -50,8 +50,13 @@ def test_a_sale_goes_in_and_a_forecast_comes_out(running: Deployment) -> None:
     assert 0 < len(served) < len(parts)  # of few stores: some partitions hold nothing
     said = running.cli("status")
     assert all(name in said for name in served)
-    text = running.learner.get("/metrics").text
-    assert "salescast_closes_total" in text and "salescast_forecast_rmsse_ratio" in text
+
+    def told() -> bool | None:
+        text = running.learner.get("/metrics").text
+        wanted = ("salescast_closes_total{", 'salescast_forecast_rmsse_ratio{horizon="1",')
+        return True if all(one in text for one in wanted) else None
+
+    until(told, "the metrics")  # of scores they tell once a second
 
 
 def test_a_forecast_is_explained_and_supposed_otherwise(running: Deployment) -> None:

@@ -147,8 +147,10 @@ def test_what_is_frozen_forecasts_on_beyond_its_last_horizon(tmp_path: Path) -> 
         learned(one, range(22, 25))
 
         def beyond() -> dict[str, Any] | None:
+            """What goes on from the last day closed; from one before it, another one follows."""
             found: dict[str, Any] = one.api.get(path).json()
-            return found if found["snapshot"] != frozen["snapshot"] else None
+            on = found["snapshot"] != frozen["snapshot"]
+            return found if on and found["origin"].startswith("2024-01-24") else None
 
         answer = until(beyond, "what goes on")
         assert answer["snapshot"].startswith(f"{frozen['snapshot']}+")

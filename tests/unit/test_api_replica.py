@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 
@@ -66,6 +66,22 @@ def test_a_new_snapshot_is_swapped_in_and_the_next_look_changes_nothing(
     before = replica.state.views
     assert not replica.refresh()
     assert replica.state.views[0] is before[0]
+
+
+def test_the_store_counts_as_read_only_once_what_it_holds_is_served(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deployment.publish(0, 5)
+    replica = replica_of(deployment)
+    build, up = search.build, []
+
+    def watched(*parts: Any) -> search.Index:
+        up.append(replica.store_up)
+        return build(*parts)
+
+    monkeypatch.setattr(search, "build", watched)
+    assert replica.refresh() and replica.store_up
+    assert up == [False], "a probe would call it ready, and no forecast were answered"
 
 
 def test_series_are_found_in_the_partition_that_serves_them(deployment: Deployment) -> None:
