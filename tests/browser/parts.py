@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,9 @@ def sale(
     }  # fmt: skip
 
 
+@cache
 def today() -> datetime:
-    """Midnight of the current day in UTC, the deployment's zone."""
+    """Midnight of the day on which the tests began, in UTC, the deployment's zone."""
     return datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
 
 
@@ -82,7 +84,9 @@ def running_up(folder: Path, **settings: object) -> Iterator[tuple[str, str]]:
     port = free_port("127.0.0.1")
     with started(
         folder, "up", data_dir=folder / "data", port=port, console_port=0, metrics_port=0,
-        partitions=1, grace_s=0, snapshot_interval_s=0.2, replica_poll_s=0.1, **settings,
+        partitions=1, grace_s=0, snapshot_interval_s=0.2, replica_poll_s=0.1,
+        tick_idle_s=86400,  # or a midnight that passes meanwhile would close the day
+        **settings,
     ) as log:  # fmt: skip
         url = f"http://127.0.0.1:{port}/"
         eventually("the API is ready", lambda: httpx.get(f"{url}readyz").is_success)

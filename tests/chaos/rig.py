@@ -155,8 +155,12 @@ class Rig:
             assert process.poll() is None, f"{name} ended:\n{self.said(name)[-3000:]}"
 
     def owners(self) -> dict[str, int]:
-        """Partitions of each running learner, by its name."""
-        found = Counter(owner.rpartition(":")[2] for owner in self.events.owners().values())
+        """Partitions of each running learner, by its name; none while brokers do not say."""
+        try:
+            owners = self.events.owners().values()
+        except LogUnavailable:  # the group's coordinator was elected just now
+            owners = {}.values()
+        found = Counter(owner.rpartition(":")[2] for owner in owners)
         return {name: found[str(process.pid)] for name, process in self.running.items()}
 
     def shared(self, *names: str, wait_s: float = WAIT_S) -> None:

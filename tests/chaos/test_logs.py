@@ -110,7 +110,7 @@ def test_a_topic_that_is_not_what_it_was_is_refused(rig: Rig, what: str, said: s
         client.delete_records({TopicPartition(topic, p): end for p, end in ends.items()})
     elif what == "recreated":
         client.delete_topics([topic])
-        time.sleep(1)
+        until(lambda: bool(client.describe_topics([topic])[0]["error_code"]), "the deletion")
     else:
         client.create_partitions({topic: PARTITIONS + 2})
     client.close()

@@ -294,7 +294,7 @@ def test_a_quarantine_passes_over_what_comes_after_and_a_readmission_learns_it_a
 def test_a_quarantine_holds_from_its_marker_on_whatever_is_folded_with_it() -> None:
     known = effects(q=Quarantine(order=1, what=Exclusion(sources=("bad",))))
     bad = [msgspec.structs.replace(x, source="bad", id=f"b{x.id}") for x in market(2, first=20)]
-    said = [marker("q"), *bad, *market(3, first=22)]
+    said: list[AnyEvent] = [marker("q"), *bad, *market(3, first=22)]
     at_once, apart = told(*market(20)), told(*market(20))
     at_once.tell(*said, resolve=known)
     for event in said:
