@@ -6,7 +6,8 @@ Leaves out: what a stock-out does to a bucket (``panel``).
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+from bisect import bisect
+from collections.abc import Container
 from typing import NamedTuple
 
 from stream.event import Availability, time_us
@@ -28,22 +29,29 @@ Spans = dict[Key, list[Span]]
 
 
 def learn(spans: Spans, event: Availability) -> None:
-    """Take in an event; a series' spans are kept in order: of those that overlap the last holds."""
+    """Take in an event; a series' spans are kept in order: of those that overlap the last holds.
+
+    One that a later one covers whole says nothing, and is not kept.
+    """
     span = Span(
         time_us(event.start), time_us(event.end), event.available,
         time_us(event.time), event.source, event.id,
     )  # fmt: skip
     key = (event.store, event.product)
-    spans[key] = _last_told([*spans.get(key, ()), span])
+    ones = spans.get(key, [])
+    at = bisect(ones, _told(span), key=_told)
+    if not any(_covers(later, span) for later in ones[at:]):
+        before = [one for one in ones[:at] if not _covers(span, one)]
+        spans[key] = [*before, span, *ones[at:]]
 
 
-def _last_told(spans: Iterable[Span]) -> list[Span]:
-    """Spans in order, but those that a later one covers whole."""
-    kept: list[Span] = []
-    for one in sorted(spans, key=lambda span: (*span[3:], *span[:3]), reverse=True):
-        if not any(later.from_us <= one.from_us and one.to_us <= later.to_us for later in kept):
-            kept.append(one)
-    return kept[::-1]
+def _told(span: Span) -> tuple[int, str, str, int, int, bool]:
+    """What spans are ordered by."""
+    return span.told_us, span.source, span.id, span.from_us, span.to_us, span.available
+
+
+def _covers(later: Span, earlier: Span) -> bool:
+    return later.from_us <= earlier.from_us and earlier.to_us <= later.to_us
 
 
 def forget(spans: Spans, end_us: int, listed: Container[Key] | None = None) -> None:
