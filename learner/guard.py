@@ -139,7 +139,7 @@ class Guard:
         warm = a["count"] >= self.warm
         warm[:, MODEL] &= a["count"][:, SALES] >= self.warm
         off -= _common(off, warm)
-        level, spread, furthest = self._lent(warm, off)
+        level, spread, furthest = self._lent(warm)
         off[:, MODEL] -= level
         spread[:, DRIFT] = FOLLOWS * spread[:, SIZE]
         width = np.maximum(spread, seen.least) * np.array(list(BANDS.values()))
@@ -206,7 +206,7 @@ class Guard:
         usual[:, MODEL] = 0.0  # its level is taken off later: a new source borrows one
         return usual
 
-    def _lent(self, warm: npt.NDArray[np.bool_], off: Floats) -> tuple[Floats, Floats, Floats]:
+    def _lent(self, warm: npt.NDArray[np.bool_]) -> tuple[Floats, Floats, Floats]:
         """Level of ``model``, and deviations and furthest of all; new sources borrow ``model``'s.
 
         A source that sends for the first time has no past; what it does to series that others

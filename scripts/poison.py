@@ -178,7 +178,7 @@ def story(
         if stopping.asked:
             return
         asker.end()
-        _compare(chosen, environ, watch, row, spoilt, asker)
+        _compare(chosen, watch, row, spoilt, asker)
     finally:
         if stopping.asked:
             out.print("stopping ...", style="dim")
@@ -283,9 +283,8 @@ def _rmsse(watch: Watch) -> dict[int, float]:
 
 
 def _compare(
-    chosen: Settings, environ: dict[str, str], watch: Watch, row: dict[str, Any],
-    spoilt: dict[int, float], asker: Asker,
-) -> None:  # fmt: skip
+    chosen: Settings, watch: Watch, row: dict[str, Any], spoilt: dict[int, float], asker: Asker
+) -> None:
     """Hold the scores against those of a fold that never saw what the source sent since the cut."""
     items = watch.api.get("/v1/operations").json()["items"]
     cut = next(one["cut"] for one in items if one["kind"] == "rollback")

@@ -17,7 +17,6 @@ from stream.log import Record
 from stream.settings import Settings
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
-DAY = timedelta(days=1)
 
 
 def chosen(**changed: Any) -> Settings:

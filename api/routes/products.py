@@ -121,7 +121,7 @@ def routes(context: Context) -> APIRouter:
         folded = all(
             facts.told[key][1] for key in ((store, id), (EVERYWHERE, id)) if key in facts.told
         )
-        return answer(_item(context, facts, facts.products, store, id, folded))
+        return answer(_item(context, facts.products, store, id, folded))
 
     return router
 
@@ -153,10 +153,10 @@ def _put(context: Context, id: str, store: str, body: ProductBody) -> tuple[dict
     _check(context, facts, known_with, told, given)
     judge(context, told)
     if before is not None and all(getattr(before, f) == getattr(told, f) for f in FIELDS):
-        found = _item(context, facts, facts.products, store, id, folded)
+        found = _item(context, facts.products, store, id, folded)
         return found | {"unchanged": True}, False
     receipts = append(context, [told])
-    found = _item(context, facts, known_with, store, id, False)
+    found = _item(context, known_with, store, id, False)
     found |= {"notes": _notes(context, facts, told), "unchanged": False, "receipts": receipts}
     return found, id not in facts.names and id not in served.products
 
@@ -207,7 +207,7 @@ def _notes(context: Context, facts: Facts, told: Product) -> list[str]:
 
 
 def _item(
-    context: Context, facts: Facts, products: Products, store: str, id: str, folded: bool
+    context: Context, products: Products, store: str, id: str, folded: bool
 ) -> dict[str, Any]:
     """What is known of a product in a store, times in the deployment's zone."""
     served, calendar = context.census.now(), context.replica.calendar
