@@ -75,7 +75,7 @@ def columns(serving: Serving, rows: Ints, horizons: int, z: Floats) -> Columns:
         gauge = intervals.gauge(mean[step], units, found[0] * own)
         for level, scores in enumerate(found[1:]):
             out[level, step] = intervals.demand(gauge, scores, whole)
-    out[:, :known] *= mean[:known] > 0  # of a bucket that is over nothing more is to come
+    out *= mean > 0  # of a bucket that is over, or closed, nothing more is to come
     sold = np.fmax(serving.sold[:known].take(rows, axis=1), 0.0)
     mean[:known] += sold
     out[:, :known] += sold
@@ -214,7 +214,5 @@ def _of_one(serving: Serving, row: int, mean: Floats, first: Ints, table: Floats
         dispersion[step] = learned[step, 0] * serving.open_factor[step, row]
     gauge = intervals.gauge(mean, grain, dispersion)
     found = intervals.demand(gauge.upright(), learned[:, 1:], whole)
-    for step in known:
-        if not mean[step] > 0:
-            found[step] = 0.0  # of a bucket that is over nothing more is to come
+    found[~(mean > 0)] = 0.0  # of a bucket that is over, or closed, nothing more is to come
     return found

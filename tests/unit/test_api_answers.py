@@ -157,6 +157,19 @@ def test_a_bucket_in_which_nothing_can_be_sold_yet_has_a_forecast_all_the_same(
     assert step["quantiles"]["0.9"] == pytest.approx(wanted.quantiles[0, 0, 0], abs=6e-5)
 
 
+def test_of_a_closed_bucket_nothing_is_to_come_at_any_level(serving: Serving) -> None:
+    mean = np.array(serving.mean)
+    mean[4] = 0.0
+    shut = dataclasses.replace(serving, mean=mean)
+    rows = np.arange(len(serving.stores))
+    found = answers.columns(shut, rows, 6, answers.spread(shut, (0.9, 0.999)))
+    assert not found.median[4].any() and not found.quantiles[:, 4].any()
+    for row in rows.tolist():
+        *_, closed, after = steps_of(shut, row, 6, (0.9, 0.999))
+        assert [closed["mean"], *closed["quantiles"].values()] == [0.0, 0.0, 0.0]
+        assert after["quantiles"]["0.999"] > 0
+
+
 def test_no_level_at_all_is_a_forecast_without_quantiles(serving: Serving) -> None:
     (step,) = steps_of(serving, 0, 1, ())
     assert step["quantiles"] == {}
