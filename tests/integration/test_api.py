@@ -145,13 +145,16 @@ def test_an_unknown_series_comes_with_near_ones(client: httpx.Client) -> None:
     assert problem(client.get("/v1/history/101/pear"), 404, "store")["near"][0] == "100/pear"
 
 
-@pytest.mark.parametrize("prefix", ["forecasts", "history", "explain", "diff"])
+@pytest.mark.parametrize("prefix", ["forecasts", "history", "accuracy", "explain", "diff"])
 def test_a_store_with_a_slash_is_found_wherever_a_series_is_named(
     client: httpx.Client, prefix: str
 ) -> None:
     store = quote("Nord/Süd 50%", safe="")
     found = problem(client.get(f"/v1/{prefix}/{store}/appel"), 404, "product")
     assert found["detail"] == "store `Nord/Süd 50%` has no product `appel`"
+    # One that begins with it is as good a name.
+    found = problem(client.get(f"/v1/{prefix}/%2Fab/appel"), 404, "store")
+    assert found["detail"] == "no store `/ab` is known"
 
 
 def test_a_store_alone_is_asked_for_its_product(client: httpx.Client) -> None:
