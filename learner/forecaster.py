@@ -44,6 +44,8 @@ _NEUTRAL = frozenset(
      "fast_phase", "fast_own", "season_own", "promotion_mean", "group_recent", "plain", "own_phase",
      "usual")
 )  # fmt: skip
+#: A price that is taken as none.
+UNTOLD = 0.0
 #: Parts of every explanation, in the order they are told.
 ALL_PARTS = ("level", "trend", "season", "holidays", "promotion", "price", "covariates",
              "interaction", "bounds")  # fmt: skip
@@ -139,11 +141,21 @@ class Forecaster:
         """Means without any promotion and at the usual price, shape (horizons,), in units.
 
         Closures and covariates are those of ``wishes``: they are no choice of the seller's price
-        or promotion, so they are in no uplift.
+        or promotion, so they are in no uplift. Where prices are told of promotions alone, none is
+        told here: the model has seen no price told without a promotion.
         """
         nothing = np.zeros(horizons)
-        price = np.full(horizons, self.usual_price(row))
+        price = np.full(horizons, self.usual_price(row) if self._priced(row) else UNTOLD)
         return self.forecast(row, horizons, replace(wishes, promotion=nothing, price=price))
+
+    def _priced(self, row: int) -> bool:
+        """Whether a price was planned in a bucket of the last season without a promotion."""
+        rows, part, _ = self._part(int(self.panel.column("category")[row]))
+        own = int(np.searchsorted(rows, row))
+        return any(
+            part.plans.price(part, at, at)[own] > 0 and not part.plans.promotion(part, at, at)[own]
+            for at in range(max(self.origin - part.season + 1, part.oldest), self.origin + 1)
+        )
 
     def explain(self, row: int, horizon: int) -> Explained:
         """Split one forecast into parts and experts."""

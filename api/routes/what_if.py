@@ -67,7 +67,10 @@ class Supposed(BaseModel):
         "is sold already, which the forecast of an open bucket takes in"
     )
     mean: float = Field(description="The mean under what is supposed")
-    baseline: float = Field(description="The mean without promotion, at the usual price")
+    baseline: float = Field(
+        description="The mean without promotion, at the usual price; at none, where prices are "
+        "told of promotions alone"
+    )
     uplift: float = Field(description="What `mean` is above `baseline`")
 
 

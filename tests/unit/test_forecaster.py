@@ -11,7 +11,7 @@ import pytest
 from learner.forecaster import Forecaster, Wishes
 from learner.models import MODELS
 from stream.event import Product
-from tests.learner_parts import Told, day, market, plan, tick, told
+from tests.learner_parts import Told, day, market, plan, sale, tick, told
 
 NAN = np.full(28, np.nan)
 
@@ -141,6 +141,31 @@ def test_without_promotions_planned_the_baseline_is_the_forecast() -> None:
     asked = forecaster(one)
     nothing = Wishes(promotion=NAN, price=NAN, closed=NAN)
     assert asked.baseline(0, 28, nothing) == pytest.approx(asked.forecast(0, 28), rel=0.05)
+
+
+@pytest.mark.parametrize("always", [False, True])
+def test_without_an_offer_there_is_no_uplift_however_prices_are_told(always: bool) -> None:
+    """Always, or of promotions alone."""
+    one = told(challengers=("seasonal_naive",))
+    if always:
+        one.tell(*(plan(f"p{at}", 0, 90, product=f"p{at}", price=1.2) for at in range(2)))
+    one.tell(plan("offer", 24, 28, product="p0", promotion=1.0, price=1.0))
+    drawn = np.random.default_rng(1)
+    for n in range(45):
+        for at in range(8):
+            offered = at % 2 == 0 and 24 <= n < 28
+            quantity = float(drawn.negative_binomial(1, 1 / (2 + at % 5 + 3 * offered)))
+            one.tell(sale(n, quantity, store=f"s{at // 2}", product=f"p{at % 2}",
+                          price=1.0 if offered else 1.2, hour=9 + at / 10))  # fmt: skip
+    one.tell(tick(45))
+    asked = forecaster(one)
+    nothing = Wishes(promotion=NAN, price=NAN, closed=NAN)
+    offer = Wishes(promotion=np.ones(28), price=np.ones(28), closed=NAN)
+    rough = 0.05 if always else 1e-9  # of a usual price that an offer has moved
+    for row in range(8):
+        plain = asked.forecast(row, 3)
+        assert asked.baseline(row, 3, nothing) == pytest.approx(plain, rel=rough)
+        assert asked.baseline(row, 3, offer) == pytest.approx(plain, rel=rough)
 
 
 def test_asking_changes_nothing() -> None:
