@@ -21,6 +21,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
+from decimal import Decimal
 from pathlib import Path
 from typing import IO, Any, get_args
 
@@ -129,7 +130,10 @@ def column_names(path: Path) -> list[str]:
         except (pa.ArrowException, OSError) as error:
             raise FileError(f"{path} is no Parquet file: {error}") from None
     with closing(_csv(path)) as records:
-        return next(records, ([], 0.0))[0]
+        names = next(records, ([], 0.0))[0]
+    if not names:
+        raise FileError(f"{path} is empty", remedy="Its first line must name the columns")
+    return names
 
 
 def _csv(path: Path) -> Generator[tuple[list[str], float], None, None]:
@@ -322,6 +326,11 @@ class Rows:
         if at is None:
             return None
         value = values[at] if at < len(values) else None
+        if isinstance(value, bytes):  # a Parquet file need not say that its bytes are text
+            try:
+                value = value.decode()
+            except UnicodeDecodeError:
+                raise FieldError(name, f"column `{self._columns[name]}` is not UTF-8") from None
         return value.strip() if isinstance(value, str) else value
 
     def _text(self, values: Sequence[Any], name: str) -> str:
@@ -398,7 +407,7 @@ class EventRows(Rows):
             elif name in _TEXTS:
                 event[name] = self._text(values, name)
             else:
-                event[name] = _scalar(value) if isinstance(value, str) else value
+                event[name] = _scalar(value)
         event["id"] = self._id(row, values)
         if self._source:
             event["source"] = self._source
@@ -415,16 +424,20 @@ class EventRows(Rows):
             raise FieldError(name, f"column `{self._columns[name]}` is no JSON") from None
 
 
-def _scalar(text: str) -> Any:
+def _scalar(value: Any) -> Any:
     """A cell as a number, or as true or false; as it is, where it is neither."""
-    if text.lower() in ("true", "false"):
-        return text.lower() == "true"
+    if isinstance(value, Decimal):
+        return float(value)
+    if not isinstance(value, str):
+        return value
+    if value.lower() in ("true", "false"):
+        return value.lower() == "true"
     for kind in (int, float):
         try:
-            return kind(text)
+            return kind(value)
         except ValueError:
             pass
-    return text
+    return value
 
 
 class opened:  # noqa: N801 - used as a function, like contextlib.closing

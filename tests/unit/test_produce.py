@@ -275,6 +275,8 @@ def test_a_missing_column_is_named_with_near_ones(server: Server, tmp_path: Path
     assert "? Say which it is" in str(result.exception)
     result = run(server, path, "--map", "product=produkte")
     assert "no column `produkte`. Did you mean `Produkt`?" in str(result.exception)
+    path.write_bytes(b"")
+    assert "a.csv is empty" in str(run(server, path).exception)
 
 
 @pytest.mark.parametrize(

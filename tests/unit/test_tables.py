@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 
 import pandas as pd  # type: ignore[import-untyped]
+import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow.parquet as pq  # type: ignore[import-untyped]
 import pytest
 
 from scripts.client import Line
@@ -77,6 +80,22 @@ def test_each_row_is_an_event_of_its_type(tmp_path: Path) -> None:
              price=1.99, voids="5"),
         Complete(id="7", source="till", time=at(4, 0), store="s"),
     ]  # fmt: skip
+
+
+def test_text_as_bytes_and_decimals_of_parquet_are_text_and_numbers(tmp_path: Path) -> None:
+    moment = datetime(2024, 1, 3, 9, tzinfo=UTC)
+    columns = {"time": [moment, moment], "store": [b"7", b"7"], "product": ["Käse".encode(), b"\xff"],
+               "quantity": [Decimal("1.50")] * 2, "source": [b"till"] * 2}  # fmt: skip
+    for name, more in (("rows", {}), ("events", {"type": ["sale"] * 2})):
+        path = tmp_path / f"{name}.parquet"
+        pq.write_table(pa.table({**columns, **more}), path)
+        good, bad = merged(sources([path], reading([], None, None)), [0])
+        assert event(good) == Sale(id=f"{name}.parquet:1", source="till", time=moment, store="7",
+                                   product="Käse", quantity=1.5)  # fmt: skip
+        assert bad.refusal is not None
+        assert (bad.refusal.field, bad.refusal.detail) == (
+            "product", "column `product` is not UTF-8",
+        )  # fmt: skip
 
 
 def test_parquet_gives_the_same_and_whole_numbers_are_names(tmp_path: Path) -> None:
