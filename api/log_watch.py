@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from api.background import Trouble
 from api.control import Control
 from api.replica import Measures
 from stream.dead_letters import STEP, Index, Why
 from stream.errors import SalescastError
-from stream.log import EventLog
+from stream.log import Entry, EventLog
 
 #: How often the log is looked at.
 INTERVAL_S = 1.0
@@ -39,6 +39,18 @@ class LogWatch:
         self._telemetry.dependency("log", self.up)
         self._try("dead letters", self._read_dead_letters)
         self._try("control log", self._control.reconcile)
+
+    def append(self, entries: Sequence[Entry]) -> list[int]:
+        """Append entries; their offsets. Who asks next is told of them. It blocks.
+
+        Raises
+        ------
+        LogUnavailable
+        """
+        offsets = self._events.append(entries)
+        ends = {entry.partition: at + 1 for entry, at in zip(entries, offsets, strict=True)}
+        self.ends = {**self.ends, **ends}
+        return offsets
 
     def why(self, partition: int, offset: int, item: int) -> Why | None:
         """Why an item that was folded is a dead letter; ``None`` if it is none.

@@ -45,7 +45,7 @@ def append(context: Context, events: Sequence[AnyEvent]) -> list[str]:
             if isinstance(item, Refusal):
                 raise _refused(item)
     entries = [entry for batch in batches for entry in batch.entries]
-    offsets = context.events.append(entries)
+    offsets = context.log_watch.append(entries)
     context.telemetry.ingested(len(events), 0)
     last = len(batches[-1].entries)
     return [

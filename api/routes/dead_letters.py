@@ -166,7 +166,7 @@ def _carry_out(
     receipts = []
     if body.action == "resend":
         made = ingest.batch(list(good.values()), context.events.partitions, latest_s)
-        offsets = context.events.append(made.entries)
+        offsets = context.log_watch.append(made.entries)
         receipts = [one["receipt"] for one in ingest.receipts(made, offsets)]
     # 3.
     done = "sent again" if body.action == "resend" else "discarded"

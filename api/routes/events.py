@@ -106,7 +106,7 @@ def _take(context: Context, body: bytes, ndjson: bool, brief: bool) -> tuple[int
     else:
         latest_s = context.clock() + context.settings.max_future_s
         found = ingest.batch(raws, context.events.partitions, latest_s)
-    offsets = context.events.append(found.entries) if found.entries else []
+    offsets = context.log_watch.append(found.entries) if found.entries else []
     items = ingest.receipts(found, offsets)
     refused = sum(type(item) is Refusal for item in found.items)
     accepted = len(items) - refused

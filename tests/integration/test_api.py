@@ -427,6 +427,14 @@ def test_a_receipt_tells_waiting_folded_and_dead(
     assert found["remedy"]
 
 
+def test_what_was_just_accepted_is_behind_at_once(client: httpx.Client) -> None:
+    receipt = client.post("/v1/events", json=SALE).json()["items"][0]["receipt"]
+    partition, offset, _ = map(int, receipt.split("-"))
+    row = client.get("/v1/status").json()["partitions"][partition]
+    behind = max(offset + 1 - row["position"], 0)
+    assert (row["log_end"], row["lag"]) == (offset + 1, behind)
+
+
 def test_a_receipt_nobody_gave_is_unknown(client: httpx.Client) -> None:
     for receipt in ("0-99999-0", "9-0-0", "0-0-5"):
         members = problem(client.get(f"/v1/receipts/{receipt}"), 404, "receipt")
@@ -965,7 +973,7 @@ def test_the_process_serves_until_sigterm_and_leaves_with_zero(tmp_path: Path) -
             process.send_signal(signal.SIGTERM)
             until(lambda: refuses(port))
             # What is asked over a connection that is kept alive may be on its way.
-            last = client.get("/readyz")
+            last = client.get("/livez")
             assert (last.status_code, last.headers["connection"]) == (200, "close")
             assert process.wait(20) == 0
             stream.close()
