@@ -181,9 +181,10 @@ def target(to: Path, format: Format | None, origin: datetime, bucket: str) -> tu
             raise ExportError(f"there is no folder {to.parent}", remedy="Make it first")
         return to, Format(suffix)
     kind = format or Format.parquet
-    if to.exists() and not to.is_dir():
+    if not to.is_dir() and (to.exists() or suffix):
         raise ExportError(
-            f"--out {to} is a file of another kind", remedy="Name it .parquet or .csv, or a folder"
+            f"--out {to} is a file of another kind",
+            remedy="Name it .parquet or .csv, or a folder; one with a dot must be there",
         )
     try:
         to.mkdir(parents=True, exist_ok=True)

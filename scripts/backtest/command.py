@@ -23,7 +23,7 @@ from scripts.backtest.output import Writer, part_of
 from scripts.backtest.replay import Asked, Block, Replay
 from scripts.backtest.tally import Tally
 from scripts.files import Source, merged, sources, writable_file
-from scripts.tables import SORT_ROWS, reading
+from scripts.tables import SORT_ROWS, FileError, reading
 from stream.buckets import Calendar
 from stream.errors import SettingsError
 from stream.event import FIRST_US, LAST_US, time_us
@@ -99,6 +99,8 @@ def register(app: typer.Typer) -> None:
         )
         asked = _asked(chosen, horizons, quantiles, from_, to)
         asked = replace(asked, points=bool(out or report))
+        if out and out.suffix.lower() != ".parquet":
+            raise FileError(f"--out {out} is to be Parquet", remedy="Name it .parquet")
         for option, path in (("--out", out), ("--report", report)):
             if path:
                 writable_file(path, option)

@@ -383,6 +383,7 @@ def test_a_series_that_is_delisted_is_scored_no_more(tmp_path: Path) -> None:
         (["--models", "ensembel"], "Did you mean `ensemble`?"),
         (["--models", ","], "--models names none"),
         (["--out", "/no/such/folder/out.parquet"], "cannot be written"),
+        (["--out", "out.csv"], "Name it .parquet"),
     ],
 )
 def test_what_cannot_be_is_refused_with_a_remedy(

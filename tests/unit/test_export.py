@@ -167,6 +167,8 @@ def test_a_place_that_cannot_be_written_is_named(deployment: Deployment, tmp_pat
     assert "no folder" in str(refused("--out", tmp_path / "none" / "a.parquet"))
     (tmp_path / "file").write_text("x")
     assert "another kind" in str(refused("--out", tmp_path / "file"))
+    assert "another kind" in str(refused("--out", tmp_path / "today.xlsx"))
+    assert not (tmp_path / "today.xlsx").exists()
     assert "cannot make" in str(refused("--out", tmp_path / "file" / "folder"))
 
 
