@@ -11,7 +11,8 @@ import pytest
 from learner.forecaster import Forecaster, Wishes
 from learner.models import MODELS
 from stream.event import Product
-from tests.learner_parts import Told, day, market, plan, sale, tick, told
+from tests import learner_parts
+from tests.learner_parts import Told, day, market, plan, tick, told
 
 NAN = np.full(28, np.nan)
 
@@ -155,8 +156,9 @@ def test_without_an_offer_there_is_no_uplift_however_prices_are_told(always: boo
         for at in range(8):
             offered = at % 2 == 0 and 24 <= n < 28
             quantity = float(drawn.negative_binomial(1, 1 / (2 + at % 5 + 3 * offered)))
-            one.tell(sale(n, quantity, store=f"s{at // 2}", product=f"p{at % 2}",
-                          price=1.0 if offered else 1.2, hour=9 + at / 10))  # fmt: skip
+            one.tell(learner_parts.sale(n, quantity, store=f"s{at // 2}", product=f"p{at % 2}",
+                                        price=1.0 if offered else 1.2,
+                                        hour=9 + at / 10))  # fmt: skip
     one.tell(tick(45))
     asked = forecaster(one)
     nothing = Wishes(promotion=NAN, price=NAN, closed=NAN)
