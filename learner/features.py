@@ -30,6 +30,10 @@ LIKE = 0.05
 #: Bounds of a ratio: what no level explains is clipped, so that one outlier cannot spoil all.
 MAX_RATIO = 8.0
 
+#: Least mean, in units, that is served of a bucket in which something can be sold: only where
+#: nothing can be is nothing certain.
+LEAST_MEAN = 1e-6
+
 BASE = ("one", "short", "season", "last", "same_phase", "phase_mean", "group_phase", "robust",
          "fast_phase", "fast_own", "season_own", "promotion", "promotion_change",
          "promotion_phase", "price", "price_known", "promotion_mean", "promotion_before",
@@ -97,6 +101,10 @@ class Batch:
     closed: npt.NDArray[np.bool_]
     rows: npt.NDArray[np.intp]
     ahead: float
+
+    def served(self, said: Floats) -> Floats:
+        """What is served where a model says this mean, shape (n,)."""
+        return np.where(self.closed, 0.0, np.maximum(said, LEAST_MEAN))
 
     def take(self, rows: npt.NDArray[np.bool_]) -> Batch:
         """Some of the series."""

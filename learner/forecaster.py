@@ -113,7 +113,7 @@ class Forecaster:
         return replace(batch, rows=self.known_as[[row]])
 
     def _mean(self, batch: Batch) -> float:
-        return 0.0 if batch.closed[0] else float(self.model.predict(batch)[0])
+        return float(batch.served(self.model.predict(batch))[0])
 
     def forecast(self, row: int, horizons: int, wishes: Wishes | None = None) -> Floats:
         """Means of one series for the next buckets, shape (horizons,), in units."""
@@ -130,7 +130,7 @@ class Forecaster:
         for step in range(len(mean)):
             batch = features(self.panel, self.origin, step + 1, known=self.origin + 1, at=at)
             said = self.model.predict(replace(batch, rows=self.known_as))
-            mean[step] = np.where(batch.closed, 0.0, said)
+            mean[step] = batch.served(said)
         return mean
 
     def usual_price(self, row: int) -> float:

@@ -589,7 +589,7 @@ class Shard:
                 for horizon in range(1, horizons + 1):
                     # A plan shows at once; it is learned from only at the closes after it.
                     batch = features(self.panel, last, horizon, known=last + 1, at=now)
-                    mean[horizon - 1] = np.where(batch.closed, 0.0, champion.predict(batch))
+                    mean[horizon - 1] = batch.served(champion.predict(batch))
             self._mean = mean
         return self._mean
 

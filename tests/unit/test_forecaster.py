@@ -106,6 +106,16 @@ def test_a_day_supposed_closed_sells_nothing() -> None:
     assert found[3] == 0.0 and (np.delete(found, 3) > 0).all()
 
 
+def test_only_where_nothing_can_be_sold_is_nothing_certain() -> None:
+    one = told(champion="seasonal_naive", challengers=())
+    one.tell(*(s for s in market(28) if s.product != "p0" or s.time < day(14)))
+    one.tell(tick(28), plan("shut", 30, 31, closed=True, said=28))
+    served, row = one.shard.forecast(), one.shard.panel.rows["s", "p0"]
+    assert (served[2] == 0).all()
+    assert 0 < served[3, row] < 1e-5  # the last weeks had none, and the next may have some
+    assert forecaster(one).forecast_all().tolist() == served.tolist()
+
+
 def rained() -> Told:
     """Three products; on every third day it rains, and three times as much is sold."""
     one = told(challengers=("seasonal_naive",), covariates=("rain",))
