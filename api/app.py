@@ -10,6 +10,7 @@ from typing import Any
 from anyio.to_thread import run_sync
 from fastapi import Depends, FastAPI
 from fastapi.openapi.utils import get_openapi
+from starlette.convertors import register_url_convertor
 from starlette.types import ASGIApp
 
 from api import problems, schemas, security
@@ -19,7 +20,7 @@ from api.census import Censuses
 from api.context import Context, documented
 from api.control import Control
 from api.diff import Diffs
-from api.edge import Readable, known_query
+from api.edge import Name, Readable, known_query
 from api.excluded import Excluded
 from api.facts import FactReader
 from api.log_watch import INTERVAL_S, LogWatch
@@ -165,6 +166,7 @@ def create_app(
         event_routes, plans, products, forecasts, batch, groups, what_if, diff, series, snapshots,
         models, operations, excluded, guard, letter_routes, status, shards,
     )  # fmt: skip
+    register_url_convertor("name", Name())
     for module in modules:
         app.include_router(module.routes(context), dependencies=[Depends(known_query)])
     page.install(app)

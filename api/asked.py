@@ -18,8 +18,7 @@ DEFAULT_LEVELS = (0.1, 0.5, 0.9)
 #: Bounds of quantile levels: the tails beyond were never measured.
 LOWEST, HIGHEST = 0.001, 0.999
 MOST_LEVELS = 50
-#: Path parameters that a route reads from the raw path, for OpenAPI: a name may hold ``%2F``, and
-#: begin with it, which only ``:path`` lets through to the route.
+#: Path parameters that a route reads from the raw path, for OpenAPI: a name may hold ``%2F``.
 NAMES: list[dict[str, Any]] = [
     {
         "name": name, "in": "path", "required": True, "example": example,

@@ -12,6 +12,7 @@ from urllib.parse import parse_qsl, unquote_to_bytes
 
 from fastapi import Request
 from fastapi.routing import APIRoute
+from starlette.convertors import PathConvertor
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.problems import Problem, invalid, response
@@ -19,6 +20,12 @@ from api.search import close_names
 
 #: Those that may be given more than once: a list.
 _LISTS = frozenset(("quantiles",))
+
+
+class Name(PathConvertor):
+    """A name in a path, ``{id:name}``: any letters at all, slashes and line ends among them."""
+
+    regex = r"[\s\S]*"
 
 
 @lru_cache(maxsize=1024)

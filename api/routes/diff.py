@@ -100,7 +100,7 @@ def routes(context: Context) -> APIRouter:
     settings, diffs = context.settings, context.diffs
 
     @router.get(
-        "/v1/diff/{store:path}/{product:path}",
+        "/v1/diff/{store:name}/{product:name}",
         responses={200: {"model": Diff}, **documented(404, 409, 422, 503)},
         openapi_extra={"parameters": NAMES},
     )

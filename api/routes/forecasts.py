@@ -228,13 +228,13 @@ def routes(context: Context) -> APIRouter:
         },
     )  # fmt: skip
     router.add_api_route(
-        "/v1/history/{store:path}/{product:path}",
+        "/v1/history/{store:name}/{product:name}",
         history,
         responses={200: {"model": schemas.History}, **documented(404, 422)},
         openapi_extra={"parameters": NAMES},
     )
     router.add_api_route(
-        "/v1/accuracy/{store:path}/{product:path}",
+        "/v1/accuracy/{store:name}/{product:name}",
         get_accuracy,
         responses={200: {"model": schemas.SeriesAccuracy}, **documented(404)},
         openapi_extra={"parameters": NAMES},

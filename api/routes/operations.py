@@ -92,7 +92,7 @@ def routes(context: Context) -> APIRouter:
         responses={200: {"model": schemas.Operations}, **documented(503)},
     )
     router.add_api_route(
-        "/v1/operations/{id:path}",
+        "/v1/operations/{id:name}",
         get_operation,
         responses={200: {"model": schemas.OperationItem}, **documented(404, 503)},
     )

@@ -128,7 +128,7 @@ def routes(context: Context) -> APIRouter:
     source = Query(SOURCE, min_length=1, max_length=128, description="Whose plan it is")
 
     @router.put(
-        "/v1/plans/{id:path}",
+        "/v1/plans/{id:name}",
         dependencies=[Depends(key)],
         responses={
             200: {"model": PlanAnswer, "description": "Revised, or unchanged"},
@@ -149,7 +149,7 @@ def routes(context: Context) -> APIRouter:
         return answer(found, 201 if new else 200)
 
     @router.delete(
-        "/v1/plans/{id:path}",
+        "/v1/plans/{id:name}",
         dependencies=[Depends(key)],
         responses={200: {"model": PlanAnswer}, **documented(401, 404, 409, 422, 503)},
     )
@@ -158,7 +158,7 @@ def routes(context: Context) -> APIRouter:
         return answer(told.withdraw(id, source))
 
     @router.get(
-        "/v1/plans/{id:path}",
+        "/v1/plans/{id:name}",
         responses={200: {"model": PlanAnswer}, **documented(404, 422, 503)},
     )
     def get_plan(id: str = name, source: str = source) -> Response:

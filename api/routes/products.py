@@ -84,7 +84,7 @@ def routes(context: Context) -> APIRouter:
     store = Query(EVERYWHERE, min_length=1, max_length=128, description="A store, or * for all")
 
     @router.put(
-        "/v1/products/{id:path}",
+        "/v1/products/{id:name}",
         dependencies=[Depends(key)],
         responses={
             200: {"model": ProductAnswer, "description": "Told, or unchanged"},
@@ -105,7 +105,7 @@ def routes(context: Context) -> APIRouter:
         return answer(found, 201 if new else 200)
 
     @router.get(
-        "/v1/products/{id:path}",
+        "/v1/products/{id:name}",
         responses={200: {"model": ProductAnswer}, **documented(404, 422, 503)},
     )
     def get_product(id: str = name, store: str = store) -> Response:

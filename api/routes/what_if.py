@@ -133,7 +133,7 @@ def routes(context: Context) -> APIRouter:
         return answer(await run_sync(_suppose, context, wanted, asked.horizon, view, row))
 
     @router.get(
-        "/v1/explain/{store:path}/{product:path}",
+        "/v1/explain/{store:name}/{product:name}",
         response_model=Explanation,
         responses=documented(404, 422, 503),
         openapi_extra={"parameters": NAMES},

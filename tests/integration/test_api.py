@@ -152,9 +152,16 @@ def test_a_store_with_a_slash_is_found_wherever_a_series_is_named(
     store = quote("Nord/Süd 50%", safe="")
     found = problem(client.get(f"/v1/{prefix}/{store}/appel"), 404, "product")
     assert found["detail"] == "store `Nord/Süd 50%` has no product `appel`"
-    # One that begins with it is as good a name.
-    found = problem(client.get(f"/v1/{prefix}/%2Fab/appel"), 404, "store")
-    assert found["detail"] == "no store `/ab` is known"
+    # One that begins with it is as good a name, and so is one of two lines.
+    for store, product in (("/ab", "appel"), ("a\nb", "appel"), ("ab", "/ap\npel\n")):
+        path = f"{quote(store, safe='')}/{quote(product, safe='')}"
+        found = problem(client.get(f"/v1/{prefix}/{path}"), 404, "store")
+        assert found["detail"] == f"no store `{store}` is known"
+
+
+def test_a_product_or_plan_of_two_lines_is_found(client: httpx.Client) -> None:
+    for kind in ("products", "plans"):
+        assert "a\nb" in problem(client.get(f"/v1/{kind}/a%0Ab"), 404, "id")["detail"]
 
 
 def test_a_store_alone_is_asked_for_its_product(client: httpx.Client) -> None:
