@@ -18,7 +18,7 @@ import math
 import zlib
 import zoneinfo
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
@@ -130,10 +130,9 @@ def column_names(path: Path) -> list[str]:
         except (pa.ArrowException, OSError) as error:
             raise FileError(f"{path} is no Parquet file: {error}") from None
     with closing(_csv(path)) as records:
-        names = next(records, ([], 0.0))[0]
-    if not names:
-        raise FileError(f"{path} is empty", remedy="Its first line must name the columns")
-    return names
+        for names, _ in records:
+            return names
+    raise FileError(f"{path} is empty", remedy="Its first line must name the columns")
 
 
 def _csv(path: Path) -> Generator[tuple[list[str], float], None, None]:
@@ -225,13 +224,10 @@ class Rows:
         self.rows, self.unsorted = 0, False
         for values in self._values(0):
             self.rows += 1
-            try:
+            with suppress(FieldError):
                 moment = self._moment(values)
-            except FieldError:
-                continue
-            if last is not None and moment < last:
-                self.unsorted = True
-            last = moment
+                self.unsorted |= last is not None and moment < last
+                last = moment
 
     def lines(self, file: int, skip: int) -> Iterator[Line]:
         """Rows after the first ``skip`` as lines; an unsorted file is sorted in memory."""
@@ -241,11 +237,8 @@ class Rows:
             return
         lines = [self._line(file, row, values) for row, values in enumerate(self._values(0), 1)]
         last = datetime.min.replace(tzinfo=UTC)
-        keys = []
-        for line in lines:
-            # a row without a time stays behind the row before it
-            last = line.time or last
-            keys.append(last)
+        # a row without a time stays behind the row before it
+        keys = [last := line.time or last for line in lines]
         order = sorted(range(len(lines)), key=keys.__getitem__)
         for done, index in enumerate(order[skip:], skip + 1):
             self.fraction = done / len(order)
@@ -407,7 +400,7 @@ class EventRows(Rows):
             elif name in _TEXTS:
                 event[name] = self._text(values, name)
             else:
-                event[name] = _scalar(value)
+                event[name] = _scalar(str(value)) if isinstance(value, str | Decimal) else value
         event["id"] = self._id(row, values)
         if self._source:
             event["source"] = self._source
@@ -424,20 +417,15 @@ class EventRows(Rows):
             raise FieldError(name, f"column `{self._columns[name]}` is no JSON") from None
 
 
-def _scalar(value: Any) -> Any:
+def _scalar(text: str) -> Any:
     """A cell as a number, or as true or false; as it is, where it is neither."""
-    if isinstance(value, Decimal):
-        return float(value)
-    if not isinstance(value, str):
-        return value
-    if value.lower() in ("true", "false"):
-        return value.lower() == "true"
-    for kind in (int, float):
-        try:
-            return kind(value)
-        except ValueError:
-            pass
-    return value
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    with suppress(ValueError):
+        return int(text)
+    with suppress(ValueError):
+        return float(text)
+    return text
 
 
 class opened:  # noqa: N801 - used as a function, like contextlib.closing
