@@ -21,7 +21,6 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
-from decimal import Decimal
 from pathlib import Path
 from typing import IO, Any, get_args
 
@@ -400,7 +399,7 @@ class EventRows(Rows):
             elif name in _TEXTS:
                 event[name] = self._text(values, name)
             else:
-                event[name] = _scalar(str(value)) if isinstance(value, str | Decimal) else value
+                event[name] = _scalar(value) if isinstance(value, str) else value
         event["id"] = self._id(row, values)
         if self._source:
             event["source"] = self._source
