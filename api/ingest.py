@@ -7,6 +7,7 @@ refused here is what the fold would refuse, as far as one item and a clock can t
 from __future__ import annotations
 
 import re
+from codecs import BOM_UTF8
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -55,6 +56,7 @@ def split(body: bytes, ndjson: bool) -> list[Raw] | Refusal:
     A body that is no JSON at all is one refusal; of NDJSON each line is judged by itself. Lines are
     known as such without their content type too: two objects in two lines are no JSON.
     """
+    body = body.removeprefix(BOM_UTF8)  # which some editors and shells put before a text
     if ndjson or _LINES.match(body):
         lines: list[Raw] = [
             line for line in (one.strip(_BLANK) for one in body.split(b"\n")) if line

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 import os
+from codecs import BOM_UTF8
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
@@ -51,7 +52,7 @@ def event_line(data: bytes, file: int, row: int) -> Line:
 
 
 class Events:
-    """The lines of an NDJSON file, byte for byte without their line ends."""
+    """The lines of an NDJSON file, byte for byte without their line ends and a mark before all."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.fraction = path, 0.0
@@ -67,6 +68,8 @@ class Events:
             for row, data in enumerate(raw, 1):
                 if row % 1024 == 0:
                     self.fraction = position() / size
+                if row == 1:
+                    data = data.removeprefix(BOM_UTF8)
                 if row > skip and (data := data.removesuffix(b"\n")).strip():
                     yield event_line(data, file, row)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from codecs import BOM_UTF8
 from typing import Any
 
 from hypothesis import given
@@ -129,6 +130,14 @@ def test_a_torn_line_costs_nobody_else() -> None:
     assert isinstance(good, ingest.Place)
     assert isinstance(torn, Refusal)
     assert torn.reason == "malformed"
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_event() -> None:
+    event = json.dumps(SALE).encode()
+    for body in (event, event + b"\n" + event, b"[" + event + b"]"):
+        raws = ingest.split(BOM_UTF8 + body, ndjson=False)
+        assert isinstance(raws, list)
+        assert {bytes(raw) for raw in raws} == {event}
 
 
 def test_a_torn_array_is_one_refusal() -> None:

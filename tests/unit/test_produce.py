@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import threading
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -180,7 +181,7 @@ def csv(path: Path, *rows: str, header: str = "source,store,product,time,quantit
 
 def test_ndjson_is_sent_byte_for_byte(server: Server, tmp_path: Path) -> None:
     odd = b'{ "type":"sale", ' + sale(2)[17:].rstrip() + b" "
-    (tmp_path / "a.ndjson").write_bytes(sale(1) + b"\n\n" + odd + b"\n" + sale(3))
+    (tmp_path / "a.ndjson").write_bytes(BOM_UTF8 + sale(1) + b"\n\n" + odd + b"\n" + sale(3))
     result = run(server, tmp_path / "a.ndjson")
     assert result.exit_code == 0, result.output
     assert server.lines == [sale(1), odd, sale(3)]
