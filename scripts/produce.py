@@ -12,7 +12,7 @@ import select
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,6 +32,8 @@ from stream.errors import SalescastError
 SHOWN = 5
 #: First bytes of a file that tell it from another one of its size.
 HEAD_BYTES = 65_536
+#: How far a sale may be behind one before it until people are told.
+BEHIND = timedelta(days=1)
 #: Silence on standard input after which what has come is sent, in seconds.
 LINGER_S = 0.5
 STDIN = Path("-")
@@ -139,6 +141,8 @@ class Report:
     def __init__(self, refused: Path | None, *, already: int) -> None:
         self._shown, self._path, self._already = 0, refused, already
         self._waited = False
+        self._newest: dict[int, datetime] = {}
+        self._disordered: set[int] = set()
         self._file = refused.open("ab" if already else "wb") if refused else None
         self._progress = Progress(
             TextColumn("{task.description}"), BarColumn(),
@@ -174,6 +178,21 @@ class Report:
                    "detail": why.detail, "remedy": why.remedy,
                    "event": line.data.decode("utf-8", "replace")}  # fmt: skip
             self._file.write(msgspec.json.encode(row) + b"\n")
+
+    def order(self, name: str, line: Line) -> None:
+        """Say once of a file that its sales are so far out of order that some may be late."""
+        if line.time is None or b'"sale"' not in line.data:
+            return
+        newest = max(self._newest.get(line.file, line.time), line.time)
+        self._newest[line.file] = newest
+        if newest - line.time > BEHIND and line.file not in self._disordered:
+            self._disordered.add(line.file)
+            console.err.print(
+                f"{name} is not in the order of time: row {line.row} is a sale of "
+                f"{line.time:%Y-%m-%d}, after one of {newest:%Y-%m-%d}. Sales that come when their "
+                "bucket can no longer be revised are late, and not learned: sort it by time",
+                soft_wrap=True,
+            )
 
     def flush(self) -> None:
         """Put what is written into the file, ahead of the checkpoint that counts it."""
@@ -245,6 +264,7 @@ def send(
                 progressed.rows[line.file] + 1 if order[line.file] else line.row
             )
             latest = line.time or latest
+            report.order(names[line.file], line)
         progressed.accepted += delivered.accepted
         progressed.refused += len(delivered.refused)
         # 3. the checkpoint

@@ -187,6 +187,20 @@ def test_ndjson_is_sent_byte_for_byte(server: Server, tmp_path: Path) -> None:
     assert server.lines == [sale(1), odd, sale(3)]
 
 
+def test_ndjson_out_of_order_is_sent_as_it_is_and_said_once(server: Server, tmp_path: Path) -> None:
+    times = ("2026-03-01T12:00:00Z", "2026-03-02T11:00:00Z", "2026-03-01T12:00:00Z")
+    whole = [json.dumps({**json.loads(sale(n)), "time": at}).encode() for n, at in enumerate(times)]
+    plan = whole[0].replace(b'"sale"', b'"plan"')
+    (tmp_path / "a.ndjson").write_bytes(b"\n".join([*whole, plan]))
+    assert "order of time" not in run(server, tmp_path / "a.ndjson").output
+    assert server.lines == whole
+    late = [one.replace(b"-01T", b"-05T") for one in whole]
+    (tmp_path / "b.ndjson").write_bytes(b"\n".join([late[0], *whole]))
+    said = run(server, tmp_path / "b.ndjson").output
+    assert said.count("is not in the order of time") == 1
+    assert "row 2 is a sale of 2026-03-01, after one of 2026-03-05" in said
+
+
 def test_packed_files_are_unpacked(server: Server, tmp_path: Path) -> None:
     with gzip.open(tmp_path / "a.jsonl.gz", "wb") as file:
         file.write(b"\n".join(map(sale, range(50))))
