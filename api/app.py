@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 from anyio.to_thread import run_sync
@@ -83,7 +84,7 @@ def create_app(
     store: SnapshotStore,
     verifier: Verifier,
     telemetry: ApiTelemetry | None = None,
-    load: Loader = read_serving,
+    load: Loader | None = None,
     read: ManifestReader = read_manifest,
     clock: Callable[[], float] = time.time,
 ) -> FastAPI:
@@ -96,7 +97,7 @@ def create_app(
     telemetry
         Where it is measured; ``None`` makes one with a registry of its own.
     load, read
-        Read a snapshot's serving part, and its manifest.
+        Read a snapshot's serving part, if it was made under these settings, and its manifest.
     clock
         Seconds since 1970 UTC.
     """
@@ -111,7 +112,7 @@ def create_app(
         settings,
         store,
         verifier,
-        load=load,
+        load=load or partial(read_serving, settings=settings),
         origin_of=origin_of,
         telemetry=telemetry,
         clock=clock,

@@ -6,12 +6,14 @@ import re
 from collections.abc import Sequence
 from datetime import datetime
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import parse_qsl, unquote_to_bytes
 
 from api import answers
-from api.problems import Problem, invalid
-from api.search import Index
+from api.problems import Problem, invalid, of_error
+
+if TYPE_CHECKING:
+    from api.replica import Replica
 
 DEFAULT_HORIZON = 14
 DEFAULT_LEVELS = (0.1, 0.5, 0.9)
@@ -191,8 +193,14 @@ def named(raw_path: bytes, prefix: bytes) -> tuple[str, str]:
         ) from None
 
 
-def unknown_series(index: Index, store: str, product: str) -> Problem:
-    """404 with what may have been meant; searches names, so not on the event loop."""
+def unknown_series(replica: Replica, store: str, product: str) -> Problem:
+    """404 with what may have been meant, or 503 while nothing could be read that it might be in.
+
+    Searches names, so not on the event loop.
+    """
+    if replica.blocked is not None:
+        return of_error(replica.blocked)
+    index = replica.state.index
     if not product:
         detail, field = f"no product is named beside the store `{store}`", "product"
     elif any(key[0] == store for key in index.keys):

@@ -23,7 +23,7 @@ from learner.manifest import Verifier
 from learner.serving import Serving, bucket_times
 from learner.store import Pointers, SnapshotStore, Standstill
 from stream.buckets import Calendar
-from stream.errors import SalescastError, SnapshotMissing
+from stream.errors import SalescastError, SnapshotMissing, StoreError, StoreUnavailable
 from stream.event import FIRST_US
 from stream.settings import Settings
 
@@ -198,6 +198,7 @@ class Replica:
         self.polled = False
         self.store_up = False
         self.state = State({}, {}, {}, search.build({}, self.calendar.season))
+        self._why: SalescastError | None = StoreUnavailable("it was not looked at yet")
         self._standstills: Mapping[int, Standstill] = {}
         self._stale_after_s = settings.stale_after_s
         self._store = store
@@ -220,6 +221,11 @@ class Replica:
         view = state.views[partition]
         row = view.serving.rows.get((store, product))
         return None if row is None else (view, row)
+
+    @property
+    def blocked(self) -> SalescastError | None:
+        """Why nothing at all is served, if what there is could not be had."""
+        return None if self.state.views else self._why
 
     def age_s(self, view: View) -> float:
         """Seconds since the view's snapshot was published, by the wall clock."""
@@ -282,7 +288,7 @@ class Replica:
         for partition in lost:
             self._trouble.on(f"partition {partition}", SnapshotMissing("its pointers are gone"))
             pointers[partition] = before.pointers[partition]
-        up = not lost
+        up, self._why = not lost, None
         for partition, pointer in pointers.items():
             if pointer.active is None:
                 continue
@@ -385,6 +391,7 @@ class Replica:
 
     def _failed(self, what: str, error: BaseException) -> None:
         self.store_up = False
+        self._why = error if isinstance(error, SalescastError) else StoreError(str(error))
         self._telemetry.dependency("store", False)
         self._trouble.on(what, error)
 

@@ -25,7 +25,7 @@ from river.__version__ import __version__ as river_version
 from learner.parts import Part, restored
 from learner.replay import Promotion, Replay, Rule
 from learner.store import SnapshotStore
-from stream.errors import SnapshotCorrupt, SnapshotForeign
+from stream.errors import FingerprintMismatch, SnapshotCorrupt, SnapshotForeign
 from stream.settings import Settings
 
 FORMAT = 7
@@ -176,6 +176,21 @@ def settings_of(manifest: Manifest) -> Settings:
     values = manifest.settings.items()
     found: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values}
     return Settings(**found)
+
+
+def check_settings(manifest: Manifest, settings: Settings) -> None:
+    """Refuse a snapshot that was made under other settings than these, and name them.
+
+    Raises
+    ------
+    FingerprintMismatch
+    """
+    ours, theirs = settings.fingerprint(), manifest.settings
+    changed = sorted(name for name in ours.keys() | theirs.keys()
+                     if ours.get(name) != theirs.get(name))  # fmt: skip
+    if changed:
+        shown = ", ".join(f"{n}: {theirs.get(n)!r}, now {ours.get(n)!r}" for n in changed)
+        raise FingerprintMismatch(f"snapshot {manifest.snapshot} was made with {shown}")
 
 
 def read_manifest(

@@ -19,7 +19,14 @@ from learner.evaluation import seasonal_difference
 from learner.findings import standings
 from learner.intervals import Tables, Traits
 from learner.losses import Losses
-from learner.manifest import Manifest, Verifier, read_manifest, read_parts, settings_of
+from learner.manifest import (
+    Manifest,
+    Verifier,
+    check_settings,
+    read_manifest,
+    read_parts,
+    settings_of,
+)
 from learner.panel import COLUMNS, RINGS, Panel
 from learner.parts import Array, Pieces, unpack
 from learner.plans import Kept
@@ -30,6 +37,7 @@ from learner.store import SnapshotStore
 from learner.watch import watched
 from stream.buckets import Calendar
 from stream.event import Plan, Product
+from stream.settings import Settings
 
 #: Arrays of ``profiles.Profiles`` that are kept.
 PROFILES = ("phases", "past", "weeks", "answers", "scores")
@@ -44,17 +52,20 @@ def read_serving(
     previous: Serving | None = None,
     *,
     rings: bool = True,
+    settings: Settings | None = None,
 ) -> Serving:
     """What the API answers from; unpickles nothing, and fetches only parts that changed.
 
     Without ``rings`` it has no past and no accuracy: they are many times what forecasts are made
-    from.
+    from. With ``settings`` it must have been made under these: buckets are counted by them.
 
     Raises
     ------
-    SnapshotMissing, SnapshotCorrupt
+    SnapshotMissing, SnapshotCorrupt, FingerprintMismatch
     """
     manifest = read_manifest(store, partition, snapshot, verifier)
+    if settings is not None:
+        check_settings(manifest, settings)
     past = ["accuracy", "returns", *(f"ring.{name}" for name in _SERVED)] if rings else []
     names = ["keys", "columns", "forecast", "open", "wholes", "scores", "guard", "watch", *past]
     known = dict(previous.parts) if previous is not None else {}
@@ -74,7 +85,7 @@ def read_serving(
     size = manifest.series
     category = arrays["category"][:size]
     slices, scores = loaded["scores"][1]
-    settings = settings_of(manifest)
+    made_under = settings_of(manifest)
     known_sources, judged = loaded["guard"][1]
     return Serving(
         partition=partition,
@@ -85,8 +96,8 @@ def read_serving(
         watermark_us=manifest.watermark_us,
         origin=-1 if manifest.origin is None else manifest.origin,
         champion=manifest.champion,
-        scored=settings.scored_horizons,
-        models=settings.models,
+        scored=made_under.scored_horizons,
+        models=made_under.models,
         scores=scores,
         slices=slices["slices"],
         accuracy=loaded["accuracy"][1][1] if rings else {},
@@ -100,10 +111,10 @@ def read_serving(
         tables=Tables(arrays["dispersion"], arrays["below"]),
         traits=Traits(arrays["grain"], arrays["whole"], arrays["factor"]),
         open_factor=arrays["open_factor"],
-        lengths=settings.scored_horizons[1:],
+        lengths=made_under.scored_horizons[1:],
         totals=wholes.of_totals(arrays),
         groups=wholes.scatters(arrays, texts, size),
-        sources=standings(known_sources["sources"], judged, warm_after(Calendar(settings))),
+        sources=standings(known_sources["sources"], judged, warm_after(Calendar(made_under))),
         watched=watched(loaded["watch"][1][1]),
         parts=loaded,
         returns=Returns(loaded["returns"][1][1] if rings else None),

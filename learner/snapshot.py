@@ -19,7 +19,7 @@ import numpy as np
 from learner import wholes
 from learner.evaluation import MOST_SLICES, VOLUME_NAMES
 from learner.groups import Groups
-from learner.manifest import FORMAT, Manifest, outdated, read_parts, versions
+from learner.manifest import FORMAT, Manifest, check_settings, outdated, read_parts, versions
 from learner.names import named
 from learner.open_bucket import OpenBucket
 from learner.panel import Panel
@@ -35,7 +35,6 @@ from learner.store import SnapshotStore
 from learner.totals import Totals
 from stream.brought import Brought, Open
 from stream.buckets import Calendar
-from stream.errors import FingerprintMismatch
 from stream.settings import Settings, ring_length
 from stream.window import OUTCOMES, Orphan
 
@@ -332,12 +331,7 @@ def read_shard(store: SnapshotStore, manifest: Manifest, settings: Settings) -> 
     FingerprintMismatch
         It was made under other settings.
     """
-    ours, theirs = settings.fingerprint(), manifest.settings
-    changed = sorted(name for name in ours.keys() | theirs.keys()
-                     if ours.get(name) != theirs.get(name))  # fmt: skip
-    if changed:
-        shown = ", ".join(f"{n}: {theirs.get(n)!r}, now {ours.get(n)!r}" for n in changed)
-        raise FingerprintMismatch(f"snapshot {manifest.snapshot} was made with {shown}")
+    check_settings(manifest, settings)
     parts = read_parts(store, manifest, list(manifest.parts))
     return take_up(settings, manifest.partition, parts, relearn=bool(outdated(manifest)))
 

@@ -30,13 +30,14 @@ from api.asked import DEFAULT_LEVELS, Asked, check
 from api.problems import Problem
 from learner.adapters import open_store
 from learner.keys import load_verifier
-from learner.manifest import Verifier, read_manifest
+from learner.manifest import Verifier, check_settings, read_manifest
 from learner.served import read_serving
 from learner.serving import Serving, bucket_times
 from learner.store import SnapshotStore
 from scripts.console import Config, err, out, settings, times
 from stream.buckets import Calendar
 from stream.errors import SalescastError, SnapshotMissing
+from stream.settings import Settings
 
 #: Rows of a row group: what is worked out and written at once.
 GROUP_ROWS = 262_144
@@ -88,7 +89,7 @@ def export(
         if not store.partitions():
             raise _nothing(store)
         verifier = load_verifier(chosen)
-        active = served(store, verifier)
+        active = served(store, verifier, chosen)
         file, kind = target(
             to, format, calendar.start(max(one.origin for one in active)), chosen.bucket
         )
@@ -132,13 +133,15 @@ class Active(NamedTuple):
     origin: int
 
 
-def served(store: SnapshotStore, verifier: Verifier) -> list[Active]:
+def served(store: SnapshotStore, verifier: Verifier, settings: Settings) -> list[Active]:
     """Partitions that have forecasts, by their active snapshots.
 
     Raises
     ------
     ExportError
         None has.
+    FingerprintMismatch
+        They were made under other settings than these.
     """
     found = []
     for partition in store.partitions():
@@ -146,6 +149,7 @@ def served(store: SnapshotStore, verifier: Verifier) -> list[Active]:
         if active is None:
             continue
         manifest = read_manifest(store, partition, active.snapshot, verifier)
+        check_settings(manifest, settings)
         if manifest.origin is not None and manifest.series:
             found.append(Active(partition, manifest.series, manifest.origin))
     if not found:

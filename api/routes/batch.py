@@ -16,7 +16,7 @@ from api import answers, column_schemas, numbers, sums
 from api.asked import Asked, check, short
 from api.context import Context, Plain, documented
 from api.edge import only
-from api.problems import Problem, invalid
+from api.problems import Problem, invalid, of_error
 from api.replica import State, View
 
 MOST_SERIES = 100_000
@@ -84,6 +84,8 @@ def _forecast_many(context: Context, body: bytes) -> bytes:
         wanted.horizon, wanted.quantiles, context.settings.horizons, wanted.point, wanted.sum
     )
     state = context.replica.state
+    if context.replica.blocked is not None:
+        raise of_error(context.replica.blocked)
     rows, unknown = _rows(state, wanted)
     if sum(map(len, rows.values())) > MOST_SERIES:
         raise invalid(

@@ -127,7 +127,7 @@ def routes(context: Context) -> APIRouter:
         store, product = named(request.scope["raw_path"], b"/v1/diff/")
         found = context.replica.find(store, product)
         if found is None:
-            raise await run_sync(unknown_series, context.replica.state.index, store, product)
+            raise await run_sync(unknown_series, context.replica, store, product)
         serving = found[0].serving
         split = await run_sync(
             diffs.diff, serving.partition, (store, product), earlier,

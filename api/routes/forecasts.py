@@ -84,7 +84,7 @@ async def _known(replica: Replica, raw_path: bytes, prefix: bytes) -> tuple[View
     store, product = named(raw_path, prefix)
     found = replica.find(store, product)
     if found is None:
-        raise await run_sync(unknown_series, replica.state.index, store, product)
+        raise await run_sync(unknown_series, replica, store, product)
     return *found, store, product
 
 
@@ -93,6 +93,8 @@ async def _then(context: Context, raw_path: bytes, moment: datetime) -> tuple[Vi
     replica = context.replica
     store, product = named(raw_path, PREFIX)
     state = replica.state
+    if replica.blocked is not None:
+        raise problems.of_error(replica.blocked)
     partition = state.homes.get(store)
     if partition is None:
         partition = partition_of(store, context.settings.partitions)
@@ -108,7 +110,7 @@ async def _then(context: Context, raw_path: bytes, moment: datetime) -> tuple[Vi
     if row is not None:
         return view, row, store, product
     if replica.find(store, product) is None:
-        raise await run_sync(unknown_series, state.index, store, product)
+        raise await run_sync(unknown_series, replica, store, product)
     raise Problem(
         404, "unknown-series", "Unknown series",
         f"`{store}` had no product `{product}` yet in {view.serving.snapshot}, which knew sales up "

@@ -16,7 +16,7 @@ from api import groups, schemas, sums
 from api.answers import DECIMALS
 from api.asked import Asked, parse
 from api.context import Context, answer, documented
-from api.problems import Problem
+from api.problems import Problem, of_error
 from api.replica import View
 from api.routes.forecasts import parameters
 from api.routes.status import partition_state
@@ -106,6 +106,8 @@ def _answer(
     replica, settings = context.replica, context.settings
     views = {p: view for p, view in replica.state.views.items() if view.origin is not None}
     found = groups.gather([view.serving for view in views.values()], wanted)
+    if not found.names and replica.blocked is not None:
+        raise of_error(replica.blocked)
     if not found.names:
         raise _nothing(wanted) if views else _no_bucket()
     behind = [one for one in found.left_out if partition_state(context, one)["catching_up"]]

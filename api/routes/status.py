@@ -12,6 +12,7 @@ from api.context import Context, answer
 from api.replica import iso
 from learner.manifest import VERSION
 from learner.store import Pointers
+from stream.errors import FingerprintMismatch
 
 #: Records of the log past which a partition is not up to date, but catching up; and, as a record
 #: may hold a day's sales, past how many it is so if they are a twentieth of the log.
@@ -166,7 +167,9 @@ def _not_ready(context: Context) -> list[str]:
     if replica.state.views:
         return []
     reasons = []
-    if not replica.store_up:
+    if isinstance(replica.blocked, FingerprintMismatch):
+        reasons.append(str(replica.blocked))
+    elif not replica.store_up:
         reasons.append("the snapshot store cannot be read")
     if not log_watch.up:
         reasons.append("the event log cannot be reached")

@@ -152,7 +152,7 @@ def routes(context: Context) -> APIRouter:
 async def _find(context: Context, store: str, product: str) -> tuple[View, int]:
     found = context.replica.find(store, product)
     if found is None:
-        raise await run_sync(unknown_series, context.replica.state.index, store, product)
+        raise await run_sync(unknown_series, context.replica, store, product)
     return found
 
 

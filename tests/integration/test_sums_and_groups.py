@@ -74,7 +74,7 @@ def publish(deployment: Deployment, until_day: dict[int, int]) -> None:
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    deployment = Deployment(tmp_path_factory.mktemp("sums"), grace_s=7200,
+    deployment = Deployment(tmp_path_factory.mktemp("sums"), grace_s=7200, guard="off",
                             champion="ensemble", challengers=("seasonal_naive",))  # fmt: skip
     deployment.signer = Signer(Ed25519PrivateKey.generate())
     publish(deployment, {})
@@ -239,7 +239,7 @@ def test_what_no_series_has_is_named(client: httpx.Client) -> None:
 def test_partitions_that_are_apart_say_one_span_or_how_far_apart_they_are(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    deployment = Deployment(tmp_path_factory.mktemp("apart"), grace_s=7200,
+    deployment = Deployment(tmp_path_factory.mktemp("apart"), grace_s=7200, guard="off",
                             champion="ensemble", challengers=("seasonal_naive",))  # fmt: skip
     publish(deployment, {1: DAYS - 5})
     behind = [store for store in STORES if partition_of(store, 2) == 1]
@@ -270,7 +270,7 @@ def test_partitions_that_are_apart_say_one_span_or_how_far_apart_they_are(
 def test_a_partition_that_is_quiet_for_good_is_left_out_and_named(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    deployment = Deployment(tmp_path_factory.mktemp("quiet"), grace_s=7200,
+    deployment = Deployment(tmp_path_factory.mktemp("quiet"), grace_s=7200, guard="off",
                             champion="ensemble", challengers=("seasonal_naive",))  # fmt: skip
     publish(deployment, {1: DAYS - 30})
     quiet = [store for store in STORES if partition_of(store, 2) == 1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -15,7 +16,7 @@ from api.asked import parse
 from api.replica import Replica
 from learner.store import Pointer, Standstill
 from stream.errors import StoreError, StoreUnavailable
-from tests.api_parts import ORIGIN, Deployment, Down, context_of, keys_of
+from tests.api_parts import ORIGIN, Deployment, Down, context_of, keys_of, running
 
 #: Asks for the largest answer there is.
 MANY_LEVELS = b"horizon=28&quantiles=" + b",".join(b"%.2f" % (at / 100) for at in range(1, 51))
@@ -295,3 +296,40 @@ def test_an_unknown_series_has_neighbours(deployment: Deployment) -> None:
     assert near("331", "P-777") == ["330/P-777"]
     assert near("40", "nothing like it")[0] == "406/P-555"
     assert near("Ω", "Ω") == []
+
+
+ASKED: list[tuple[str, str, dict[str, object] | None]] = [
+    ("GET", "/v1/forecasts/100/apple", None),
+    ("GET", "/v1/forecasts/100/apple?as_of=2025-03-02T06:00:00Z", None),
+    ("GET", "/v1/forecasts?group_by=all", None),
+    ("POST", "/v1/forecasts:batch", {"series": [["100", "apple"]]}),
+    ("GET", "/v1/explain/100/apple", None),
+    ("GET", "/v1/history/100/apple", None),
+]
+
+
+def test_a_snapshot_of_other_settings_is_not_served_and_the_difference_is_named(
+    deployment: Deployment,
+) -> None:
+    deployment.publish(0, 5)
+    deployment.publish(1, 5)
+    deployment.settings = replace(deployment.settings, bucket="hour", timezone="Europe/Berlin")
+    with running(deployment.app()) as client:
+        ready = client.get("/readyz")
+        assert ready.status_code == 503
+        (reason,) = ready.json()["reasons"]
+        assert "bucket: 'day', now 'hour'" in reason and "timezone: 'UTC', now" in reason
+        assert "Set the settings back" in reason
+        for method, path, body in ASKED:
+            answer = client.request(method, path, json=body)
+            assert (answer.status_code, answer.json()["type"]) == (503, "/problems/needs-operator")
+
+
+def test_while_nothing_could_be_read_no_store_is_called_unknown(deployment: Deployment) -> None:
+    deployment.publish(0, 5)
+    store = Down(deployment.store, StoreUnavailable("down"))
+    store.down = True
+    with running(deployment.app(store=store)) as client:
+        for method, path, body in ASKED:
+            answer = client.request(method, path, json=body)
+            assert (answer.status_code, answer.json()["type"]) == (503, "/problems/unavailable")

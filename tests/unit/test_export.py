@@ -206,3 +206,13 @@ def test_a_snapshot_signed_by_another_is_not_exported(
     key.write_bytes(key_files(other.settings)[1].read_bytes())
     assert "not signed" in str(refused("--out", tmp_path / "a.parquet"))
     other.close()
+
+
+def test_what_was_made_under_other_settings_is_not_exported(
+    deployment: Deployment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(deployment)
+    monkeypatch.setenv("SALESCAST_BUCKET", "hour")
+    error = refused("--out", tmp_path / "out.csv")
+    assert "bucket: 'day', now 'hour'" in str(error)
+    assert not (tmp_path / "out.csv").exists()
