@@ -131,7 +131,7 @@ class RedisStore:
         StoreError
             ``maxmemory-policy`` would evict snapshots.
         """
-        with self._errors("read the settings"):
+        with self._errors("check the store"):
             # INFO and not CONFIG GET, which managed servers refuse.
             policy = self._client.info("memory").get("maxmemory_policy", "noeviction")
         if policy != "noeviction":

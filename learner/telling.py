@@ -18,12 +18,48 @@ from learner.standstill import to_say
 from learner.store import SnapshotStore, Standstill
 from learner.telemetry import Telemetry
 from learner.watch import watched
-from stream.errors import StoreError
+from stream.errors import LogUnavailable, StoreError, StoreUnavailable
 
 logger = logging.getLogger(__name__)
 
 #: How long a store that could not be told of a standstill is left alone, s.
 AGAIN_S = 10.0
+
+#: What does not go on while a dependency is away.
+_WITHOUT = {
+    "log": "nothing new is learned until the event log answers",
+    "store": "nothing is published or taken up until the snapshot store answers",
+}
+
+
+class Dependencies:
+    """Tells whether log and store answer: to metrics each time, to the learner's log once."""
+
+    def __init__(self, telemetry: Telemetry) -> None:
+        self._telemetry = telemetry
+        self._away: dict[str, tuple[type, str]] = {}
+
+    def answers(self, name: str) -> None:
+        """One does."""
+        self._telemetry.dependency(name, True)
+        if self._away.pop(name, None) is not None:
+            logger.info("the %s answers again", "event log" if name == "log" else "snapshot store")
+
+    def fails(self, error: LogUnavailable | StoreUnavailable) -> None:
+        """One does not. It is said anew only when there is something else to do about it."""
+        name = "log" if isinstance(error, LogUnavailable) else "store"
+        self._telemetry.dependency(name, False)
+        kind = type(error), error.remedy
+        if self._away.get(name) != kind:
+            self._away[name] = kind
+            logger.warning("%s: %s", _WITHOUT[name], error)
+
+    def holds_up(self, partition: int, error: LogUnavailable | StoreUnavailable) -> None:
+        """A partition cannot be published or taken up for want of one."""
+        if isinstance(error, StoreUnavailable):
+            self.fails(error)
+        else:  # what is read of the log may be there, and what is written not
+            logger.warning("partition %d: %s", partition, error)
 
 
 def tell(telemetry: Telemetry, shards: Mapping[int, Owned], ends: Mapping[int, int]) -> None:

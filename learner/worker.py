@@ -25,7 +25,7 @@ from learner.replay import Turn
 from learner.standstill import heed, skips, standing
 from learner.store import SnapshotStore
 from learner.telemetry import Telemetry
-from learner.telling import said, say, say_held, tell
+from learner.telling import Dependencies, said, say, say_held, tell
 from stream.dead_letters import DeadLetters
 from stream.errors import (
     AlreadyOwned,
@@ -92,6 +92,7 @@ class Worker:
         self.store = store
         self.signer = signer
         self.telemetry = telemetry
+        self.dependencies = Dependencies(telemetry)
         self.clock = clock
         self.owned: dict[int, Owned] = {}
         self.waiting: dict[int, float] = {}  # ours, to be taken up: when to try (monotonic)
@@ -146,10 +147,9 @@ class Worker:
             most, timeout_s = 1, 0.0  # those taken up already do not run ahead
         try:
             batches = consumer.poll(most, timeout_s)
-            self.telemetry.dependency("log", True)
+            self.dependencies.answers("log")
         except LogUnavailable as error:
-            logger.warning("%s", error)
-            self.telemetry.dependency("log", False)
+            self.dependencies.fails(error)
             time.sleep(RETRY_S)
             return
         before = dict(self.owned)
@@ -248,7 +248,7 @@ class Worker:
                 owned.written = self.dead_letters.written(partition, again)
             found = skips(owned.shard, self.control.operations(), stood_at)
         except (LogUnavailable, StoreUnavailable) as error:
-            logger.warning("partition %d: %s", partition, error)
+            self.dependencies.holds_up(partition, error)
             self._postpone(partition, consumer)
             return
         except SnapshotCorrupt as error:
@@ -416,10 +416,9 @@ class Worker:
                 kept = self.publish(owned)
             if kept is None:
                 return  # on its way
-            self.telemetry.dependency("store", True)
+            self.dependencies.answers("store")
         except (LogUnavailable, StoreUnavailable) as error:
-            logger.warning("partition %d: not published: %s", owned.shard.partition, error)
-            self.telemetry.dependency("store", not isinstance(error, StoreUnavailable))
+            self.dependencies.holds_up(owned.shard.partition, error)
             owned.published_s = time.monotonic()  # learning goes on; try again in a while
             return
         except SnapshotCorrupt as error:

@@ -91,7 +91,8 @@ def run(app: typer.Typer) -> None:
     try:
         app()
     except SalescastError as error:
-        complain(str(error))
+        # Who goes on trying is a learner or an API process; a command has ended.
+        complain(str(error).replace("Salescast goes on trying", "then try again"))
         sys.exit(TRY_AGAIN if error.retriable else FAILED)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -169,8 +170,8 @@ def log_to_stderr(config: Settings, service: str) -> None:
         text = f"%(asctime)s {service} %(levelname)s %(message)s"
         handler.setFormatter(logging.Formatter(text, "%H:%M:%S"))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
-    for quiet in ("kafka", "httpx", "httpcore", "uvicorn.access"):
+    for quiet in ("httpx", "httpcore", "uvicorn.access"):
         logging.getLogger(quiet).setLevel(logging.WARNING)
-    # Two lines a second of connections that fail, and advice to kafka-python's own authors; what
+    # Twenty lines a second while no broker answers, and advice to kafka-python's own authors; what
     # fails for good is raised, and said by us.
-    logging.getLogger("kafka.net").setLevel(logging.CRITICAL)
+    logging.getLogger("kafka").setLevel(logging.CRITICAL)

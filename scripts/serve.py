@@ -74,6 +74,7 @@ def run_learner(chosen: Settings) -> None:
     from learner.keys import ensure_keys, load_signer
     from learner.probes import Probes
     from learner.telemetry import Telemetry
+    from learner.telling import Dependencies
     from learner.worker import Worker
     from stream.adapters import open_log
     from stream.dead_letters import DeadLetters
@@ -94,6 +95,7 @@ def run_learner(chosen: Settings) -> None:
     ensure_keys(chosen)
     signer = load_signer(chosen)
     telemetry = Telemetry()
+    dependencies = Dependencies(telemetry)
     with ExitStack() as stack:
         probes = stack.enter_context(Probes(chosen, telemetry))
         opened: ExitStack | None = None
@@ -106,7 +108,7 @@ def run_learner(chosen: Settings) -> None:
                     store = opening.enter_context(closing(open_store(chosen)))
                     opened = stack.enter_context(opening.pop_all())
             except (LogUnavailable, StoreUnavailable) as error:
-                logger.warning("%s", error)
+                dependencies.fails(error)
                 if stop.wait(RETRY_S):
                     return
         worker = Worker(

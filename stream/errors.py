@@ -38,7 +38,7 @@ class SalescastError(Exception):
 
     def __str__(self) -> str:
         message = super().__str__()
-        return f"{message}. {self.remedy}" if self.remedy else message
+        return f"{message.removesuffix('.')}. {self.remedy}" if self.remedy else message
 
 
 class SettingsError(SalescastError):

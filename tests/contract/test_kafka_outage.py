@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -151,3 +152,35 @@ def test_a_read_gives_what_there_is_when_the_broker_goes_silent_in_its_middle(
     assert 1 <= len(log.read(0, 1)) < 29
     process.send_signal(signal.SIGCONT)
     log.close()
+
+
+def test_a_broker_that_goes_away_fills_no_log(broker: tuple[str, subprocess.Popen[bytes]]) -> None:
+    address, process = broker
+    program = f"""
+import time
+from scripts.console import log_to_stderr
+from stream import kafka_log
+from stream.errors import LogUnavailable
+from stream.settings import Settings
+log_to_stderr(Settings(), "learner")
+kafka_log.CONNECT_S = kafka_log.ASK_S = 1.0
+log = kafka_log.KafkaLog({address!r}, "sales.events", partitions=1)
+consumer = log.consume({{0: 0}})
+consumer.poll(1, 0.1)
+print("there", flush=True)
+input()
+end = time.monotonic() + 1.5
+while time.monotonic() < end:
+    for ask in (lambda: consumer.poll(1, 0.1), log.end):
+        try:
+            ask()
+        except LogUnavailable:
+            pass
+"""
+    child = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", program], text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert child.stdout is not None and child.stdout.readline() == "there\n"
+    process.kill()
+    assert child.communicate("\n", timeout=30)[1] == ""

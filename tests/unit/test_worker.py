@@ -723,14 +723,16 @@ def test_settings_that_change_the_state_are_refused_by_name(place: Place) -> Non
 
 
 def test_learning_goes_on_while_the_store_is_away_and_is_published_later(
-    place: Place, tmp_path: Path
+    place: Place, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO, logger="learner.telling")
     place.put(*two_stores(5))
     place.fold()
     there, away = tmp_path / "snapshots", tmp_path / "away"
     worker = place.worker()
     with running(worker):
         until(lambda: worker.started, "the start")
+        caplog.clear()
         there.rename(away)
         there.write_text("a file where the folder was")
         place.put(*two_stores(30, first=5))
@@ -747,6 +749,9 @@ def test_learning_goes_on_while_the_store_is_away_and_is_published_later(
         away.rename(there)
         until(lambda: place.folded(worker), "what was learned to be published")
         assert b'salescast_dependency_up{dependency="store"} 1.0' in worker.telemetry.render()
+    # Not a line a partition and attempt.
+    said = [one.message for one in caplog.records if "snapshot store" in one.message]
+    assert len(said) == 2 and "nothing is published" in said[0] and "answers again" in said[1]
     for partition in range(2):
         assert place.shard(partition).digest() == place.undisturbed(partition).digest()
 
