@@ -410,6 +410,21 @@ def test_a_body_too_large_or_encoded_is_refused(tmp_path: Path) -> None:
     deployment.close()
 
 
+def test_a_client_that_leaves_amid_its_body_is_no_fault_of_ours(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    deployment = Deployment(tmp_path)
+    with running(deployment.app()) as client:
+        for path in ("/v1/events", "/v1/forecasts:batch"):
+            with socket.create_connection((client.base_url.host, client.base_url.port)) as raw:
+                head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\n["
+                raw.sendall(head.encode())
+        until(lambda: client.get("/metrics").text.count(',status="499"') == 2)
+        assert 'status="500"' not in client.get("/metrics").text
+    assert not [one for one in caplog.records if one.exc_info]
+    deployment.close()
+
+
 def test_a_receipt_tells_waiting_folded_and_dead(
     client: httpx.Client, deployment: Deployment
 ) -> None:
