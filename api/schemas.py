@@ -391,7 +391,10 @@ class Shard(BaseModel):
     """Who folds a partition, and how far the published head has come."""
 
     partition: int
-    owner: str | None = Field(description="host:process id; null while nobody folds it")
+    owner: str | None = Field(
+        description="host:process id; null while nobody folds it, "
+        "and while the log cannot be asked (`log_end` is null)"
+    )
     lineage: int | None
     position: int
     log_end: int | None

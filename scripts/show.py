@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from api.console.formats import span
+from scripts.client import ApiError
 from scripts.console import (
     AsJson,
     Config,
@@ -223,9 +224,13 @@ def said(what: dict[str, Any] | None) -> str:
 
 def status(config: Config = None, url: Url = None, json: AsJson = False) -> None:
     """Show each partition: position, lag, what is served, and whether it is stale or frozen."""
+    unknown: ApiError | None = None
     with api_of(config, url) as api:
         found = api.get("/v1/status")
-        sources = [] if json else api.get("/v1/guard")["sources"]
+        try:
+            sources = [] if json else api.get("/v1/guard")["sources"]
+        except ApiError as error:  # the log is away: that is what a status is asked for
+            sources, unknown = [], error
     if json:
         print_json(found)
         return
@@ -248,6 +253,8 @@ def status(config: Config = None, url: Url = None, json: AsJson = False) -> None
     else:
         out.print("nothing is served yet")
     _show_standstills(found["partitions"])
+    if unknown is not None:
+        out.print(f"\nHow sources stand is not known: {unknown}", style="red", soft_wrap=True)
     off = [one for one in sources if one["state"] != "ok"]
     if off:
         out.print("\nOutside of their band:", style="yellow")
@@ -291,7 +298,8 @@ def shards(config: Config = None, url: Url = None, json: AsJson = False) -> None
                    "knows sales up to", "last snapshot", "age")  # fmt: skip
     for one in found["items"]:
         lag, waiting, age = one["lag"], one["lag_s"], one["age_s"]
-        table.add_row(str(one["partition"]), one["owner"] or "nobody",
+        nobody = "?" if one["log_end"] is None else "nobody"
+        table.add_row(str(one["partition"]), one["owner"] or nobody,
                       "" if one["lineage"] is None else str(one["lineage"]),
                       f"{one['position']:,}", "?" if lag is None else f"{lag:,}",
                       "?" if waiting is None else f"{waiting:.0f} s", f"{one['series']:,}",

@@ -8,7 +8,7 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import httpx
 import msgspec
@@ -21,9 +21,10 @@ from learner.replay import Exclusion, Rule
 from scripts import console
 from scripts.cli import make
 from scripts.client import ApiError
+from stream.errors import LogUnavailable
 from stream.event import encode
 from stream.log import Entry
-from tests.api_parts import ORIGIN, Deployment, running
+from tests.api_parts import ORIGIN, Deployment, running, until
 from tests.learner_parts import day, sale
 
 ID = "0123456789abcdef0123456789abcdef"
@@ -111,6 +112,24 @@ def test_a_rollback_to_a_time_says_how_much_older_its_snapshots_are(
         assert "2025-03-02 00:00:05Z" in shown, shown
         assert "outcome" not in shown, "nothing came of it yet"
         assert ("60 days before 2025-05-01" in " ".join(shown.split())) == older
+
+
+def test_what_is_known_without_the_log_is_shown_while_it_is_away(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object) -> NoReturn:
+        raise LogUnavailable("gone")
+
+    snapshot = deployment.publish(0, 10)
+    for log in (deployment.events, deployment.control):
+        for ask in ("begin", "end", "read", "owners"):
+            monkeypatch.setattr(log, ask, away)
+    with running(deployment.app()) as client:
+        url = str(client.base_url)
+        until(lambda: snapshot in said(url, "status"))
+        assert "How sources stand is not known: The event log cannot be" in said(url, "status")
+        shown = said(url, "shards")
+        assert snapshot in shown and "nobody" not in shown
 
 
 def test_what_the_api_advises_is_said_as_a_command_needs_it(
