@@ -205,7 +205,7 @@ class Cuts:
         what = request.exclude
         if what is None or what != Exclusion(offsets=what.offsets, surplus=what.surplus):
             raise invalid("exclude", "a skip is of offsets, and of nothing else",
-                          "give `offsets`, which /readyz of the learner names")  # fmt: skip
+                          "give `offsets`, which GET /v1/status names")  # fmt: skip
         _check(what)
         if request.snapshots or request.to or request.replay or request.admit_late:
             raise invalid("exclude", "a skip takes nothing back",
@@ -220,7 +220,7 @@ class Cuts:
                     409, "no-standstill", "The partition does not stand still there",
                     f"partition {partition} has learned what is before {learned}, and its log "
                     f"ends at {ends[partition]}", field="exclude.offsets",
-                    remedy="name the offset that /readyz of the learner says; what is learned is "
+                    remedy="name the offset that GET /v1/status says; what is learned is "
                     "taken back by: salescast rollback --replay --exclude-offsets",
                 )  # fmt: skip
             cut[partition] = START if head is None else head.snapshot

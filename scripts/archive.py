@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from scripts.console import AsJson, Config, err, out, print_json, settings
+from scripts.console import AsJson, Config, err, out, print_json, print_whole, settings
 from stream.adapters import Name, check_there, open_live
 from stream.errors import SettingsError
 from stream.settings import Settings
@@ -106,7 +106,7 @@ def _show(rows: list[dict[str, Any]], verify: bool) -> None:
             f"{row['size_bytes'] / 1e6:.1f}",
             str(len(row["wrong"])) if verify else f"{row['new']:,}",
         )  # fmt: skip
-    out.print(table)
+    print_whole(table)
     for row in rows:
         for text in row["wrong"]:
             out.print(Text.assemble((f"{row['topic']}[{row['partition']}]", "red"), f": {text}"))

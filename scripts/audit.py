@@ -153,6 +153,8 @@ def lineage(
         return
     for one in found["partitions"]:
         print_whole(_tree(one, every))
+    if not found["partitions"]:
+        out.print("no snapshots yet")
 
 
 def _tree(one: dict[str, Any], every: bool) -> Tree:

@@ -220,7 +220,7 @@ def skip(
         list[str],
         typer.Argument(
             metavar="PARTITION:OFFSET...",
-            help="The record that /readyz of the learner names; PARTITION:FIRST-LAST: several",
+            help="The record that `salescast status` names; PARTITION:FIRST-LAST: several",
             show_default=False,
         ),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,7 +17,9 @@ from stream.errors import OperationRefused, SettingsError
 from stream.settings import Settings
 
 #: Runs over what came while the last one ran, before producers are asked to pause.
-MOST_RUNS = 20
+MOST_RUNS = 10
+#: How long nothing may have come in before the copy is finished: producers send now and then, s.
+QUIET_S = 3.0
 
 
 def register(app: typer.Typer) -> None:
@@ -159,8 +162,10 @@ def _copy(old: Settings, new: Settings, unfinished: bool) -> dict[str, Any]:
                 copied = copy.run(lambda done, total: bar.update(task, completed=done, total=total))
                 if unfinished and not copied:
                     break
-                if not unfinished and (finished := copy.finish()):
-                    break
+                if not unfinished:
+                    time.sleep(QUIET_S)
+                    if finished := copy.finish():
+                        break
         if not (finished or unfinished):
             raise OperationRefused(
                 "sales keep coming in", remedy="Stop the producers, then run it again"

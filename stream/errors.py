@@ -63,7 +63,10 @@ class TopicMismatch(LogError):
 class OffsetExpired(LogError):
     """The log no longer holds the position to go on from."""
 
-    remedy = "Restore the records from an archive, or start a new lineage in a new data folder"
+    remedy = (
+        "Set `archive` to where `salescast archive` keeps them; without one, begin anew under "
+        "another `topic_prefix` and `redis_prefix` (embedded: another `data_dir`)"
+    )
 
 
 class AlreadyOwned(LogError):

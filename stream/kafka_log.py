@@ -360,7 +360,7 @@ class KafkaLog:
             what = "deleted" if about is None else "recreated"
             raise TopicMismatch(
                 f"the topic {self._topic} was {what}: positions belong to its id {self._id}",
-                remedy="Restore the old topic, or start a new lineage in a new data folder",
+                remedy="Restore it, or begin anew with another `redis_prefix` (or `data_dir`)",
             )
         if len(about["partitions"]) != self._partitions:
             raise TopicMismatch(

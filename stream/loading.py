@@ -29,7 +29,7 @@ from stream.sqlite_log import (
 
 #: What the name of an unfinished topic of a SQLite file ends in.
 UNFINISHED = ".unfinished"
-_ELSEWHERE = "Give the new deployment another topic_prefix, or another data folder"
+_ELSEWHERE = "It is no unfinished copy: give the new one another topic_prefix, or data folder"
 
 
 class SqliteTarget(SqliteLog):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
@@ -18,6 +19,7 @@ from typer.testing import CliRunner
 from learner import worker as module
 from learner.replay import Exclusion
 from learner.shard import Shard
+from scripts import reshard
 from scripts.cli import make
 from scripts.reshard import check_apart
 from stream import resharding
@@ -26,6 +28,7 @@ from stream.errors import (
     AlreadyOwned,
     FingerprintMismatch,
     LogUnavailable,
+    OperationRefused,
     SettingsError,
     TopicMismatch,
 )
@@ -45,6 +48,7 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RETRY_S", "MIN_INTERVAL_S", "POLL_S"):
         monkeypatch.setattr(module, name, 0.02)
     monkeypatch.setattr(resharding, "BATCH", 8)
+    monkeypatch.setattr(reshard, "QUIET_S", 0.0)
 
 
 def shops(days: int, first: int = 0) -> list[AnyEvent]:
@@ -293,6 +297,29 @@ def test_what_comes_in_while_it_copies_is_copied_by_a_later_run(
     again = run("--to", to, "--config", config)
     assert isinstance(again.exception, TopicMismatch)
     assert "has a topic sales.events already" in str(again.exception)
+
+
+def test_a_copy_is_not_finished_while_sales_come_in_now_and_then(
+    place: Place, config: str, to: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reshard, "QUIET_S", 0.4)
+    monkeypatch.setattr(reshard, "MOST_RUNS", 2)
+    stopped = threading.Event()
+
+    def now_and_then() -> None:
+        at = 0
+        while not stopped.wait(0.1):
+            told(place.events, [sale(at := at + 1, id=f"now {at}")])
+
+    producer = threading.Thread(target=now_and_then)
+    producer.start()
+    try:
+        refused = run("--to", to, "--config", config).exception
+    finally:
+        stopped.set()
+        producer.join()
+    assert isinstance(refused, OperationRefused) and "sales keep coming in" in str(refused)
+    assert "finished" in run("--to", to, "--config", config).output
 
 
 def test_an_unfinished_copy_is_no_log(place: Place, config: str, to: str) -> None:
