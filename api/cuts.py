@@ -10,12 +10,14 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
 
+import msgspec
+
 from api.catalog import Catalog, candidate
 from api.problems import Problem, invalid
 from learner.operations import Candidate, Entry, Kind, as_served, choose_cut
 from learner.replay import START, Exclusion, Rule, fit
 from learner.store import Pointers
-from stream.event import FIRST_US, time_us
+from stream.event import FIRST_US, MICRO, time_us
 from stream.log import EventLog, partition_of
 
 
@@ -276,9 +278,18 @@ class Cuts:
         return as_served(map(candidate, self._catalog.newest(partition)[0]))
 
     def _fit(self, partition: int, rules: Sequence[Rule]) -> list[Candidate]:
-        """What a replay may begin from; any state will do, a replay's that is under way too."""
+        """What a replay may begin from; any state will do, a replay's that is under way too.
+
+        Sales come up to ``grace_s`` ahead of the watermark, and those that a snapshot has are in it
+        for good: nothing of them is learned again, or left out.
+        """
         manifests, _ = self._catalog.newest(partition)
-        return [candidate(one) for one in manifests if fit(one.rules, one.position, rules)]
+        fitting = [candidate(one) for one in manifests if fit(one.rules, one.position, rules)]
+        graces_us = {one.snapshot: round(one.settings["grace_s"] * MICRO) for one in manifests}
+        return [
+            msgspec.structs.replace(one, watermark_us=one.watermark_us + graces_us[one.snapshot])
+            for one in fitting
+        ]
 
     def _until(self, to: datetime, candidates: Mapping[int, Sequence[Candidate]]) -> dict[int, str]:
         """The newest of each partition that knew nothing after a time."""

@@ -357,6 +357,7 @@ def _show_older(to: datetime, made: dict[str, dict[str, Any]]) -> None:
     for partition, one in made.items():
         if one["as_of"] is not None and (bucket_s := BUCKET_S.get(one["settings"]["bucket"])):
             gap_s = (to - datetime.fromisoformat(one["as_of"])).total_seconds()
+            gap_s -= one["settings"]["grace_s"]
             if gap_s > FEW_BUCKETS * bucket_s:
                 older[partition] = gap_s
     if older:

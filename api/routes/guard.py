@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from fastapi import APIRouter
@@ -19,7 +19,6 @@ from learner.operations import Entry
 from learner.serving import Serving
 from learner.watch import Watched
 from stream.buckets import Calendar
-from stream.settings import Settings
 
 
 def routes(context: Context) -> APIRouter:
@@ -34,7 +33,7 @@ def routes(context: Context) -> APIRouter:
         """
         entries = context.control.entries()
         rows = [
-            _row(context.settings, calendar, view.serving, one, entries)
+            _row(calendar, view.serving, one, entries)
             for _, view in sorted(context.replica.state.views.items())
             for one in view.serving.sources
         ]
@@ -58,7 +57,7 @@ _ORDER = {"suspect": 0, "silent": 1, "quarantined": 2, "ok": 3}
 
 
 def _row(
-    settings: Settings, calendar: Calendar, serving: Serving, one: Standing,
+    calendar: Calendar, serving: Serving, one: Standing,
     entries: Mapping[str, Entry],
 ) -> dict[str, Any]:  # fmt: skip
     """One source in one partition."""
@@ -77,7 +76,7 @@ def _row(
         "score": round(one.score, 4),
         "text": one.text,
         "operation": operation,
-        "commands": commands(settings, calendar, one, operation) if off else [],
+        "commands": commands(calendar, one, operation) if off else [],
     }
 
 
@@ -106,16 +105,13 @@ def _model(
     }
 
 
-def commands(
-    settings: Settings, calendar: Calendar, one: Standing, operation: str | None
-) -> list[str]:
+def commands(calendar: Calendar, one: Standing, operation: str | None) -> list[str]:
     """What to run about a source: a suspect was learned from, a quarantined one was not."""
     source = shlex.quote(one.source)
     if one.state == "suspect" and one.statistic != "again":
         # A snapshot that is this old has seen no sale of the bucket.
         start_us = calendar.span(one.since)[0]
         to = datetime.fromtimestamp(start_us / 1e6, calendar.zone)
-        to -= timedelta(seconds=settings.grace_s)
         why = shlex.quote(one.text)
         # Quarantine first: what comes while the rollback is made must not be learned.
         return [

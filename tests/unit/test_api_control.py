@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,22 @@ def refused(control: Control, request: Request) -> Problem:
         control.submit(request)
     assert caught.value.members["remedy"]
     return caught.value
+
+
+def test_a_replay_begins_before_all_sales_of_after_its_time(
+    deployment: Deployment, snapshots: dict[int, list[str]]
+) -> None:
+    """Sales come up to a grace ahead of the watermark, and are in a snapshot for good."""
+    grace = timedelta(seconds=deployment.settings.grace_s)
+    known = datetime.fromtimestamp(((ORIGIN + 2) * DAY_US + 5_000_000) / 1e6, UTC)
+    control = control_of(deployment)
+    without = {"replay": True, "exclude": Exclusion(sources=("till",))}
+    for to, more, at in (
+        (known, {}, 1), (known, without, 0), (known + grace / 2, without, 0),
+        (known + grace, without, 1),
+    ):  # fmt: skip
+        entry = control.submit(asked("rollback", to=to, **more))
+        assert entry.operation.cut == {p: snapshots[p][at] for p in (0, 1)}, (to, more)
 
 
 def test_a_freeze_keeps_what_is_served_and_a_resume_follows_the_head(
