@@ -63,7 +63,8 @@ def _row(
     """One source in one partition."""
     off = one.state != "ok"
     named = identity(serving.partition, one.source, one.since)
-    operation = named if off and named in entries else None
+    by_hand = _by_hand(entries, one.source) if one.state == "quarantined" else []
+    operation = named if off and named in entries else by_hand[-1] if by_hand else None
     return {
         "partition": serving.partition,
         "source": one.source,
@@ -78,6 +79,17 @@ def _row(
         "operation": operation,
         "commands": commands(calendar, one, operation) if off else [],
     }
+
+
+def _by_hand(entries: Mapping[str, Entry], source: str) -> list[str]:
+    """Operations of people that keep a source out and were not taken back, oldest first."""
+    back = {entry.operation.readmits for entry in entries.values()}
+    return [
+        name
+        for name, entry in entries.items()
+        if entry.operation.kind in ("quarantine", "rollback") and name not in back
+        and entry.operation.exclude is not None and source in entry.operation.exclude.sources
+    ]  # fmt: skip
 
 
 def _model(

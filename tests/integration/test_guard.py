@@ -98,4 +98,8 @@ def test_with_warn_the_commands_take_back_what_was_learned_of_it(tmp_path: Path)
         kinds = [each["kind"] for each in one.api.get("/v1/operations").json()["items"]]
         assert kinds == ["rollback", "quarantine", "suspect"]
         told(one, wrong(weeks(WRONG + 3, WRONG + 5), "b", twelvefold))
-        assert source(one, "b")["state"] == "quarantined"
+        row = source(one, "b")
+        assert row["state"] == "quarantined"
+        # By people's hands: that is undone from the newest on.
+        assert row["operation"] == one.api.get("/v1/operations").json()["items"][0]["id"]
+        assert row["commands"] == [f"salescast readmit --operation {row['operation']} --reason ..."]
