@@ -27,8 +27,8 @@ AGAIN_S = 10.0
 
 #: What does not go on while a dependency is away.
 _WITHOUT = {
-    "log": "nothing new is learned until the event log answers",
-    "store": "nothing is published or taken up until the snapshot store answers",
+    "log": "nothing new is learned while the event log cannot be reached",
+    "store": "nothing is published or taken up while the snapshot store cannot be used",
 }
 
 
@@ -43,7 +43,7 @@ class Dependencies:
         """One does."""
         self._telemetry.dependency(name, True)
         if self._away.pop(name, None) is not None:
-            logger.info("the %s answers again", "event log" if name == "log" else "snapshot store")
+            logger.info("the %s is well again", "event log" if name == "log" else "snapshot store")
 
     def fails(self, error: LogUnavailable | StoreUnavailable) -> None:
         """One does not. It is said anew only when there is something else to do about it."""

@@ -173,6 +173,6 @@ def _not_ready(context: Context) -> list[str]:
         reasons.append("the snapshot store cannot be read")
     if not log_watch.up:
         reasons.append("the event log cannot be reached")
-    elif any(log_watch.ends.values()):
+    elif not reasons and any(log_watch.ends.values()):
         reasons.append("there are events, and no snapshot of them yet")
     return reasons

@@ -16,7 +16,8 @@ from api.asked import parse
 from api.replica import Replica
 from learner.store import Pointer, Standstill
 from stream.errors import StoreError, StoreUnavailable
-from tests.api_parts import ORIGIN, Deployment, Down, context_of, keys_of, running
+from stream.log import Entry
+from tests.api_parts import ORIGIN, Deployment, Down, context_of, keys_of, running, until
 
 #: Asks for the largest answer there is.
 MANY_LEVELS = b"horizon=28&quantiles=" + b",".join(b"%.2f" % (at / 100) for at in range(1, 51))
@@ -329,7 +330,10 @@ def test_while_nothing_could_be_read_no_store_is_called_unknown(deployment: Depl
     deployment.publish(0, 5)
     store = Down(deployment.store, StoreUnavailable("down"))
     store.down = True
+    deployment.events.append([Entry(0, None, b"[]")])
     with running(deployment.app(store=store)) as client:
+        until(lambda: client.get("/v1/status").json()["log_up"])
+        assert client.get("/readyz").json()["reasons"] == ["the snapshot store cannot be read"]
         for method, path, body in ASKED:
             answer = client.request(method, path, json=body)
             assert (answer.status_code, answer.json()["type"]) == (503, "/problems/unavailable")

@@ -751,7 +751,7 @@ def test_learning_goes_on_while_the_store_is_away_and_is_published_later(
         assert b'salescast_dependency_up{dependency="store"} 1.0' in worker.telemetry.render()
     # Not a line a partition and attempt.
     said = [one.message for one in caplog.records if "snapshot store" in one.message]
-    assert len(said) == 2 and "nothing is published" in said[0] and "answers again" in said[1]
+    assert len(said) == 2 and "nothing is published" in said[0] and "well again" in said[1]
     for partition in range(2):
         assert place.shard(partition).digest() == place.undisturbed(partition).digest()
 
