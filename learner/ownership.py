@@ -121,8 +121,8 @@ def check_topic(settings: Settings, events: EventLog) -> None:
         raise TopicMismatch(
             f"topic {events.topic} has {events.partitions} partitions, "
             f"the setting `partitions` says {settings.partitions}",
-            remedy=f"Set `partitions` to {events.partitions}, or change it with: "
-            "salescast reshard --help",
+            remedy=f"Set `partitions` to {events.partitions} if it always had so many; if it was "
+            "given more, go on with: salescast reshard --help",
         )
 
 

@@ -104,7 +104,10 @@ def check_apart(old: Settings, new: Settings) -> None:
 
 
 def _check_rules(old: Settings) -> None:
-    """Refuse while items are kept out: rules hold offsets of the old log, and do not move along."""
+    """Refuse while items are kept out: rules hold offsets of the old log, and do not move along.
+
+    Refuse another number of partitions than it has learned with, too: by that, stores are found.
+    """
     from learner.adapters import open_store
     from learner.keys import load_verifier
     from learner.manifest import read_manifest
@@ -114,14 +117,19 @@ def _check_rules(old: Settings) -> None:
         return  # nothing was ever learned
     with closing(open_store(old)) as store:
         heads = {p: store.pointers(p).head for p in store.partitions()}
-        rules = {
-            rule.operation
+        verifier = load_verifier(old)
+        manifests = [
+            read_manifest(store, partition, head.snapshot, verifier)
             for partition, head in heads.items()
             if head is not None
-            for rule in passing(
-                read_manifest(store, partition, head.snapshot, load_verifier(old)).rules
-            )
-        }
+        ]
+    for learned in {manifest.settings["partitions"] for manifest in manifests} - {old.partitions}:
+        raise SettingsError(
+            f"the old deployment has learned with {learned} partitions, its settings say "
+            f"{old.partitions}",
+            remedy=f"Set `partitions` of --config back to {learned}; its topic may have more",
+        )
+    rules = {rule.operation for manifest in manifests for rule in passing(manifest.rules)}
     if rules:
         raise OperationRefused(
             f"items are kept out by {', '.join(sorted(rules))}, and would be learned",
@@ -140,8 +148,8 @@ def _survey(old: Settings, new: Settings) -> dict[str, Any]:
             target, notes = open_target(new)
             for log in (target, notes):
                 stack.enter_context(closing(log))
-            Copy(source, target, notes, grace_s=new.grace_s)
-        counts, spread = survey(source, new.partitions, new.grace_s)
+            Copy(source, target, notes, grace_s=new.grace_s, placed=old.partitions)
+        counts, spread = survey(source, new.partitions, new.grace_s, old.partitions)
     return {"items": dict(counts), "partitions": [spread[p] for p in range(new.partitions)]}
 
 
@@ -154,7 +162,7 @@ def _copy(old: Settings, new: Settings, unfinished: bool) -> dict[str, Any]:
         target, notes = open_target(new)
         for log in (target, notes):
             stack.enter_context(closing(log))
-        copy = Copy(source, target, notes, grace_s=new.grace_s)
+        copy = Copy(source, target, notes, grace_s=new.grace_s, placed=old.partitions)
         finished = False
         with Bar(console=err, transient=True) as bar:
             task = bar.add_task("copying", total=None)

@@ -149,11 +149,15 @@ def merged(
         yield piece
 
 
-def route(piece: Piece, old: int, new: int, counts: Counter[str]) -> list[tuple[int, list[bytes]]]:
+def route(
+    piece: Piece, old: range, new: int, counts: Counter[str]
+) -> list[tuple[int, list[bytes]]]:
     """Where the items of a piece go: a partition of ``new`` ones, or all of them (-1).
 
     Parameters
     ----------
+    old
+        How many partitions the old log has had: stores were placed by any of these numbers.
     counts
         Gains the items by what became of them: ``copied``, or why they are left behind.
     """
@@ -175,7 +179,7 @@ def route(piece: Piece, old: int, new: int, counts: Counter[str]) -> list[tuple[
 
 
 def _place(
-    event: AnyEvent | Refusal, partition: int, old: int, new: int, counts: Counter[str]
+    event: AnyEvent | Refusal, partition: int, old: range, new: int, counts: Counter[str]
 ) -> int | None:
     """The new partition of an item; ``None``: it is left behind."""
     if isinstance(event, Refusal):
@@ -185,7 +189,7 @@ def _place(
     elif event.store == "*":
         counts["for all stores"] += 1
         return ALL
-    elif partition_of(event.store, old) != partition:
+    elif all(partition_of(event.store, many) != partition for many in old):
         counts["misrouted"] += 1
     else:
         counts["copied"] += 1
@@ -197,15 +201,25 @@ def _packed(items: list[bytes]) -> bytes:
     return items[0] if len(items) == 1 else b"[" + b",".join(items) + b"]"
 
 
-def survey(log: EventLog, new: int, grace_s: int = 0) -> tuple[Counter[str], Counter[int]]:
-    """What a copy into ``new`` partitions would do: items by outcome, and by new partition."""
+def survey(
+    log: EventLog, new: int, grace_s: int = 0, placed: int | None = None
+) -> tuple[Counter[str], Counter[int]]:
+    """What a copy into ``new`` partitions would do: items by outcome, and by new partition.
+
+    ``placed`` as in ``Copy``.
+    """
     counts: Counter[str] = Counter()
     spread: Counter[int] = Counter(dict.fromkeys(range(new), 0))
     for piece in merged(log, _whole(log), log.end(), grace_s):
-        for partition, raws in route(piece, log.partitions, new, counts):
+        for partition, raws in route(piece, _had(log, placed), new, counts):
             if partition != ALL:
                 spread[partition] += len(raws)
     return counts, spread
+
+
+def _had(log: EventLog, placed: int | None) -> range:
+    """How many partitions a log has had."""
+    return range(min(placed or log.partitions, log.partitions), log.partitions + 1)
 
 
 def last_progress(notes: EventLog) -> Progress | None:
@@ -229,6 +243,9 @@ class Copy:
         Where progress is told: one partition, for this copy alone.
     grace_s
         Of the new deployment.
+    placed
+        Partitions that the old log was made with, if it was given more: stores stayed where they
+        were by this number; by default it has had as many as it has.
 
     Raises
     ------
@@ -238,8 +255,12 @@ class Copy:
         The new log holds something else, or a copy of another log.
     """
 
-    def __init__(self, source: EventLog, target: Target, notes: EventLog, *, grace_s: int) -> None:
+    def __init__(
+        self, source: EventLog, target: Target, notes: EventLog, *, grace_s: int,
+        placed: int | None = None,
+    ) -> None:  # fmt: skip
         self._source, self._target, self._notes = source, target, notes
+        self._old = _had(source, placed)
         self._grace_s = grace_s
         begun = last_progress(notes)
         if begun is None:
@@ -349,7 +370,7 @@ class Copy:
     def _entries(self, piece: Piece) -> Iterator[Entry]:
         """What a piece becomes, the same each time."""
         record, new = piece.record, self._target.partitions
-        for place, raws in route(piece, self._source.partitions, new, self._counts):
+        for place, raws in route(piece, self._old, new, self._counts):
             if place != ALL:
                 yield Entry(place, record.key, _packed(raws), record.headers)
                 continue

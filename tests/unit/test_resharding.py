@@ -36,6 +36,7 @@ from stream.event import AnyEvent, Product, decode, encode
 from stream.log import Entry, EventLog, Record, partition_of
 from stream.resharding import ALL, At, Copy, last_progress, pieces, route, survey
 from stream.settings import Settings, load
+from stream.sqlite_log import SqliteLog
 from tests.learner_parts import day, market, plan, sale, tick, void
 from tests.unit.test_worker import Place, home, two_stores
 from tests.unit.test_worker_replay import operate
@@ -322,6 +323,35 @@ def test_a_copy_is_not_finished_while_sales_come_in_now_and_then(
     assert "finished" in run("--to", to, "--config", config).output
 
 
+def test_a_topic_that_was_given_more_partitions_is_copied_whole(
+    place: Place, tmp_path: Path
+) -> None:
+    """Stores stay where they were, and producers that hash over all send some elsewhere."""
+    before = shops(2)
+    told(place.events, before)
+    grown = SqliteLog(tmp_path / "grown.db", "sales.events", 5)
+    for partition in range(place.settings.partitions):
+        records = place.events.read(partition, 0)
+        grown.append([Entry(partition, record.key, record.value) for record in records])
+    after = shops(2, first=2)
+    told(grown, after)
+    lost = survey(grown, 3)[0]
+    assert lost["misrouted"]
+    found = survey(grown, 3, placed=place.settings.partitions)[0]
+    assert (found["misrouted"], found["copied"]) == (0, len(before) + len(after))
+    grown.close()
+
+
+def test_the_old_partitions_are_those_it_has_learned_with(
+    place: Place, to: str, tmp_path: Path
+) -> None:
+    told(place.events, shops(3))
+    place.fold()
+    wrong = toml(tmp_path / "wrong.toml", data_dir=place.settings.data_dir, partitions=5)
+    refused = run("--to", to, "--config", wrong).exception
+    assert isinstance(refused, SettingsError) and "back to 2" in str(refused)
+
+
 def test_an_unfinished_copy_is_no_log(place: Place, config: str, to: str) -> None:
     told(place.events, shops(2))
     run("--to", to, "--config", config, "--unfinished")
@@ -453,7 +483,7 @@ def test_every_item_of_a_record_goes_home_in_its_order(stores: list[str]) -> Non
     counts: Counter[str] = Counter()
     record = Record(0, 7, 10**18, None, pack(items))
     cut = pieces(record, At(7), 0)
-    found = [one for _, piece in cut for one in route(piece, 1, 3, counts)]
+    found = [one for _, piece in cut for one in route(piece, range(1, 2), 3, counts)]
     assert sum(counts.values()) == len(items)
     assert [quarter for quarter, _ in cut] == sorted({quarter for quarter, _ in cut})
     assert cut[-1][1].after.offset == 8
