@@ -382,7 +382,12 @@ class Worker:
         after = following(owned, turn, self.events, self.dead_letters)
         heed(after.shard, [one.rule for one in skips(after.shard, self.control.operations())])
         # 3.
-        if not self.publish(after):
+        try:
+            kept = self.publish(after)
+        except SnapshotCorrupt as error:
+            logger.error("partition %d: not published: %s", partition, error)
+            kept = False
+        if not kept:
             self._restore(partition, consumer)
             return
         # 4.
@@ -479,14 +484,8 @@ class Worker:
 
     def _put(self, owned: Owned) -> Callable[[], Put]:
         """What puts a shard as it stands now: 2. and 3."""
-        return partial(
-            put,
-            owned,
-            self.store,
-            self.signer,
-            topic_id=self.events.topic_id,
-            created_us=round(self.clock() * 1e6),
-        )
+        return partial(put, owned, self.store, self.signer, topic_id=self.events.topic_id,
+                       created_us=round(self.clock() * 1e6))  # fmt: skip
 
     def _move_head(self, owned: Owned, done: Put) -> bool:
         """Let head, and active, be what was put: 4. and 5."""
@@ -515,6 +514,7 @@ class Worker:
                         logger.warning("partition %d: chunks are gone from the store",
                                        one.shard.partition)  # fmt: skip
                         one.chunks, one.known = set(), {}
+                        one.let_go()
             except (LogUnavailable, StoreError) as error:
                 # Nothing is deleted on a guess.
                 logger.warning("old snapshots stay for now: %s", error)

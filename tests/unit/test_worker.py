@@ -480,6 +480,29 @@ def test_chunks_that_somebody_deleted_are_put_again(
     assert place.shard(home()).digest() == place.undisturbed(home()).digest()
 
 
+def test_a_snapshot_on_its_way_does_not_name_chunks_that_somebody_deleted(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PRUNE_EVERY", 1 / 2)  # at each publication of the two
+    place.settings = replace(place.settings, aside_series=0)
+    place.put(*two_stores(10))
+    worker = place.worker()
+    with stepping(worker) as consumer:
+        step_until(worker, consumer, lambda: place.folded(worker), "a snapshot")
+        one, other = worker.owned[home()], worker.owned[1 - home()]
+        place.put(*two_stores(1, first=10))
+        step_until(worker, consumer, lambda: bool(one.folded and other.folded), "sales of both")
+        assert one.aside is not None or worker._publish_aside(one) is None
+        for chunk in (Path(place.settings.data_dir) / "snapshots" / "chunks").rglob("*"):
+            if chunk.is_file():
+                chunk.unlink(missing_ok=True)
+        # The other is published, and sees what is gone: after it, none of the two names that.
+        assert worker.publish(other)
+        step_until(worker, consumer, lambda: place.folded(worker), "another")
+    assert not place.store.missing(one.chunks)
+    assert place.shard(home()).digest() == place.undisturbed(home()).digest()
+
+
 # -- partitions that come and go -------------------------------------------------------------
 
 

@@ -304,6 +304,23 @@ def test_a_log_that_is_away_for_a_moment_refuses_no_operation(place: Place) -> N
     assert {one[2] for one in place.outcomes()} == {"applied"} and place.kept_aside() == []
 
 
+def test_pointers_damaged_before_a_replay_hold_its_partition_and_ask_for_no_skip(
+    place: Place,
+) -> None:
+    place.put(*two_stores(5))
+    place.fold()
+    pointers = Path(place.settings.data_dir) / "snapshots" / f"p{home()}" / "pointers.json"
+    whole, worker, cut = pointers.read_bytes(), place.worker(), place.head(home()).snapshot
+    with stepping(worker) as consumer:
+        pointers.write_bytes(b"{")
+        operate(place, "op", {home(): cut}, replay=True)
+        step_until(worker, consumer, lambda: home() in worker.held, "the partition to be held")
+        pointers.write_bytes(whole)
+        worker.waiting[home()] = 0.0
+        step_until(worker, consumer, lambda: place.folded(worker), "the replay")
+    assert [one[:3] for one in place.outcomes()] == [("op", home(), "applied")]
+
+
 def test_a_replay_on_the_way_back_to_a_lost_head_serves_nothing_older(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
