@@ -54,12 +54,14 @@ class Dependencies:
             self._away[name] = kind
             logger.warning("%s: %s", _WITHOUT[name], error)
 
-    def holds_up(self, partition: int, error: LogUnavailable | StoreUnavailable) -> None:
-        """A partition cannot be published or taken up for want of one."""
+    def holds_up(
+        self, partition: int, what: str, error: LogUnavailable | StoreUnavailable
+    ) -> None:  # fmt: skip
+        """A partition cannot be published or taken up, which is ``what``, for want of one."""
         if isinstance(error, StoreUnavailable):
             self.fails(error)
         else:  # what is read of the log may be there, and what is written not
-            logger.warning("partition %d: %s", partition, error)
+            logger.warning("partition %d: not %s: %s", partition, what, error)
 
 
 def tell(telemetry: Telemetry, shards: Mapping[int, Owned], ends: Mapping[int, int]) -> None:

@@ -248,7 +248,7 @@ class Worker:
                 owned.written = self.dead_letters.written(partition, again)
             found = skips(owned.shard, self.control.operations(), stood_at)
         except (LogUnavailable, StoreUnavailable) as error:
-            self.dependencies.holds_up(partition, error)
+            self.dependencies.holds_up(partition, "taken up", error)
             self._postpone(partition, consumer)
             return
         except SnapshotCorrupt as error:
@@ -423,7 +423,7 @@ class Worker:
                 return  # on its way
             self.dependencies.answers("store")
         except (LogUnavailable, StoreUnavailable) as error:
-            self.dependencies.holds_up(owned.shard.partition, error)
+            self.dependencies.holds_up(owned.shard.partition, "published", error)
             owned.published_s = time.monotonic()  # learning goes on; try again in a while
             return
         except SnapshotCorrupt as error:

@@ -141,20 +141,24 @@ class ArchivedTopic:
         return self._indexes[partition]
 
     def read(self, partition: int, offset: int, max_records: int) -> list[Record]:
-        """Records from ``offset`` on, of one file; empty where the archive ends.
+        """Records from ``offset`` on, as far as the archive has them, and a file may be large.
 
         Raises
         ------
         LogUnavailable, LogError
         """
+        found: list[Record] = []
+        size = 0
         with self._lock:
             for file in self.index(partition).files:
+                if len(found) >= max_records or size >= FILE_BYTES:
+                    break
                 if file.end > offset:
                     table = self._table(partition, file)
                     at = pc.sum(pc.less(table["offset"], offset)).as_py() or 0
-                    if found := _records(partition, table.slice(at, max_records)):
-                        return found
-        return []
+                    found += _records(partition, table.slice(at, max_records - len(found)))
+                    size += table["value"].nbytes
+        return found
 
     def add(self, partition: int, begin: int, records: Sequence[Record]) -> File:
         """Keep records that follow what is kept, as one file.

@@ -86,7 +86,10 @@ class ArchivedLog:
         if not self.archived(partition, offset):
             raise self.gone(partition, offset)
         found = self.kept.read(partition, offset, max_records)
-        return found or self.read(partition, self.kept.index(partition).end, max_records)
+        end = self.kept.index(partition).end
+        if not found or (found[-1].offset + 1 == end and len(found) < max_records):
+            found += self.read(partition, end, max_records - len(found))
+        return found
 
     def consume(self, positions: Mapping[int, int]) -> ArchivedConsumer:
         """Own partitions and read them from these offsets."""
@@ -206,6 +209,7 @@ class ArchivedConsumer:
 
     def pause(self, partition: int) -> None:
         """Give no records of a partition until it is sought."""
+        self._at.pop(partition, None)  # or it were sought should the log drop what it was at
         self._archived.pop(partition, None)
         self._live.pause(partition)
 

@@ -88,7 +88,7 @@ def test_a_broker_that_is_down_at_the_start_is_waited_for(
 @pytest.mark.parametrize(
     ("what", "said"),
     [
-        ("expired", "Restore the records from an archive"),
+        ("expired", "Set `archive` to where `salescast archive` keeps them"),
         ("recreated", "belongs to another topic"),
         ("grown", "partitions"),
     ],
