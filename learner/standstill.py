@@ -36,11 +36,12 @@ def standing(shard: Shard, error: Exception, since_s: float) -> Standstill:
     if isinstance(error, SalescastError):
         why, first = error.args[0], error.remedy
     else:
-        why, first = f"{type(error).__name__}: {error}", "Report it with the traceback"
+        why = f"{type(error).__name__}: {error}"
+        first = "The record is kept; report it with the traceback"
     return Standstill(
         offset=shard.position,
         why=why[:LONGEST],
-        remedy=f"{first}; the record is kept. To go on without it: "
+        remedy=f"{first}. To go on without it: "
         f"salescast skip {shard.partition}:{shard.position} --reason ...",
         since_us=round(since_s * 1e6),
     )

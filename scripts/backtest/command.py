@@ -99,11 +99,11 @@ def register(app: typer.Typer) -> None:
         )
         asked = _asked(chosen, horizons, quantiles, from_, to)
         asked = replace(asked, points=bool(out or report))
-        if out and out.suffix.lower() != ".parquet":
-            raise FileError(f"--out {out} is to be Parquet", remedy="Name it .parquet")
         for option, path in (("--out", out), ("--report", report)):
             if path:
                 writable_file(path, option)
+        if out and out.suffix.lower() != ".parquet":
+            raise FileError(f"--out {out} is to be Parquet", remedy="Name it .parquet")
         with console.err.status("checking the order of time"):
             for file in inputs:
                 file.check()
