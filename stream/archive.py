@@ -156,8 +156,9 @@ class ArchivedTopic:
                 if file.end > offset:
                     table = self._table(partition, file)
                     at = pc.sum(pc.less(table["offset"], offset)).as_py() or 0
-                    found += _records(partition, table.slice(at, max_records - len(found)))
-                    size += table["value"].nbytes
+                    some = table.slice(at, max_records - len(found))
+                    found += _records(partition, some)
+                    size += some["value"].nbytes
         return found
 
     def add(self, partition: int, begin: int, records: Sequence[Record]) -> File:
